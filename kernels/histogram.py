@@ -1,0 +1,58 @@
+"""Histogram of an image: scattered atomic additions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+import hmmemu as hmm
+from hmmemu.kernels import images
+from hmmemu.kernels.workload import Arrays, Launcher, Workload, blocks
+
+BLOCK = 256
+MAX_BLOCKS = 64  # few blocks: each pays for clearing and adding up its bins
+SHIFT = 4  # 16 grey levels a bin
+BINS = 65536 >> SHIFT
+
+
+class Histogram(Workload):
+    """Counts of grey levels, 16 levels a bin; whole numbers, so the same in every order."""
+
+    name = "histogram"
+    pattern = "one stream read; scattered atomics in shared memory, then to an array all blocks write"
+    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "tiny": {"height": 37, "width": 50},
+        "small": {"height": 512, "width": 768},
+        "medium": {"height": 2048, "width": 3072},
+        "large": {"height": 4096, "width": 6144},
+    }
+    kernels = ("histogram",)
+    reads_image = True
+
+    def prepare(
+        self, space: hmm.AddressSpace, size: Mapping[str, int], rng: np.random.Generator
+    ) -> NDArray[np.uint16]:
+        """A synthetic image, a plain NumPy array."""
+        return images.synthetic(size["height"], size["width"], rng)
+
+    def prepare_image(self, image: images.Image) -> NDArray[np.uint16]:
+        """The user's image as it is."""
+        return image
+
+    def reference(self, data: NDArray[np.uint16]) -> Arrays:
+        """NumPy's bincount."""
+        return {"counts": np.bincount(data.ravel() >> SHIFT, minlength=BINS).astype(np.uint32)}
+
+    def compute(self, launch: Launcher, data: NDArray[np.uint16]) -> Arrays:
+        """One launch, with the bins in dynamic shared memory."""
+        counts = launch.space.zeros(BINS, np.uint32)
+        grid = min(blocks(data.size, BLOCK), MAX_BLOCKS)
+        args = (data, np.int32(data.size), counts, np.int32(BINS), np.int32(SHIFT))
+        launch("histogram", grid, BLOCK, *args, shared_mem=BINS * 4)
+        return {"counts": counts}
+
+
+WORKLOAD = Histogram()

@@ -1,0 +1,71 @@
+"""Sobel's edge filter on an image: a stencil of 3 x 3."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+import hmmemu as hmm
+from hmmemu.kernels import images
+from hmmemu.kernels.workload import Arrays, Launcher, Workload, blocks
+
+BLOCK = (32, 8)
+
+
+class Sobel(Workload):
+    """Gradient magnitude of an image, float32.
+
+    The sum of squares is a whole number below 2**37; IEEE rounds the square root correctly, so NumPy gives
+    the same bits.
+    """
+
+    name = "sobel"
+    pattern = "3 x 3 stencil on an image: overlapping reads of three rows, one stream of writes"
+    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "tiny": {"height": 37, "width": 50},
+        "small": {"height": 512, "width": 768},
+        "medium": {"height": 2048, "width": 3072},
+        "large": {"height": 4096, "width": 6144},
+    }
+    kernels = ("sobel",)
+    reads_image = True
+
+    def prepare(
+        self, space: hmm.AddressSpace, size: Mapping[str, int], rng: np.random.Generator
+    ) -> NDArray[np.uint16]:
+        """A synthetic image, a plain NumPy array."""
+        return images.synthetic(size["height"], size["width"], rng)
+
+    def prepare_image(self, image: images.Image) -> NDArray[np.uint16]:
+        """The user's image as it is."""
+        return image
+
+    def reference(self, data: NDArray[np.uint16]) -> Arrays:
+        """The filter as sums of shifted copies of the padded image."""
+        height, width = data.shape
+        padded = np.pad(data.astype(np.int64), 1, mode="edge")
+
+        def shifted(down: int, right: int) -> NDArray[np.int64]:
+            return padded[1 + down : 1 + down + height, 1 + right : 1 + right + width]
+
+        dx = sum(
+            weight * (shifted(down, 1) - shifted(down, -1)) for down, weight in ((-1, 1), (0, 2), (1, 1))
+        )
+        dy = sum(
+            weight * (shifted(1, right) - shifted(-1, right)) for right, weight in ((-1, 1), (0, 2), (1, 1))
+        )
+        return {"edges": np.sqrt((dx * dx + dy * dy).astype(np.float64)).astype(np.float32)}
+
+    def compute(self, launch: Launcher, data: NDArray[np.uint16]) -> Arrays:
+        """One launch; a thread a pixel."""
+        height, width = data.shape
+        edges: NDArray[Any] = np.empty(data.shape, np.float32)
+        grid = (blocks(width, BLOCK[0]), blocks(height, BLOCK[1]))
+        launch("sobel", grid, BLOCK, data, edges, np.int32(height), np.int32(width))
+        return {"edges": edges}
+
+
+WORKLOAD = Sobel()
