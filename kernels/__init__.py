@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, cast
 if TYPE_CHECKING:
     from hmmemu.kernels.workload import Workload
 
-__all__ = ["WORKLOADS"]
+__all__ = ["SIZES", "WORKLOADS"]
+
+SIZES = ("tiny", "small", "medium", "large")
 
 _NAMES = (
     "vector_add",

@@ -32,8 +32,6 @@ import hmmemu as hmm
 Arrays = dict[str, NDArray[Any]]
 Dim = int | tuple[int, ...]
 
-SIZES = ("tiny", "small", "medium", "large")
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -55,11 +53,8 @@ class Outcome:
     mismatch: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values only, ready for JSON (an infinite error becomes the string "inf")."""
-        values = asdict(self)
-        if not np.isfinite(self.max_error):
-            values["max_error"] = str(self.max_error)
-        return values
+        """The fields by name, in plain values."""
+        return asdict(self)
 
 
 class Launcher:

@@ -1,4 +1,4 @@
-"""NVRTC through ctypes: compiles CUDA C++ to PTX on a machine without a GPU, to show that a source is valid CUDA.
+"""NVRTC through ctypes: compiles CUDA C++ to PTX without a GPU, to show that a source is valid CUDA.
 
 The library comes from the package nvidia-cuda-nvrtc-cu12 (part of the `test` extra).
 """

@@ -1,0 +1,30 @@
+"""`hmmemu bench`: measurements, each as ratios within one run."""
+
+from __future__ import annotations
+
+import click
+
+from hmmemu.cli.output import LateProgress, console, json_option, write_json
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--quick", is_flag=True, help="Fewer and smaller measurements: seconds, not minutes.")
+@json_option
+def bench(name: str | None, quick: bool, json_file: str | None) -> None:
+    """Measure NAME beside its yardstick.
+
+    Without NAME the benches are listed.
+    """
+    from hmmemu.bench import BENCHES
+
+    names = ", ".join(BENCHES)
+    if name is None:
+        click.echo(f"Benches: {names}")
+        return
+    if name not in BENCHES:
+        raise click.BadParameter(f"there is no bench {name!r}; choose one of {names}", param_hint="NAME")
+    with LateProgress(f"bench {name}", None):
+        result = BENCHES[name].run(quick=quick)
+    console(json_file).print(result.table())
+    write_json(json_file, {"command": "bench", "name": name, "quick": quick, "result": result.to_dict()})

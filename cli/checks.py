@@ -1,0 +1,232 @@
+"""What `hmmemu doctor` looks at. Each check asks the machine, changes nothing, and never raises.
+
+A check that is `needed` must be right for kernels to run here; any other one that is not right only narrows
+the choice.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import resource
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+MIN_MAPS = 65530  # Linux's own default for vm.max_map_count
+MIN_MEMORY = 1 << 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing about this machine: what it is, whether it is right, and what to do if not."""
+
+    topic: str
+    name: str
+    ok: bool
+    value: str
+    advice: str = ""
+    needed: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, in plain values."""
+        return asdict(self)
+
+
+def all_checks() -> list[Check]:
+    """All checks in the order in which they are shown."""
+    return [check for look in (_machine, _catching, _compiling, _gpu, _in_use) for check in look()]
+
+
+def _machine() -> list[Check]:
+    topic = "Machine"
+    linux = platform.system() == "Linux"
+    where = f"{platform.system()} {platform.release()} on {platform.machine()}"
+    advice = "" if linux else "hmmemu runs on Linux only; use a virtual machine or a container"
+    page_advice = "" if mmap.PAGESIZE == 4096 else "hmmemu needs a kernel with pages of 4 KiB"
+    cpus = len(os.sched_getaffinity(0)) if linux else os.cpu_count() or 1
+    return [
+        Check(topic, "system", linux, where, advice, needed=True),
+        Check(topic, "page size", mmap.PAGESIZE == 4096, f"{mmap.PAGESIZE} bytes", page_advice, needed=True),
+        Check(topic, "CPUs", cpus >= 1, f"{cpus} usable: as many worker threads on an emulated device"),
+        _memory(),
+        _maps(),
+        _address_space_limit(),
+    ]
+
+
+def _memory() -> Check:
+    available = _number(_field("/proc/meminfo", "MemAvailable:"), 0) * 1024
+    limit = _cgroup_limit()
+    usable = min(available, limit) if limit else available
+    value = f"{usable / 2**30:.1f} GiB available"
+    if limit and limit < available:
+        value += " (limit of this container)"
+    advice = "" if usable >= MIN_MEMORY else "little: use small sizes; shared pages exist up to twice"
+    return Check("Machine", "memory", usable >= MIN_MEMORY, value, advice)
+
+
+def _cgroup_limit() -> int | None:
+    """Bytes that this control group may use, or None without a limit."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        limit = _number(_read(path), 0)
+        if 0 < limit < 1 << 60:
+            return limit
+    return None
+
+
+def _maps() -> Check:
+    count = _number(_read("/proc/sys/vm/max_map_count"), 0)
+    advice = "" if count >= MIN_MAPS else f"sysctl vm.max_map_count={MIN_MAPS}, or large arrays may fail"
+    return Check("Machine", "vm.max_map_count", count >= MIN_MAPS, str(count), advice)
+
+
+def _address_space_limit() -> Check:
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    free = soft == resource.RLIM_INFINITY
+    value = "unlimited" if free else f"{soft / 2**30:.1f} GiB"
+    advice = "" if free else "ulimit -v unlimited: hmmemu reserves far more addresses than it uses memory"
+    return Check("Machine", "address space limit", free, value, advice)
+
+
+def _catching() -> list[Check]:
+    topic = "Catching accesses"
+    try:
+        from hmmemu import _native
+
+        found: dict[str, Any] = _native.probe()
+    except Exception as error:  # whatever it is, the user should read it here
+        reason = f"{type(error).__name__}: {error}"
+        return [Check(topic, "native driver", False, reason, "reinstall hmmemu: pip install .", needed=True)]
+    way = str(found.get("userfaultfd", "none"))
+    features = ", ".join(found.get("features", [])) or "none reported"
+    return [
+        Check(
+            topic, "userfaultfd", way in ("syscall", "dev"), _way_words(way, found), _way_advice(way), True
+        ),
+        Check(topic, "userfaultfd features", way != "none", features),
+    ]
+
+
+def _way_words(way: str, found: dict[str, Any]) -> str:
+    words = {
+        "syscall": "allowed, by the system call",
+        "dev": "allowed, by /dev/userfaultfd",
+        "user-mode": "only for faults in user mode: system calls on shared arrays would fail",
+        "none": "not allowed",
+    }
+    reason = found.get("reason")
+    return words.get(way, way) + (f" ({reason})" if reason else "")
+
+
+def _way_advice(way: str) -> str:
+    if way in ("syscall", "dev"):
+        return ""
+    return (
+        "as root: sysctl vm.unprivileged_userfaultfd=1, or give your user access to /dev/userfaultfd; "
+        "in Docker: --device /dev/userfaultfd, or --cap-add SYS_PTRACE and a seccomp profile that allows it"
+    )
+
+
+def _compiling() -> list[Check]:
+    topic = "Compiling kernels"
+    try:
+        command = _find_compiler()
+    except Exception as error:
+        return [Check(topic, "C++ compiler", False, "none found", str(error), needed=True)]
+    return [
+        Check(topic, "C++ compiler", True, f"{' '.join(command)}: {_compiler_version(command)}", needed=True)
+    ]
+
+
+def _find_compiler() -> list[str]:
+    from hmmemu.compiler import build
+
+    return list(build.find_compiler())
+
+
+def _compiler_version(command: list[str]) -> str:
+    try:
+        done = subprocess.run(
+            [*command, "--version"], capture_output=True, text=True, timeout=20, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (done.stdout or done.stderr).strip().split("\n")[0]
+
+
+def _gpu() -> list[Check]:
+    topic = "GPU"
+    name = next((n for n in ("cupy-cuda13x", "cupy-cuda12x", "cupy") if _version(n)), None)
+    driver = _read("/proc/driver/nvidia/version").split("\n")[0]
+    node = Check(
+        topic, "NVIDIA driver", bool(driver), driver or "not loaded: this machine shows no NVIDIA GPU"
+    )
+    if name is None:
+        advice = "pip install 'hmmemu[cuda12]' (or cuda13) to run kernels on the GPU" if driver else ""
+        return [node, Check(topic, "CuPy", False, "not installed", advice)]
+    try:
+        import cupy
+
+        count = int(cupy.cuda.runtime.getDeviceCount())
+        names = [cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
+    except Exception as error:
+        advice = "see https://docs.cupy.dev/en/stable/install.html" if driver else ""
+        return [node, Check(topic, "CuPy", False, f"{name} {_version(name)}: {error}", advice)]
+    return [
+        node,
+        Check(topic, "CuPy", bool(count), f"{name} {_version(name)}: {', '.join(names) or 'no GPU'}"),
+    ]
+
+
+def _in_use() -> list[Check]:
+    """Opens a space with nothing asked for, to see what it takes."""
+    topic = "In use"
+    try:
+        import hmmemu as hmm
+
+        with hmm.AddressSpace() as space:
+            device = repr(space.devices[0])
+            tracker = str(getattr(space, "tracker", "uffd"))
+    except Exception as error:
+        return [Check(topic, "address space", False, f"{type(error).__name__}: {error}", needed=True)]
+    return [
+        Check(topic, "device", True, device, needed=True),
+        Check(topic, "tracker", True, tracker, needed=True),
+        *_variables(topic),
+    ]
+
+
+def _variables(topic: str) -> list[Check]:
+    names = ("HMMEMU_DEVICE", "HMMEMU_TRACKER", "CXX")
+    return [
+        Check(topic, name, True, f"{os.environ[name]} (from the environment)")
+        for name in names
+        if name in os.environ
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _field(path: str, key: str) -> str:
+    lines = [line.split() for line in _read(path).split("\n")]
+    return next((words[1] for words in lines if len(words) > 1 and words[0] == key), "")
+
+
+def _number(text: str, otherwise: int) -> int:
+    return int(text) if text.isdigit() else otherwise
