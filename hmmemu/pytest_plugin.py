@@ -84,7 +84,7 @@ def pytest_runtest_makereport(
 
 @cache
 def why_no_gpu() -> str:
-    """Why no CUDA device can be used, in words; empty if one can. Imports CuPy, so only called when it matters."""
+    """Why no CUDA device can be used, empty if one can. Imports CuPy: call it only when it matters."""
     if find_spec("cupy") is None:
         return "CuPy is not installed"
     try:

@@ -13,19 +13,22 @@ import hmmemu as hmm
 from hmmemu.kernels.workload import Arrays, Launcher, Workload, blocks
 
 BLOCK = 128
-SOURCE = 0
 
 
 @dataclass(frozen=True)
 class Data:
-    """A directed graph in compressed rows, int32, shared: edge_start (vertices + 1,) and edges (count,)."""
+    """A directed graph in compressed rows, int32, shared: edge_start (vertices + 1,) and edges (count,).
+
+    The search begins at the vertex `source`.
+    """
 
     edge_start: NDArray[Any]
     edges: NDArray[Any]
+    source: int
 
 
 class BFS(Workload):
-    """Distance of every vertex from vertex 0 in edges, -1 where there is no path.
+    """Distance of every vertex from the source in edges, -1 where there is no path.
 
     The order inside a frontier depends on which thread came first; the levels do not.
     """
@@ -41,7 +44,7 @@ class BFS(Workload):
     kernels = ("expand",)
 
     def prepare(self, space: hmm.AddressSpace, size: Mapping[str, int], rng: np.random.Generator) -> Data:
-        """`degree` edges a vertex on average, both ends uniform."""
+        """`degree` edges a vertex on average, both ends uniform; the vertex with most edges is the source."""
         vertices = size["vertices"]
         count = vertices * size["degree"]
         starts = rng.integers(0, vertices, count)
@@ -49,13 +52,13 @@ class BFS(Workload):
         np.cumsum(np.bincount(starts, minlength=vertices), out=edge_start[1:])
         edges = space.empty(count, np.int32)
         edges[:] = rng.integers(0, vertices, count, np.int32)
-        return Data(edge_start, edges)
+        return Data(edge_start, edges, int(np.argmax(np.diff(edge_start))))
 
     def reference(self, data: Data) -> Arrays:
         """Whole levels at a time: gather all neighbours of the frontier, keep those without a level."""
         level = np.full(data.edge_start.size - 1, -1, np.int32)
-        level[SOURCE] = 0
-        frontier = np.array([SOURCE])
+        level[data.source] = 0
+        frontier = np.array([data.source])
         depth = 0
         while frontier.size:
             depth += 1
@@ -70,7 +73,7 @@ class BFS(Workload):
         level = launch.space.full(vertices, -1, np.int32)
         frontier, following = (launch.space.empty(vertices, np.int32) for _ in range(2))
         size = launch.space.zeros(1, np.int32)
-        level[SOURCE], frontier[0] = 0, SOURCE
+        level[data.source], frontier[0] = 0, data.source
         count, depth = 1, 0
         while count:
             depth += 1
