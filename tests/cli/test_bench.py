@@ -1,0 +1,28 @@
+"""`hmmemu bench`, for real, in its quick form."""
+
+from __future__ import annotations
+
+import json
+
+from commands import hmmemu
+
+from hmmemu.bench import BENCHES
+
+
+def test_without_a_name_the_benches_are_listed():
+    done = hmmemu("bench")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in BENCHES)
+
+
+def test_unknown_bench_is_bad_usage():
+    done = hmmemu("bench", "nosuch")
+    assert done.returncode == 2 and "there is no bench 'nosuch'; choose one of" in done.stderr
+
+
+def test_launch(tmp_path):
+    done = hmmemu("bench", "launch", "--quick", "--json", tmp_path / "out.json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads((tmp_path / "out.json").read_text())
+    assert document["name"] == "launch" and document["quick"] is True and document["result"]
+    assert done.stdout.strip()

@@ -1,0 +1,61 @@
+"""`hmmemu doctor`, for real."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+
+import pytest
+from commands import hmmemu
+
+
+@pytest.fixture(scope="module")
+def diagnosis():
+    done = hmmemu("doctor", "--json", "-")
+    return done, json.loads(done.stdout)
+
+
+def checks_of(document):
+    return {check["name"]: check for check in document["checks"]}
+
+
+def test_this_machine_is_able(diagnosis):
+    done, document = diagnosis
+    assert done.returncode == 0, done.stderr
+    assert document["able"] is True
+    assert "Kernels can run here." in done.stderr
+
+
+def test_reports_the_machine(diagnosis):
+    checks = checks_of(diagnosis[1])
+    assert platform.release() in checks["system"]["value"]
+    assert checks["CPUs"]["value"].startswith(f"{len(os.sched_getaffinity(0))} usable")
+    assert checks["page size"]["value"] == "4096 bytes"
+    with open("/proc/sys/vm/max_map_count") as file:
+        assert checks["vm.max_map_count"]["value"] == file.read().strip()
+    assert checks["userfaultfd"]["ok"] and checks["userfaultfd features"]["value"] != "none reported"
+
+
+def test_says_which_parts_are_in_use(diagnosis):
+    checks = checks_of(diagnosis[1])
+    assert "mulated" in checks["device"]["value"]
+    assert checks["tracker"]["value"] == "uffd"
+    assert checks["HMMEMU_DEVICE"]["value"] == "emulated (from the environment)"
+
+
+def test_table_marks_each_check(diagnosis):
+    done, document = diagnosis
+    assert done.stderr.count("✓") + done.stderr.count("✗") == len(document["checks"])
+
+
+def test_without_a_compiler(tmp_path):
+    done = hmmemu("doctor", PATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "✗  C++ compiler" in done.stdout
+    assert "Kernels cannot run here" in done.stdout and "What would help:" in done.stdout
+
+
+def test_tracker_that_does_not_exist():
+    done = hmmemu("doctor", HMMEMU_TRACKER="nosuch")
+    assert done.returncode == 1 and "nosuch" in done.stdout

@@ -1,0 +1,203 @@
+"""`hmmemu run`, for real: every workload verified, the report, JSON, and what happens when things go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from commands import COMMAND, environment, hmmemu
+
+from hmmemu.cli import main
+from hmmemu.kernels import WORKLOADS
+from hmmemu.kernels.workload import Workload
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """All workloads at their smallest size: the finished process and the JSON document."""
+    path = tmp_path_factory.mktemp("run") / "out.json"
+    done = hmmemu("run", "--size", "tiny", "--json", path)
+    return done, json.loads(path.read_text())
+
+
+def test_every_workload_is_verified(everything):
+    done, document = everything
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("✓ verified") == len(WORKLOADS)
+    assert document["verified"] is True
+    assert [row["name"] for row in document["workloads"]] == list(WORKLOADS)
+
+
+def test_says_what_the_device_is(everything):
+    done, document = everything
+    assert "mulated" in done.stdout.split("\n")[0]
+    assert document["devices"] == [done.stdout.split("\n")[0]]
+
+
+def test_prints_the_unified_memory_table(everything):
+    done, document = everything
+    lines = done.stdout.rstrip().split("\n")
+    assert "Unified Memory profiling result:" in lines
+    assert any(line.endswith("  Host To Device") for line in lines)
+    assert any(line.endswith("  Device To Host") for line in lines)
+    assert lines[-1].startswith("Total CPU Page faults: ")
+    assert document["stats"]["transfers"]
+
+
+def test_counts_pages_and_faults_of_each_workload(everything):
+    pages = {row["name"]: row["pages"] for row in everything[1]["workloads"]}
+    for name, counts in pages.items():
+        assert counts["pages_to_device"] > 0 and counts["pages_to_host"] > 0, name
+        assert all(count >= 0 for count in counts.values())
+    sweeps = WORKLOADS["jacobi"].sizes["tiny"]["sweeps"]
+    grid = WORKLOADS["jacobi"].sizes["tiny"]["n"] ** 2 * 8 // 4096
+    assert pages["jacobi"]["pages_to_host"] >= (sweeps // 2) * grid
+
+
+def test_without_arguments_everything_runs_at_small_size():
+    done = hmmemu("run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("✓ verified") == len(WORKLOADS)
+
+
+def test_only_the_named_ones_run_once_each(tmp_path):
+    done = hmmemu("run", "spmv", "vector_add", "spmv", "--size", "tiny", "--json", "-")
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
+    assert [row["name"] for row in document["workloads"]] == ["spmv", "vector_add"]
+    assert "✓ verified" in done.stderr
+
+
+def test_repeat():
+    done = hmmemu("run", "reduction", "--size", "tiny", "--repeat", "3", "--seed", "7", "--json", "-")
+    (row,) = json.loads(done.stdout)["workloads"]
+    assert [run["verified"] for run in row["runs"]] == [True] * 3
+
+
+def test_two_devices():
+    done = hmmemu("run", "jacobi", "vector_add", "--devices", "2", "--size", "tiny", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert len(document["devices"]) == 2
+    assert 'Device "' in done.stderr and "(1)" in done.stderr
+
+
+def test_image_from_a_file(tmp_path):
+    image = np.random.default_rng(0).integers(48, 6283, (1024, 1536)).astype(">u2")
+    image.tofile(tmp_path / "photo.iml")
+    done = hmmemu("run", "histogram", "sobel", "--input", tmp_path / "photo.iml", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    for row in json.loads(done.stdout)["workloads"]:
+        assert row["runs"][0]["parameters"] == {"height": 1024, "width": 1536}
+
+
+def test_image_of_the_wrong_size_is_bad_usage(tmp_path):
+    (tmp_path / "photo.iml").write_bytes(b"x" * 100)
+    done = hmmemu("run", "sobel", "--input", tmp_path / "photo.iml")
+    assert done.returncode == 2
+    assert "photo.iml: 100 bytes, but a raw image has 3145728" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
+def test_image_that_no_workload_reads_is_bad_usage(tmp_path):
+    np.save(tmp_path / "photo.npy", np.zeros((9, 9), np.uint16))
+    done = hmmemu("run", "spmv", "--input", tmp_path / "photo.npy")
+    assert done.returncode == 2 and "only these workloads read it: histogram, sobel" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["nosuch"], "'nosuch' is not one of 'vector_add', 'reduction'"),
+        (["--size", "huge"], "'huge' is not one of"),
+        (["--repeat", "0"], "0 is not in the range"),
+        (["--devices", "0"], "0 is not in the range"),
+        (["--input", "/nosuch.npy"], "File '/nosuch.npy' does not exist"),
+        (["--json", "/nosuch/out.json"], "the directory /nosuch does not exist"),
+        (["--json", "/"], "/ is a directory"),
+        (["--nosuch"], "No such option"),
+    ],
+)
+def test_bad_usage(args, words):
+    result = CliRunner().invoke(main, ["run", *args])
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_list():
+    result = CliRunner().invoke(main, ["run", "--list"])
+    assert result.exit_code == 0
+    for workload in WORKLOADS.values():
+        assert workload.name in result.output and workload.pattern[:30] in result.output
+
+
+def test_wrong_result_gives_status_1(monkeypatch):
+    source = WORKLOADS["vector_add"].source
+    monkeypatch.setattr(Workload, "source", source.replace("a[i] + b[i]", "a[i]"))
+    result = CliRunner().invoke(main, ["run", "vector_add", "--size", "tiny", "--device", "emulated"])
+    assert result.exit_code == 1
+    assert "✗ wrong" in result.output and "expected" in result.output
+
+
+def test_a_kernel_that_faults_does_not_end_the_others(monkeypatch):
+    source = WORKLOADS["vector_add"].source.replace("c[i] = ", "*(float*)(16 + 0 * i) = ")
+    monkeypatch.setattr(type(WORKLOADS["vector_add"]), "source", source, raising=False)
+    args = ["run", "vector_add", "reduction", "--size", "tiny", "--device", "emulated", "--json", "-"]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 1
+    bad, good = json.loads(result.stdout)["workloads"]
+    assert "vector_add" in bad["error"] and "0x10" in bad["error"] and bad["runs"] == []
+    assert good["verified"] is True
+    assert "✗ failed" in result.stderr and "✓ verified" in result.stderr
+
+
+def test_without_a_compiler(tmp_path):
+    done = hmmemu("run", "vector_add", "--size", "tiny", PATH=str(tmp_path), HMMEMU_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 1
+    assert "compiler" in done.stdout and "Traceback" not in done.stderr
+
+
+def test_error_is_one_line_unless_a_traceback_is_wanted():
+    quiet = hmmemu("run", "vector_add", "--tracker", "nosuch")
+    assert quiet.returncode == 1
+    assert quiet.stderr.startswith("hmmemu: error: ") and "nosuch" in quiet.stderr
+    assert len(quiet.stderr.strip().split("\n")) == 1
+    loud = hmmemu("run", "vector_add", "--tracker", "nosuch", HMMEMU_TRACEBACK="1")
+    assert loud.returncode == 1 and "Traceback" in loud.stderr
+
+
+def children_of(pid):
+    path = f"/proc/{pid}/task/{pid}/children"
+    return [int(child) for child in open(path).read().split()] if os.path.exists(path) else []
+
+
+def test_interrupt_ends_cleanly():
+    command = [*COMMAND, "run", "bfs", "--size", "tiny", "--repeat", "1000000"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    assert "mulated" in process.stdout.readline()
+    time.sleep(1.0)
+    devices = children_of(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.strip() == "hmmemu: interrupted"
+    assert devices
+    for device in devices:
+        assert not os.path.exists(f"/proc/{device}"), "the device process outlived its parent"
+
+
+def test_reader_that_goes_away():
+    command = [*COMMAND, "run", "vector_add", "--size", "tiny"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    process.stdout.close()
+    errors = process.stderr.read().decode()
+    assert process.wait(timeout=60) == 1
+    assert "Traceback" not in errors
