@@ -39,7 +39,7 @@ class Counters:
     def of(cls, space: hmm.AddressSpace) -> Counters:
         """The counters of `space` now."""
         stats = space.stats()
-        cpu, *devices = [p.faults_read + p.faults_write for p in stats.processors]
+        cpu, *devices = [processor.faults for processor in stats.processors]
         moved = {"HtoD": 0, "DtoH": 0, "DtoD": 0}
         for transfer in stats.transfers:
             moved[transfer.direction] += transfer.bytes // PAGE

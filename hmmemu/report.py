@@ -28,11 +28,11 @@ def unified_memory_table(stats: Stats) -> str:
     """
     cpu, *devices = stats.processors
     parts: list[RenderableType] = ["Unified Memory profiling result:"]
-    for index, device in enumerate(devices):
-        table = _device_table(device, [t for t in stats.transfers if t.device == index])
+    for device in devices:
+        table = _device_table(device, [t for t in stats.transfers if t.device == device.name])
         if table.row_count:
-            parts += [f'Device "{device.name} ({index})"', table]
-    parts.append(f"Total CPU Page faults: {cpu.faults_read + cpu.faults_write}")
+            parts += [f'Device "{device.name}"', table]
+    parts.append(f"Total CPU Page faults: {cpu.faults}")
     return text(parts)
 
 
@@ -75,9 +75,9 @@ def _device_table(device: ProcessorStats, transfers: list[Transfer]) -> Table:
         for transfer in transfers:
             if transfer.direction == direction and transfer.count:
                 table.add_row(*_transfer_cells(transfer), name)
-    faults = device.faults_read + device.faults_write
-    if faults:
-        table.add_row(str(faults), "-", "-", "-", "-", "-", "Gpu page fault groups")
+    if device.faults:
+        time = duration(device.fault_seconds, 8)
+        table.add_row(str(device.faults), "-", "-", "-", "-", time, "Gpu page fault groups")
     return table
 
 

@@ -74,10 +74,11 @@ class KMeans(Workload):
         n, k = data.points.shape[1], len(data.start)
         labels = np.empty(n, np.int32)
         sums = launch.space.zeros((k, DIMENSIONS + 1), np.uint64)
-        constant = launch.module.get_global("centres").view(np.int32)[: k * DIMENSIONS]
+        constants = [variable.view(np.int32)[: k * DIMENSIONS] for variable in launch.variables("centres")]
         centres = data.start
         for _ in range(data.rounds):
-            constant[:] = centres.ravel()
+            for constant in constants:
+                constant[:] = centres.ravel()
             sums[:] = 0
             launch("assign", blocks(n, BLOCK), BLOCK, data.points, np.int32(n), np.int32(k), labels, sums)
             totals = sums.astype(np.int64)

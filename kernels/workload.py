@@ -71,6 +71,10 @@ class Launcher:
         self.launches = 0
         self.seconds = 0.0
         self._kernels = {name: module.get_function(name) for name in names}
+        for device in space.devices:
+            with device:
+                for kernel in self._kernels.values():
+                    kernel.compile()
         self._arrays: dict[int, int] = {}
 
     def __call__(self, name: str, grid: Dim, block: Dim, *args: Any, shared_mem: int = 0) -> None:
@@ -89,6 +93,14 @@ class Launcher:
             if isinstance(arg, np.ndarray):
                 address = arg.ctypes.data
                 self._arrays[address] = max(arg.nbytes, self._arrays.get(address, 0))
+
+    def variables(self, name: str) -> list[NDArray[np.uint8]]:
+        """The bytes of the module's `__device__` or `__constant__` variable `name`, one array a device."""
+        found = []
+        for device in self.space.devices:
+            with device:
+                found.append(self.module.get_global(name))
+        return found
 
     def slices(self, count: int) -> Iterator[slice]:
         """Cuts `count` elements into one slice a device."""

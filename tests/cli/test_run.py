@@ -1,4 +1,4 @@
-"""`hmmemu run`, for real: every workload verified, the report, JSON, and what happens when things go wrong."""
+"""`hmmemu run`, for real: each workload verified, the report, JSON, and what happens when something is wrong."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_two_devices():
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert len(document["devices"]) == 2
-    assert 'Device "' in done.stderr and "(1)" in done.stderr
+    assert 'Device "emulated device 1"' in done.stderr
 
 
 def test_image_from_a_file(tmp_path):

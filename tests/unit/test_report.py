@@ -2,65 +2,57 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from hmmemu import report
+from hmmemu.trace import ProcessorStats, Stats, Transfer
 
 
-def transfer(direction, count, total, low, high, seconds, device=0):
-    return SimpleNamespace(
-        device=device,
-        direction=direction,
-        count=count,
-        bytes=total,
-        min_bytes=low,
-        max_bytes=high,
-        seconds=seconds,
-    )
+def transfer(direction, count, total, low, high, seconds, device="a"):
+    source, target = {"HtoD": ("CPU", device), "DtoH": (device, "CPU"), "DtoD": ("b", device)}[direction]
+    return Transfer(source, target, device, direction, count, total, low, high, seconds, 0, {"fault": total})
 
 
-def processor(name, read, write):
-    return SimpleNamespace(name=name, faults_read=read, faults_write=write)
+def processor(name, read, write, seconds=1e-6):
+    return ProcessorStats(name, read, write, 0, 0, seconds, 0, 0, 0)
 
 
 def test_layout_is_nvprofs():
-    stats = SimpleNamespace(
-        processors=[processor("CPU", 30, 6), processor("emulated", 10, 2)],
+    stats = Stats(
+        processors=[processor("CPU", 30, 6), processor("a", 10, 2, 3.5e-3)],
         transfers=[
-            transfer("HtoD", 171, 171 * 49056, 4096, 1044480, 1.126976e-3),
+            transfer("HtoD", 171, 8 << 20, 4096, 1044480, 1.126976e-3),
             transfer("DtoH", 24, 4 << 20, 4096, 1044480, 370.336e-6),
             transfer("DtoD", 0, 0, 0, 0, 0.0),
         ],
     )
     assert report.unified_memory_table(stats).split("\n") == [
         "Unified Memory profiling result:",
-        'Device "emulated (0)"',
+        'Device "a"',
         "   Count  Avg Size  Min Size  Max Size  Total Size  Total Time  Name",
-        "     171  47.906KB  4.0000KB  0.9961MB  8.000122MB  1.126976ms  Host To Device",
+        "     171  47.906KB  4.0000KB  0.9961MB  8.000000MB  1.126976ms  Host To Device",
         "      24  170.67KB  4.0000KB  0.9961MB  4.000000MB  370.3360us  Device To Host",
-        "      12         -         -         -           -           -  Gpu page fault groups",
+        "      12         -         -         -           -  3.500000ms  Gpu page fault groups",
         "Total CPU Page faults: 36",
     ]
 
 
 def test_each_device_has_its_own_section():
-    stats = SimpleNamespace(
+    stats = Stats(
         processors=[processor("CPU", 0, 0), processor("a", 1, 0), processor("b", 0, 0), processor("c", 0, 1)],
         transfers=[
             transfer("HtoD", 1, 4096, 4096, 4096, 1e-6),
-            transfer("DtoD", 2, 8192, 4096, 4096, 1e-6, device=2),
+            transfer("DtoD", 2, 8192, 4096, 4096, 1e-6, device="c"),
         ],
     )
     lines = report.unified_memory_table(stats).split("\n")
-    assert [line for line in lines if line.startswith("Device")] == ['Device "a (0)"', 'Device "c (2)"']
+    assert [line for line in lines if line.startswith("Device")] == ['Device "a"', 'Device "c"']
     assert lines[3].endswith("Host To Device") and lines[7].endswith("Device To Device")
 
 
 def test_nothing_happened():
-    stats = SimpleNamespace(processors=[processor("CPU", 0, 0), processor("a", 0, 0)], transfers=[])
+    stats = Stats(processors=[processor("CPU", 0, 0), processor("a", 0, 0)], transfers=[])
     assert report.unified_memory_table(stats).split("\n") == [
         "Unified Memory profiling result:",
         "Total CPU Page faults: 0",
