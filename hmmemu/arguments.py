@@ -1,0 +1,195 @@
+"""Kernel arguments: from Python values to the parameter block, checked against the kernel's own signature.
+
+CuPy's rules, with the mistakes told that CuPy cannot see: an array passes its address; a NumPy scalar its
+bytes; a Python int, float, bool, complex is a long long, double, bool, double2; None is a null pointer. A Python int is
+also taken for a narrower integer parameter if its value fits, as it is on a little-endian GPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hmmemu.errors import ArgumentError
+from hmmemu.ranges import Array, describe
+
+
+@dataclass(frozen=True)
+class Intent:
+    """An argument whose access is told by the caller and not by the signature; see `In`, `Out`, `InOut`."""
+
+    array: Array
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.array, np.ndarray):
+            raise ArgumentError(
+                f"hmm.{type(self).__name__} wraps a numpy array, not {type(self.array).__name__}"
+            )
+
+
+class In(Intent):
+    """The kernel only reads this array."""
+
+
+class Out(Intent):
+    """The kernel writes every element of this array; what was there before is not moved."""
+
+
+class InOut(Intent):
+    """The kernel reads and writes this array."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a compiled kernel.
+
+    `offset` and `size` are bytes in the parameter block; `kind` is "pointer", "integer", "floating", "bool" or
+    "other"; `pointee_size` is sizeof(T) of a T*, 0 if unknown.
+    """
+
+    name: str
+    type: str
+    offset: int
+    size: int
+    kind: str
+    is_signed: bool
+    pointee_const: bool
+    pointee_size: int
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """An array argument: its place among the parameters and what the kernel does to it."""
+
+    array: Array
+    writes: bool
+    discards: bool
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A parameter block and the arrays that it points to."""
+
+    block: bytes
+    pointers: tuple[Pointer, ...]
+
+
+def pack(kernel: str, parameters: Sequence[Parameter], size: int, values: Sequence[Any]) -> Packed:
+    """Builds the parameter block.
+
+    Raises:
+        ArgumentError: wrong number, type or value of an argument, by name.
+    """
+    if len(values) != len(parameters):
+        names = ", ".join(f"{p.type} {p.name}".strip() for p in parameters)
+        raise ArgumentError(f"{kernel} takes {len(parameters)} arguments ({names}), {len(values)} were given")
+    block = bytearray(size)
+    pointers: list[Pointer] = []
+    for index, (parameter, value) in enumerate(zip(parameters, values, strict=True)):
+        what = f"argument {index + 1} of {kernel}, {parameter.type} {parameter.name}".rstrip()
+        if parameter.kind == "pointer":
+            raw = _pointer(what, parameter, value, pointers)
+        else:
+            raw = _scalar(what, parameter, value)
+        block[parameter.offset : parameter.offset + parameter.size] = raw
+    return Packed(bytes(block), tuple(pointers))
+
+
+def _pointer(what: str, parameter: Parameter, value: Any, pointers: list[Pointer]) -> bytes:
+    if value is None:
+        return bytes(8)
+    array = value.array if isinstance(value, Intent) else value
+    if isinstance(array, (int, np.integer)) and not isinstance(array, bool):
+        return int(array).to_bytes(8, "little")
+    if not isinstance(array, np.ndarray):
+        raise ArgumentError(f"{what}: an array, an address or None is needed, not {_kind_of(value)}")
+    _check_elements(what, parameter, array)
+    writes = not (isinstance(value, In) or (parameter.pointee_const and not isinstance(value, (Out, InOut))))
+    if writes and not array.flags.writeable:
+        raise ArgumentError(
+            f"{what}: the {describe(array)} is read-only and the kernel may write through this parameter; "
+            "declare it const, or pass hmm.In(array) if the kernel only reads it"
+        )
+    pointers.append(Pointer(array, writes, isinstance(value, Out)))
+    return int(array.ctypes.data).to_bytes(8, "little")
+
+
+_FLOATING = {"float": 4, "double": 8}
+_BASE = re.compile(r"\b(const|volatile|__restrict__|__restrict|restrict)\b|[*\s]+")
+
+
+def _check_elements(what: str, parameter: Parameter, array: Array) -> None:
+    """Tells apart element types that cannot be meant; raw bytes, structures and unsigned for signed pass."""
+    dtype = array.dtype
+    if dtype.hasobject:
+        raise ArgumentError(f"{what}: the {describe(array)} holds Python objects, which no kernel can use")
+    if dtype.kind not in "iuf" or dtype.itemsize == 1:
+        return
+    base = _BASE.sub(" ", parameter.type).strip()
+    wrong_size = parameter.pointee_size in (1, 2, 4, 8) and dtype.itemsize != parameter.pointee_size
+    wrong_kind = (base in _FLOATING and dtype.kind != "f") or (
+        base in ("int", "unsigned", "unsigned int", "long long", "unsigned long long") and dtype.kind == "f"
+    )
+    if wrong_size or wrong_kind:
+        raise ArgumentError(
+            f"{what}: the elements of the {describe(array)} are not of that type; convert it with astype, or "
+            "pass array.view(numpy.uint8) if the bytes are meant"
+        )
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, np.generic):
+        return f"numpy.{value.dtype.name} {value!r}"
+    return f"a {type(value).__name__}"
+
+
+def _scalar(what: str, parameter: Parameter, value: Any) -> bytes:
+    if isinstance(value, (np.ndarray, Intent)):
+        raise ArgumentError(f"{what}: a scalar is needed, not an array (for one element: array[i])")
+    if value is None:
+        raise ArgumentError(f"{what}: None stands for a null pointer only")
+    if parameter.kind == "integer" and isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return _integer(what, parameter, value)
+    raw = _natural_bytes(what, value)
+    expected = {"floating": "f", "bool": "b"}.get(parameter.kind)
+    wrong_kind = expected is not None and np.asarray(value).dtype.kind != expected
+    wrong_kind |= parameter.kind == "integer" and np.asarray(value).dtype.kind in "fc"
+    if len(raw) != parameter.size or wrong_kind:
+        raise ArgumentError(f"{what}: {_kind_of(value)} does not fit{_advice(parameter)}")
+    return raw
+
+
+def _integer(what: str, parameter: Parameter, value: Any) -> bytes:
+    if isinstance(value, np.integer) and value.dtype.itemsize != parameter.size:
+        raise ArgumentError(f"{what}: {_kind_of(value)} does not fit{_advice(parameter)}")
+    try:
+        return int(value).to_bytes(parameter.size, "little", signed=parameter.is_signed or value < 0)
+    except OverflowError:
+        raise ArgumentError(f"{what}: {value} is out of that type's range") from None
+
+
+def _natural_bytes(what: str, value: Any) -> bytes:
+    if isinstance(value, (bool, float, complex, int)):
+        return np.asarray(value).tobytes()
+    if isinstance(value, np.generic):
+        return value.tobytes()
+    try:
+        return bytes(memoryview(value))
+    except TypeError:
+        raise ArgumentError(f"{what}: {_kind_of(value)} cannot be passed to a kernel") from None
+
+
+def _advice(parameter: Parameter) -> str:
+    if parameter.kind == "floating":
+        name = {2: "float16", 4: "float32", 8: "float64"}[parameter.size]
+    elif parameter.kind == "bool":
+        name = "bool_"
+    elif parameter.kind == "integer":
+        name = f"{'int' if parameter.is_signed else 'uint'}{8 * parameter.size}"
+    else:
+        return f": {parameter.size} bytes are needed"
+    return f"; pass numpy.{name}(value)"

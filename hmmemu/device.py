@@ -1,0 +1,317 @@
+"""What a device is, and the emulated one: a process with memory of its own at the same addresses.
+
+LOCK: `Device._lock` guards the tables of loaded modules and the change from a failed process to its successor.
+It is never held while waiting for a kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hmmemu._native import DeviceProcess
+from hmmemu.arguments import Parameter, pack
+from hmmemu.arena import page_up
+from hmmemu.compiler import Compiled
+from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout
+from hmmemu.failure import describe_crash
+from hmmemu.ranges import Array, describe, extent
+
+if TYPE_CHECKING:
+    from hmmemu.space import AddressSpace
+
+PROGRAM = Path(__file__).parent / "hmmemu-device"
+
+
+@dataclass(frozen=True)
+class LoadedKernel:
+    """A kernel in the device process."""
+
+    name: str
+    handle: int
+    parameters: tuple[Parameter, ...]
+    parameter_bytes: int
+    static_shared: int
+    max_threads: int
+    mode: str
+
+
+class LoadedModule:
+    """A compiled module in the device process: its kernels and variables by name."""
+
+    def __init__(self, space: AddressSpace, table: dict[str, Any], label: str) -> None:
+        self._space = space
+        self._label = label
+        self.kernels = {entry["name"]: _loaded_kernel(entry) for entry in table["kernels"]}
+        self.variables = {entry["name"]: entry for entry in table["globals"]}
+
+    def kernel(self, name: str) -> LoadedKernel:
+        """The kernel `name`; ArgumentError if there is none."""
+        found = self.kernels.get(name)
+        if found is None:
+            known = ", ".join(sorted(self.kernels)) or "none"
+            raise ArgumentError(f"there is no kernel {name!r} in {self._label}; its kernels: {known}")
+        return found
+
+    def variable(self, name: str) -> Array:
+        """The bytes of the variable `name`; ArgumentError if there is none."""
+        entry = self.variables.get(name)
+        if entry is None:
+            known = ", ".join(sorted(self.variables)) or "none"
+            raise ArgumentError(f"there is no variable {name!r} in {self._label}; its variables: {known}")
+        return self._space.view(entry["address"], entry["bytes"])
+
+
+def _loaded_kernel(entry: dict[str, Any]) -> LoadedKernel:
+    parameters = tuple(Parameter(**parameter) for parameter in entry["params"])
+    return LoadedKernel(
+        name=entry["name"],
+        handle=entry["handle"],
+        parameters=parameters,
+        parameter_bytes=entry["param_bytes"],
+        static_shared=entry["static_shared"],
+        max_threads=entry["max_threads"],
+        mode=entry["mode"],
+    )
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A process that failed: the launches that it took with it, by ticket, and why."""
+
+    first: int
+    last: int
+    error: DeviceError
+
+
+class Device:
+    """An emulated device. Made by `AddressSpace`; as a context manager it becomes the current device.
+
+    Attributes:
+        space: the address space that it belongs to.
+        index: its number among the space's devices, from 0.
+        processor: its number among the processors; the CPU is 0.
+        shared_bytes: block-shared memory of a launch, bytes.
+    """
+
+    shared_bytes = 256 * 1024
+    kind = "emulated"
+
+    def __init__(self, space: AddressSpace, index: int, workers: int, why: str) -> None:
+        self.space = space
+        self.index = index
+        self.why = why
+        self._lock = threading.RLock()
+        self._modules: dict[str, LoadedModule] = {}
+        self._variables: dict[str, tuple[int, int]] = {}  # memory of a module's variables, kept over restarts
+        self._pending: deque[tuple[int, Any]] = deque()  # what launches under way must keep alive
+        self._failures: list[_Failure] = []
+        self._generation = 0
+        self.process = DeviceProcess(str(PROGRAM), index, workers)
+        self.processor = space.session.attach(self.process)
+
+    @property
+    def name(self) -> str:
+        """For tables: "emulated device 0"."""
+        return f"emulated device {self.index}"
+
+    def __repr__(self) -> str:
+        workers = len(self.process.workers)
+        return (
+            f"<hmmemu.Device {self.index}: emulated by process {self.process.pid} with {workers} worker "
+            f"thread{'s' if workers != 1 else ''}; {self.why}>"
+        )
+
+    def __enter__(self) -> Device:
+        self.space.push_device(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.space.pop_device()
+
+    # ------------------------------------------------------------------------------------------- memory
+
+    def read(self, array: Array) -> Array:
+        """A copy of `array` as the device sees it; its pages become readable there, as if a kernel read them.
+
+        Raises:
+            RangeError: the array is not in the address space.
+        """
+        self.space.require(array)
+        memory = extent(array)
+        raw = np.empty(memory.end - memory.begin, np.uint8)
+        if raw.nbytes:
+            self.space.session.transfer(self.processor, memory.begin, raw.nbytes, raw.ctypes.data, False)
+        first = array.ctypes.data - memory.begin
+        return np.ndarray(array.shape, array.dtype, raw.data, first, array.strides).copy()
+
+    def write(self, array: Array, data: Any) -> None:
+        """Writes `data` (broadcast, cast as by assignment) into a contiguous `array` from the device.
+
+        Raises:
+            RangeError: the array is not in the address space.
+            ArgumentError: it is read-only or not contiguous.
+        """
+        self.space.require(array)
+        if not array.flags.writeable or not array.flags.c_contiguous:
+            raise ArgumentError(f"the {describe(array)} is read-only or not contiguous; write needs neither")
+        values = np.ascontiguousarray(np.broadcast_to(np.asarray(data, array.dtype), array.shape))
+        if array.size:
+            self.space.session.transfer(
+                self.processor, array.ctypes.data, array.nbytes, values.ctypes.data, True
+            )
+
+    def migrate(self, array: Array) -> None:
+        """Moves the array's pages here; afterwards the device has the only copy."""
+        self.space.prefetch(array, self)
+
+    # ---------------------------------------------------------------------------------------- launching
+
+    def load(self, compiled: Compiled) -> LoadedModule:
+        """Makes a compiled module ready for launches (for the library's own use)."""
+        with self._lock:
+            module = self._modules.get(compiled.key)
+            if module is None:
+                module = self._modules[compiled.key] = self._load(compiled)
+            return module
+
+    def _load(self, compiled: Compiled) -> LoadedModule:
+        known = self._variables.get(compiled.key)
+        address, room = known or (0, 0)
+        answer = self.process.load(str(compiled.path), address, room, known is None)
+        if isinstance(answer, int):  # the module has variables: this many bytes of shared memory for them
+            address = self.space.arena.take(answer)
+            self._variables[compiled.key] = (address, page_up(answer))
+            answer = self.process.load(str(compiled.path), address, page_up(answer), True)
+        return LoadedModule(self.space, json.loads(answer), "this module")
+
+    def launch(
+        self,
+        kernel: LoadedKernel,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        args: Sequence[Any],
+        shared_mem: int,
+    ) -> int:
+        """Checks and packs the arguments, and queues the launch; returns its ticket (for the library's own use)."""
+        self.space.session_or_raise()
+        packed = pack(kernel.name, kernel.parameters, kernel.parameter_bytes, args)
+        for pointer in packed.pointers:
+            self.space.prepare(pointer, self)
+        ticket = self.process.launch(kernel.handle, grid, block, shared_mem, packed.block)
+        if packed.pointers:
+            self._pending.append((ticket, packed.pointers))
+        self._forget_completed()
+        return ticket
+
+    def _forget_completed(self) -> None:
+        while self._pending and self.process.completed(self._pending[0][0]):
+            try:
+                self._pending.popleft()
+            except IndexError:  # another thread took it
+                break
+
+    # ------------------------------------------------------------------------------------------ waiting
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Waits until everything launched on this device has ended; see `Stream.synchronize`."""
+        self.space.session_or_raise()
+        self.wait(self.process.last_ticket, timeout)
+
+    def marker(self) -> int:
+        """Queues a time stamp; returns its ticket."""
+        return self.process.marker()
+
+    def marker_seconds(self, ticket: int) -> float:
+        """When a completed marker was reached."""
+        return float(self.process.marker_time(ticket)) * 1e-9
+
+    def completed(self, ticket: int) -> bool:
+        """Whether a launch or marker has ended, well or not."""
+        return self.process.completed(ticket) or self._failure_of(ticket) is not None
+
+    def wait(self, ticket: int, timeout: float | None = None) -> None:
+        """Waits for a launch or marker; see `Stream.synchronize` for what it raises."""
+        failure = self._failure_of(ticket)
+        if failure is None:
+            failure = self._wait(ticket, timeout)
+        self._print_output()
+        self._forget_completed()
+        if failure is not None:
+            raise failure.with_traceback(None)
+
+    def _wait(self, ticket: int, timeout: float | None) -> DeviceError | None:
+        generation = self._generation
+        try:
+            outcome = self.process.wait(ticket, timeout)
+        except KeyboardInterrupt:
+            self._restart(generation, DeviceError("the kernel was stopped by Ctrl-C"))
+            raise
+        if outcome == "done":
+            return None
+        error: DeviceError | None = None
+        if outcome == "timeout":
+            error = KernelTimeout(
+                f"the kernel did not end within {timeout} s and was stopped; the device was started again, "
+                "its memory came home"
+            )
+        return self._restart(generation, error) or self._failure_of(ticket)
+
+    def _failure_of(self, ticket: int) -> DeviceError | None:
+        return next((f.error for f in self._failures if f.first <= ticket <= f.last), None)
+
+    def _print_output(self) -> None:
+        text = self.process.take_output()
+        if text:
+            sys.stdout.write(text.decode(errors="replace"))
+            sys.stdout.flush()
+
+    def _restart(self, generation: int, error: DeviceError | None) -> DeviceError | None:
+        """A process in the place of one that failed or is to be stopped; its pages come home first.
+
+        Returns the error, made from the crash record unless given; None if another thread was faster.
+        """
+        with self._lock:
+            if generation != self._generation:
+                return None
+            self._generation += 1
+            self.process.kill()
+            first, last = self.process.completed_ticket + 1, self.process.last_ticket
+            if error is None:
+                refused, errno = self.space.session.take_refusal(self.processor)
+                error = describe_crash(self.process.crash(), refused, errno, self.space)
+            self.space.session.detach(self.processor)
+            self._failures.append(_Failure(first, last, error))
+            self._modules.clear()
+            self._pending.clear()
+            self.process.restart()
+            self.space.session.reattach(self.processor, self.process)
+            for begin, end in self.space.mapped_ranges():
+                self.map(begin, end)
+            return error
+
+    # ------------------------------------------------------------------------------------ address space
+
+    def map(self, begin: int, end: int) -> None:
+        """Makes [begin, end) part of the device's address space."""
+        self.process.map(begin, end - begin)
+
+    def unmap(self, begin: int, end: int) -> None:
+        """Takes [begin, end) out of the device's address space."""
+        self.process.unmap(begin, end - begin)
+
+    def close(self) -> None:
+        """Ends the process. Its pages must be home."""
+        self.process.kill()
+

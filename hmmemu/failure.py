@@ -1,0 +1,87 @@
+"""From a device's crash record to an error that a programmer can act on."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import signal
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+from hmmemu.errors import DeviceError, KernelAssertion, KernelError, KernelFault, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from hmmemu.space import AddressSpace
+
+_AFTERWARDS = "The device was started again and its memory came home; what the kernel wrote is undefined."
+
+
+def describe_crash(
+    crash: dict[str, Any] | None, refused: int, refused_errno: int, space: AddressSpace
+) -> DeviceError:
+    """The error for a device process that ended.
+
+    Args:
+        crash: the record that it left (`DeviceProcess.crash`), or None.
+        refused: the last address that the driver refused to it, 0 if none; `refused_errno` says why.
+        space: to name the array nearest to an address.
+    """
+    if refused and refused_errno != errno.EFAULT:
+        memory = OutOfMemoryError(f"page {refused:#x}: errno {refused_errno}")
+        error = DeviceError(f"the device has no memory for page {refused:#x}. {_AFTERWARDS}")
+        error.__cause__ = memory
+        return error
+    if crash is None:
+        return DeviceError(f"the device process was killed (by the system, for want of memory?). {_AFTERWARDS}")
+    if crash["kind"] == "kernel":
+        text = str(crash["message"])
+        return KernelAssertion(text) if crash["failure"] in ("assert", "trap") else KernelError(text)
+    if crash["kind"] != "signal":
+        return DeviceError(f"{crash['message']} {_AFTERWARDS}")
+    return _signal(crash, refused, space)
+
+
+def _signal(crash: dict[str, Any], refused: int, space: AddressSpace) -> DeviceError:
+    where = _where(crash)
+    if crash["stack_overflow"]:
+        return KernelFault(f"{where}: a thread's stack is full (64 KiB: local arrays, recursion). {_AFTERWARDS}")
+    if crash["signal"] in (signal.SIGSEGV, signal.SIGBUS):
+        address = crash["address"] if crash["address_known"] else refused
+        access = {"read": "read from", "write": "write to"}.get(crash["access"], "access to")
+        if address is None or not (crash["address_known"] or refused):
+            return KernelFault(f"{where}: illegal {access} an unknown address. {_AFTERWARDS}")
+        nearest = space.nearest(address)
+        return KernelFault(f"{where}: illegal {access} {address:#x}, which nobody owns; {nearest}. {_AFTERWARDS}")
+    name = {signal.SIGFPE: "integer division by zero", signal.SIGILL: "illegal instruction"}.get(
+        crash["signal"], f"signal {crash['signal']}"
+    )
+    return KernelError(f"{where}: {name}. {_AFTERWARDS}")
+
+
+def _where(crash: dict[str, Any]) -> str:
+    if not crash["in_kernel"]:
+        return "the device process failed outside of any kernel"
+    text = f"kernel {crash['kernel']}"
+    if crash["block_known"]:
+        text += f", block {_triple(crash['block'])}"
+    if crash["thread_known"]:
+        text += f", thread {_triple(crash['thread'])}"
+    line = _source_line(crash)
+    return f"{text}, {line}" if line else text
+
+
+def _triple(value: Any) -> str:
+    return "[{},{},{}]".format(*value)
+
+
+def _source_line(crash: dict[str, Any]) -> str | None:
+    """"file:line" of the instruction, if the module has line tables and addr2line (binutils) is there."""
+    tool = shutil.which("addr2line")
+    if not tool or not crash["module"].endswith(".so"):
+        return None
+    command = [tool, "-e", crash["module"], hex(crash["module_offset"])]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return None if not answer or answer.startswith("??") or answer.endswith(":?") else answer.split(" ")[0]

@@ -1,0 +1,214 @@
+"""RawKernel and RawModule, with CuPy's signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hmmemu.compiler import Compiled, compile_module
+from hmmemu.errors import ArgumentError
+from hmmemu.ranges import Array
+from hmmemu.space import current_space
+from hmmemu.stream import Stream, current_stream
+
+if TYPE_CHECKING:
+    from hmmemu.device import Device, LoadedKernel
+
+Dimensions = int | Sequence[int]
+_LIMITS = {"grid": (2**31 - 1, 65535, 65535), "block": (1024, 1024, 64)}
+
+
+def _dimensions(what: str, value: Dimensions) -> tuple[int, int, int]:
+    """(x, y, z) of a grid or a block.
+
+    Raises:
+        ArgumentError: not one to three positive integers within CUDA's limits.
+    """
+    given = (value,) if isinstance(value, int) else tuple(value)
+    if not 1 <= len(given) <= 3:
+        raise ArgumentError(f"{what} has 1 to 3 dimensions, not {len(given)}: {value!r}")
+    try:
+        x, y, z = (int(given[i]) if i < len(given) else 1 for i in range(3))
+    except (TypeError, ValueError):
+        raise ArgumentError(f"{what} must be integers, not {value!r}") from None
+    if any(not 1 <= n <= limit for n, limit in zip((x, y, z), _LIMITS[what], strict=True)):
+        raise ArgumentError(f"{what} {(x, y, z)} is outside CUDA's limits, 1 to {_LIMITS[what]}")
+    return x, y, z
+
+
+class Kernel:
+    """One kernel of a module; made by `RawModule.get_function`."""
+
+    def __init__(self, module: RawModule, name: str) -> None:
+        self._module = module
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<hmmemu kernel {self.name!r} of {self._module.filename}>"
+
+    def compile(self) -> None:
+        """Compiles now what is compiled at the first launch otherwise.
+
+        Raises:
+            CompileError: the compiler's message, with your own file name and lines.
+            NoCompilerError: there is no C++ compiler.
+        """
+        self._loaded(current_space().current_device)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Static properties: `max_threads_per_block`, `shared_size_bytes`, `mode` (how it runs here)."""
+        kernel = self._loaded(current_space().current_device)
+        return {
+            "max_threads_per_block": kernel.max_threads,
+            "shared_size_bytes": kernel.static_shared,
+            "mode": kernel.mode,
+        }
+
+    def __call__(
+        self,
+        grid: Dimensions,
+        block: Dimensions,
+        args: Sequence[Any] = (),
+        *,
+        shared_mem: int = 0,
+        stream: Stream | None = None,
+        device: Device | None = None,
+    ) -> None:
+        """Launches the kernel.
+
+        Args:
+            grid: blocks in x, y, z.
+            block: threads a block in x, y, z; at most 1024 together.
+            args: arrays (any numpy array: memory that is not shared yet is registered on the way), NumPy
+                scalars, Python numbers, None for a null pointer; see `hmmemu.arguments`.
+            shared_mem: bytes of dynamic shared memory.
+            stream: on the default stream the call returns when the kernel has ended, on others at once.
+            device: where; the current device of the current space otherwise.
+
+        Raises:
+            ArgumentError: wrong arguments; nothing was launched.
+            CompileError: at the first launch.
+            KernelFault, KernelAssertion, KernelTimeout, DeviceError: the kernel failed (default stream), or
+                one launched earlier did.
+        """
+        if not isinstance(args, (tuple, list)):
+            raise ArgumentError(f"the arguments of {self.name} are a tuple or a list, not {type(args).__name__}")
+        grid3, block3 = _dimensions("grid", grid), _dimensions("block", block)
+        device = device or current_space().current_device
+        kernel = self._loaded(device)
+        threads = block3[0] * block3[1] * block3[2]
+        if threads > kernel.max_threads:
+            raise ArgumentError(f"a block of {threads} threads: {self.name} allows {kernel.max_threads}")
+        room = device.shared_bytes - kernel.static_shared
+        if not 0 <= shared_mem <= room:
+            raise ArgumentError(f"shared_mem={shared_mem}: {self.name} can have 0 to {room} bytes")
+        stream = stream or current_stream()
+        ticket = device.launch(kernel, grid3, block3, args, shared_mem)
+        stream.follow(device, ticket)
+        if stream.is_default:
+            device.wait(ticket, device.space.timeout)
+
+    def _loaded(self, device: Device) -> LoadedKernel:
+        return device.load(self._module.compiled).kernel(self.name)
+
+
+class RawModule:
+    """CUDA C++ source with any number of kernels and variables.
+
+    Args:
+        code: the source text.
+        path: or a file that holds it.
+        options: as for NVRTC: -D, -I, -std, --use_fast_math, -fmad=false, ...
+        backend: accepted as in CuPy; the compiler is the system's C++ compiler here.
+        name_expressions: template instances to make available, for example ``["scale<float>"]``.
+        filename: what error messages call the source; the path or "<source>" otherwise.
+
+    Raises:
+        ArgumentError: both or neither of `code` and `path`.
+    """
+
+    def __init__(
+        self,
+        code: str | None = None,
+        *,
+        path: str | Path | None = None,
+        options: Sequence[str] = (),
+        backend: str = "nvrtc",
+        name_expressions: Sequence[str] | None = None,
+        filename: str | None = None,
+    ) -> None:
+        if (code is None) == (path is None):
+            raise ArgumentError("RawModule takes either code or path")
+        self.code = Path(path).read_text() if code is None and path is not None else code
+        self.filename = filename or (str(path) if path else None)
+        self.options = tuple(options)
+        self.name_expressions = tuple(name_expressions or ())
+        self._compiled: Compiled | None = None
+
+    @property
+    def compiled(self) -> Compiled:
+        """The module as a file; compiled at first use, or taken from the cache on disk."""
+        if self._compiled is None:
+            assert self.code is not None
+            self._compiled = compile_module(
+                self.code,
+                filename=self.filename,
+                options=self.options,
+                name_expressions=self.name_expressions,
+            )
+        return self._compiled
+
+    def compile(self, log_stream: Any = None) -> None:
+        """Compiles now; see `Kernel.compile`. `log_stream` is accepted as in CuPy."""
+        self.compiled  # noqa: B018
+
+    def get_function(self, name: str) -> Kernel:
+        """The kernel `name`, or the template instance of that name expression.
+
+        Raises:
+            ArgumentError: at the first launch, if there is no such kernel; the message lists those there are.
+        """
+        return Kernel(self, name)
+
+    def get_global(self, name: str) -> Array:
+        """A ``__device__`` or ``__constant__`` variable of the current device, as shared memory.
+
+        Returns:
+            numpy.ndarray of uint8, one element a byte; use ``.view(dtype)``. Writes are seen by later
+            launches, and what kernels write is seen in it.
+
+        Raises:
+            ArgumentError: there is no such variable; the message lists those there are.
+        """
+        return current_space().current_device.load(self.compiled).variable(name)
+
+
+class RawKernel(Kernel):
+    """One kernel from CUDA C++ source, compiled at the first launch.
+
+    Args:
+        code: the source text, ``extern "C"`` or not.
+        name: of the ``__global__`` function.
+        options, backend, filename: as for `RawModule`.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        name: str,
+        options: Sequence[str] = (),
+        backend: str = "nvrtc",
+        *,
+        filename: str | None = None,
+    ) -> None:
+        super().__init__(RawModule(code, options=options, backend=backend, filename=filename), name)
+
+    @property
+    def code(self) -> str | None:
+        """The source text."""
+        return self._module.code
+
+
+__all__ = ["Kernel", "RawKernel", "RawModule"]

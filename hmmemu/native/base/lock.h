@@ -1,0 +1,78 @@
+// A small lock that lives in zeroed memory.
+//
+// Why not std::mutex: blocks live in mmap'ed memory that is never constructed, a wait here must end with an
+// error and not hang for ever, and a fork child must be able to start again from "unlocked".
+//
+// LOCK ORDER of the whole driver, outermost first:
+//   1. Driver::ranges_   registration, device attach and detach, fork. Held by Python threads only.
+//   2. Block::lock       state of the pages of one 2 MiB block. At most one at a time, except in the fork handler,
+//                        which takes all of them in ascending order.
+//   3. Staging::lock_    a copy buffer, held within a block lock.
+// While holding 2 or 3 a thread allocates nothing, frees nothing and touches no memory but its stack and the
+// driver's own mappings: the heap may be managed memory, and a fault under a block lock would wait for itself.
+#pragma once
+#include "base/failure.h"
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <cstdint>
+#include <ctime>
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace hmm {
+
+// Tells the CPU that this is a spin.
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+class Lock {
+ public:
+  void lock() {
+    uint32_t seen = kFree;
+    if (word_.compare_exchange_strong(seen, kHeld, std::memory_order_acquire)) return;
+    lock_slow();
+  }
+  bool try_lock() {
+    uint32_t seen = kFree;
+    return word_.compare_exchange_strong(seen, kHeld, std::memory_order_acquire);
+  }
+  void unlock() {
+    if (word_.exchange(kFree, std::memory_order_release) == kContended)
+      syscall(SYS_futex, &word_, FUTEX_WAKE_PRIVATE, 1, nullptr, nullptr, 0);
+  }
+  // In a fork child only: whoever held it does not exist here.
+  void reset() { word_.store(kFree, std::memory_order_relaxed); }
+
+ private:
+  static constexpr uint32_t kFree = 0, kHeld = 1, kContended = 2;
+  static constexpr int kLimitSeconds = 120;
+
+  void lock_slow() {
+    for (int spin = 0; spin < 100; ++spin) {
+      if (try_lock()) return;
+      relax();
+    }
+    timespec begin;
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    while (word_.exchange(kContended, std::memory_order_acquire) != kFree) {
+      timespec slice{1, 0};
+      syscall(SYS_futex, &word_, FUTEX_WAIT_PRIVATE, kContended, &slice, nullptr, 0);
+      timespec now;
+      clock_gettime(CLOCK_MONOTONIC, &now);
+      if (now.tv_sec - begin.tv_sec > kLimitSeconds)
+        fatal("a driver lock was not released within %d s: this is a bug, please report it",
+              kLimitSeconds);
+    }
+  }
+
+  std::atomic<uint32_t> word_{kFree};
+};
+
+} // namespace hmm

@@ -1,0 +1,9 @@
+// The parts of the extension module; module.cpp is the table of contents.
+#pragma once
+#include <nanobind/nanobind.h>
+
+void bind_errors(nanobind::module_& m);
+void bind_probe(nanobind::module_& m);
+void bind_protocol(nanobind::module_& m);
+void bind_session(nanobind::module_& m);
+void bind_device(nanobind::module_& m);

@@ -1,0 +1,11 @@
+// hmmemu._native: a table of contents. Types and signatures for Python: hmmemu/_native.pyi.
+#include "bind/bind.h"
+
+NB_MODULE(_native, m) {
+  m.doc() = "hmmemu's native part: page tables, protocol, driver, device processes";
+  bind_errors(m);   // C++ failures -> hmmemu.errors
+  bind_probe(m);    // what this machine allows
+  bind_protocol(m); // the pure functions, for tests and studies
+  bind_device(m);   // the emulated device's process
+  bind_session(m);  // the driver
+}

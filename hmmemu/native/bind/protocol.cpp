@@ -1,0 +1,62 @@
+// The driver's pure functions, as Python sees them: tests explore exactly what the driver runs.
+#include "bind/bind.h"
+#include "driver/growth.h"
+#include "protocol/transition.h"
+#include <memory>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+#include <optional>
+
+namespace nb = nanobind;
+using namespace hmm;
+
+namespace {
+
+const char* name_of(Step step) {
+  switch (step) {
+  case Step::None: return "none";
+  case Step::FirstTouch: return "first_touch";
+  case Step::Duplicate: return "duplicate";
+  case Step::Migrate: return "migrate";
+  case Step::Upgrade: return "upgrade";
+  }
+  return "?";
+}
+
+Processor checked(unsigned p) {
+  if (p >= kMaxProcessors) throw Failure(FailureKind::Range, "there are 16 processors, 0 to 15");
+  return p;
+}
+
+nb::tuple py_transition(uint64_t word, unsigned p, bool write, bool read_duplication) {
+  Transition t = transition(PageState(word), checked(p), write ? Access::Write : Access::Read, {read_duplication});
+  return nb::make_tuple(name_of(t.step), t.source, t.protect, t.zap, t.next.word());
+}
+
+std::optional<std::string> py_broken_rule(uint64_t word) {
+  const char* rule = broken_rule(PageState(word));
+  return rule ? std::optional<std::string>(rule) : std::nullopt;
+}
+
+std::pair<uint64_t, uint64_t> py_grow(const std::vector<uint64_t>& words, unsigned page, unsigned p,
+                                      unsigned threshold) {
+  if (words.size() != kPagesPerBlock || page >= kPagesPerBlock)
+    throw Failure(FailureKind::Range, "a block has 512 pages");
+  auto block = std::make_unique<Block>();
+  for (unsigned i = 0; i < kPagesPerBlock; ++i) block->pages[i] = PageState(words[i]);
+  Pages pages = grow(*block, page * kPage, checked(p), {true, threshold});
+  return {pages.begin / kPage, pages.end / kPage};
+}
+
+} // namespace
+
+void bind_protocol(nb::module_& m) {
+  m.def("transition", &py_transition, nb::arg("state"), nb::arg("processor"), nb::arg("write"),
+        nb::arg("read_duplication") = true,
+        "(step, source, protect, zap mask, next state) for one access; see native/protocol/transition.h.");
+  m.def("broken_rule", &py_broken_rule, nb::arg("state"), "The rule that a page state breaks, or None.");
+  m.def("grow", &py_grow, nb::arg("states"), nb::arg("page"), nb::arg("processor"), nb::arg("threshold") = 51,
+        "Pages [first, end) of a 512-page block that a fault at `page` brings.");
+}

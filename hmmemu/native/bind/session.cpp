@@ -1,0 +1,163 @@
+// hmmemu._native.Session: the driver as Python sees it. Addresses and lengths are bytes; ranges are whole pages.
+// The GIL is released in every call that can wait for a lock, a copy or a thread.
+#include "driver/session.h"
+#include "bind/bind.h"
+#include "device/client/device_process.h"
+#include <cstring>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
+
+namespace nb = nanobind;
+using namespace hmm;
+using hmmemu::device::DeviceProcess;
+
+namespace {
+
+using Range = std::pair<uint64_t, uint64_t>; // begin, end
+
+Pages pages_of(uint64_t begin, uint64_t end) {
+  if (begin % kPage || end % kPage || end < begin || end > (uint64_t{1} << kAddressBits))
+    throw Failure(FailureKind::Range, "a range must be whole pages of this process");
+  return {begin, end};
+}
+
+std::vector<Range> to_python(const std::vector<Pages>& list) {
+  std::vector<Range> result;
+  for (Pages pages : list) result.push_back({pages.begin, pages.end});
+  return result;
+}
+
+Processor processor(Session& session, unsigned p) {
+  if (p >= session.driver().processors())
+    throw Failure(FailureKind::Range, "there is no processor " + std::to_string(p));
+  return p;
+}
+
+void check(int error, const char* what) {
+  if (!error) return;
+  const FailureKind kind = error == ENOMEM || error == ENOSPC ? FailureKind::OutOfMemory
+                           : error == ESRCH                   ? FailureKind::Device
+                           : error == EFAULT                  ? FailureKind::Range
+                                                              : FailureKind::Error;
+  const char* why = error == ESRCH    ? "the device process has ended"
+                    : error == EFAULT ? "part of the range is not in the address space"
+                                      : std::strerror(error);
+  throw Failure(kind, std::string(what) + ": " + why);
+}
+
+Session* make_session(bool grow, unsigned threshold, bool read_duplication) {
+  return new Session(Policy{{grow, threshold}, {read_duplication}});
+}
+
+void access(Session& s, uint64_t begin, uint64_t end, unsigned p, bool write, unsigned cause) {
+  if (cause >= kCauses) throw Failure(FailureKind::Range, "no such cause");
+  nb::gil_scoped_release release;
+  check(s.driver().access(pages_of(begin, end), processor(s, p), write ? Access::Write : Access::Read, Cause(cause)),
+        write ? "cannot migrate" : "cannot copy");
+}
+
+void transfer(Session& s, unsigned p, uint64_t address, uint64_t bytes, uint64_t data, bool write) {
+  nb::gil_scoped_release release;
+  check(s.driver().transfer(processor(s, p), address, bytes, reinterpret_cast<void*>(data),
+                            write ? Access::Write : Access::Read),
+        write ? "device write" : "device read");
+}
+
+nb::bytes snapshot(Session& s, uint64_t begin, uint64_t end) {
+  const Pages pages = pages_of(begin, end);
+  std::vector<uint64_t> words(pages.count());
+  {
+    nb::gil_scoped_release release;
+    s.driver().snapshot(pages, words.data());
+  }
+  return nb::bytes(words.data(), words.size() * sizeof(uint64_t));
+}
+
+DeviceLink link_of(DeviceProcess& device) {
+  DeviceLink link{device.vram(), device.userfaultfd(), {}, nullptr, nullptr};
+  for (auto [thread, cpu] : device.workers()) link.workers.push_back({thread, cpu});
+  link.shootdown = [](void* context, Pages pages) {
+    return hmmemu::device::zap(context, pages.begin, pages.bytes());
+  };
+  link.context = device.shootdown_context();
+  return link;
+}
+
+nb::dict processor_counts(const ProcessorCounters& c) {
+  nb::dict d;
+  d["read_faults"] = c.read_faults.get();
+  d["write_faults"] = c.write_faults.get();
+  d["spurious_faults"] = c.spurious_faults.get();
+  d["refused_faults"] = c.refused_faults.get();
+  d["fault_ns"] = c.fault_ns.get();
+  d["first_touch_pages"] = c.first_touch_pages.get();
+  d["upgraded_pages"] = c.upgraded_pages.get();
+  d["invalidated_pages"] = c.invalidated_pages.get();
+  return d;
+}
+
+nb::dict transfer_counts(unsigned from, unsigned to, const TransferCounters& c) {
+  nb::dict d;
+  d["source"] = from;
+  d["target"] = to;
+  d["moves"] = c.moves.get();
+  d["pages"] = c.pages.get();
+  d["duplicated_pages"] = c.duplicated_pages.get();
+  d["fewest"] = c.fewest.load();
+  d["most"] = c.most.load();
+  d["ns"] = c.ns.get();
+  nb::list causes;
+  for (const Count& count : c.by_cause) causes.append(count.get());
+  d["by_cause"] = causes;
+  return d;
+}
+
+nb::dict counters(Session& s) {
+  Counters& all = s.driver().counters();
+  nb::list processors, transfers;
+  const unsigned n = s.driver().processors();
+  for (unsigned p = 0; p < n; ++p) {
+    processors.append(processor_counts(all.processor[p]));
+    for (unsigned q = 0; q < n; ++q)
+      if (all.transfer[p][q].moves.get()) transfers.append(transfer_counts(p, q, all.transfer[p][q]));
+  }
+  nb::dict result;
+  result["processors"] = processors;
+  result["transfers"] = transfers;
+  return result;
+}
+
+} // namespace
+
+void bind_session(nb::module_& m) {
+  m.def("unmap", [](uint64_t b, uint64_t e) { munmap(reinterpret_cast<void*>(b), e - b); },
+        "munmap of [begin, end).");
+  using Unlocked = nb::call_guard<nb::gil_scoped_release>;
+  nb::class_<Session>(m, "Session")
+      .def(nb::new_(&make_session), nb::arg("grow") = true, nb::arg("threshold") = 51,
+           nb::arg("read_duplication") = true)
+      .def_prop_ro("open", &Session::open)
+      .def("close", &Session::close, Unlocked())
+      .def("make_arena", [](Session& s, uint64_t bytes) { Pages p = s.driver().make_arena(bytes); return Range(p.begin, p.end); })
+      .def("allocate", [](Session& s, uint64_t b, uint64_t e) { s.driver().allocate(pages_of(b, e)); }, Unlocked())
+      .def("free", [](Session& s, uint64_t b, uint64_t e) { if (s.open()) s.driver().free(pages_of(b, e)); }, Unlocked())
+      .def("add_range", [](Session& s, uint64_t b, uint64_t e, bool shared) {
+             return to_python(s.driver().add_range(pages_of(b, e), shared)); })
+      .def("drop_range", [](Session& s, uint64_t b, uint64_t e) {
+             if (!s.open()) return std::vector<Range>();
+             std::vector<Pages> runs;
+             { nb::gil_scoped_release release; runs = s.driver().drop_range(pages_of(b, e)); }
+             return to_python(runs); })
+      .def("access", &access, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"), nb::arg("cause"))
+      .def("discard", [](Session& s, uint64_t b, uint64_t e) { s.driver().discard(pages_of(b, e)); }, Unlocked())
+      .def("transfer", &transfer, nb::arg("processor"), nb::arg("address"), nb::arg("bytes"), nb::arg("data"), nb::arg("write"))
+      .def("snapshot", &snapshot, "PageState words of the pages, as bytes (uint64).")
+      .def("attach", [](Session& s, DeviceProcess& d) { return unsigned(s.attach(link_of(d))); })
+      .def("detach", [](Session& s, unsigned p) { s.detach(processor(s, p)); }, Unlocked())
+      .def("reattach", [](Session& s, unsigned p, DeviceProcess& d) { s.reattach(processor(s, p), link_of(d)); })
+      .def("take_refusal", [](Session& s, unsigned p) {
+             auto r = s.driver().take_refusal(processor(s, p)); return std::pair<uint64_t, int>(r.address, r.error); })
+      .def("device_bytes", [](Session& s, unsigned p) { return s.driver().device_bytes(processor(s, p)); })
+      .def("counters", &counters)
+      .def("reset_counters", [](Session& s) { s.driver().counters().reset(); });
+}

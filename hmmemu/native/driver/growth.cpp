@@ -1,0 +1,44 @@
+#include "driver/growth.h"
+
+#include <algorithm>
+
+namespace hmm {
+namespace {
+
+// The pages of `window` that belong to the same allocation as the one at `address`.
+Pages within_allocation(Block& block, uint64_t address, Pages window) {
+  Pages result{address, address + kPage};
+  while (result.begin > window.begin && !block.page(result.begin).starts_allocation() &&
+         block.page(result.begin - kPage).managed())
+    result.begin -= kPage;
+  while (result.end < window.end && block.page(result.end).managed() &&
+         !block.page(result.end).starts_allocation())
+    result.end += kPage;
+  return result;
+}
+
+Pages clip(Pages a, Pages b) { return {std::max(a.begin, b.begin), std::min(a.end, b.end)}; }
+
+Pages aligned_around(uint64_t address, uint64_t size) {
+  uint64_t begin = address & ~(size - 1);
+  return {begin, begin + size};
+}
+
+} // namespace
+
+Pages grow(Block& block, uint64_t address, Processor p, GrowthPolicy policy) {
+  if (!policy.grow) return {address, address + kPage};
+  const Pages limits = within_allocation(block, address, {block.address, block.address + kBlock});
+  Pages region = clip(aligned_around(address, kChunk), limits);
+  for (uint64_t size = 2 * kChunk; size <= kBlock; size *= 2) {
+    const Pages subtree = clip(aligned_around(address, size), limits);
+    uint64_t resident = 0;
+    for (uint64_t a = subtree.begin; a < subtree.end; a += kPage)
+      resident += (a >= region.begin && a < region.end) || block.page(a).hold(p) != Hold::Invalid;
+    // Larger subtrees are tried even when this one is too empty: the largest that qualifies wins.
+    if (resident * 100 > subtree.count() * policy.threshold) region = subtree;
+  }
+  return region;
+}
+
+} // namespace hmm

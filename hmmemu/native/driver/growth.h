@@ -1,0 +1,19 @@
+// How many pages one fault brings: a pure function of the block's state.
+//
+// The rule of NVIDIA's driver (open-gpu-kernel-modules, kernel-open/nvidia-uvm/uvm_perf_prefetch.c): grow to
+// 64 KiB, then take the largest aligned subtree of the 2 MiB block, around the fault, of which more than
+// `threshold` percent would then be resident. Never across the limits of the allocation, nor of the block.
+#pragma once
+#include "protocol/directory.h"
+
+namespace hmm {
+
+struct GrowthPolicy {
+  bool grow = true;
+  unsigned threshold = 51; // percent
+};
+
+// Pages to bring to `p` for a fault at `address`. Caller must hold the block's lock.
+Pages grow(Block& block, uint64_t address, Processor p, GrowthPolicy policy);
+
+} // namespace hmm

@@ -1,0 +1,105 @@
+#include "driver/receiver.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+namespace hmm {
+
+Receiver::Receiver(Driver& driver, Processor p, const Userfaultfd& uffd, const std::vector<ThreadOnCpu>& pinned)
+    : driver_(driver), p_(p), uffd_(uffd) {
+  pinned_count_ = std::min<size_t>(pinned.size(), kMostPinned);
+  std::copy_n(pinned.begin(), pinned_count_, pinned_);
+  wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (wake_fd_ < 0) throw_errno(FailureKind::Error, "cannot create an eventfd");
+  cpu_ = pinned_count_ ? pinned_[0].cpu : sched_getcpu();
+
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  const int error = pthread_create(&thread_, nullptr, run, this);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  if (error) {
+    close(wake_fd_);
+    throw Failure(FailureKind::Error, std::string("cannot start a fault thread: ") + strerror(error));
+  }
+  char name[16];
+  std::snprintf(name, sizeof name, "hmm-fault-%u", p);
+  pthread_setname_np(thread_, name);
+}
+
+Receiver::~Receiver() {
+  const uint64_t one = 1;
+  if (write(wake_fd_, &one, sizeof one) != sizeof one) fatal("cannot stop a fault thread");
+  pthread_join(thread_, nullptr);
+  close(wake_fd_);
+}
+
+void* Receiver::run(void* self) {
+  static_cast<Receiver*>(self)->loop();
+  return nullptr;
+}
+
+void Receiver::loop() {
+  move_to(cpu_);
+  constexpr unsigned kBatch = 16;
+  Fault faults[kBatch];
+  pollfd waits[2] = {{uffd_.fd(), POLLIN, 0}, {wake_fd_, POLLIN, 0}};
+  for (;;) {
+    if (poll(waits, 2, -1) < 0 && errno != EINTR) fatal("poll of a userfaultfd: errno %d", errno);
+    if (waits[1].revents) return;
+    // A device process that died leaves its descriptor in error: nothing more comes, only the end is awaited.
+    if (waits[0].revents & (POLLERR | POLLHUP | POLLNVAL)) waits[0].fd = -1;
+    const unsigned count = uffd_.read(faults, kBatch);
+    for (unsigned i = 0; i < count; ++i) driver_.fault(p_, faults[i]);
+    if (count) follow(faults[count - 1]);
+  }
+}
+
+void Receiver::follow(const Fault& fault) {
+  const int cpu = cpu_of(fault.thread);
+  if (cpu < 0 || cpu == cpu_) {
+    elsewhere_ = 0;
+    return;
+  }
+  // Clients on several CPUs take turns: do not run after each of them.
+  if (pinned_count_ > 1 && ++elsewhere_ < 4) return;
+  elsewhere_ = 0;
+  move_to(cpu);
+}
+
+// The CPU where `thread` ran last, -1 if not known or not worth asking now.
+int Receiver::cpu_of(pid_t thread) {
+  for (unsigned i = 0; i < pinned_count_; ++i)
+    if (pinned_[i].thread == thread) return pinned_[i].cpu;
+  if (!thread || pinned_count_ || until_look_-- > 0) return -1;
+  until_look_ = kLookEvery;
+  char path[64], text[1024];
+  std::snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread);
+  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return -1;
+  const ssize_t n = read(fd, text, sizeof text - 1);
+  close(fd);
+  if (n <= 0) return -1;
+  text[n] = 0;
+  const char* field = std::strrchr(text, ')'); // the name may hold anything; field 2 ends here
+  for (int i = 2; field && i < 39; ++i) field = std::strchr(field + 1, ' ');
+  return field ? std::atoi(field + 1) : -1;
+}
+
+void Receiver::move_to(int cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(cpu, &set);
+  if (sched_setaffinity(0, sizeof set, &set) == 0) cpu_ = cpu;
+}
+
+} // namespace hmm

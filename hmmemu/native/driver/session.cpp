@@ -1,0 +1,55 @@
+#include "driver/session.h"
+
+#include "driver/fork.h"
+#include <new>
+
+namespace hmm {
+
+Session::Session(Policy policy) : pid_(getpid()), memory_(page_up(sizeof(State))) {
+  State* made = new (memory_.as<void>()) State(policy);
+  made->receivers[kCpu].emplace(made->driver, kCpu, made->driver.userfaultfd(), std::vector<ThreadOnCpu>{});
+  watch_forks(made->driver);
+}
+
+Session::~Session() {
+  if (pid_ != getpid()) return; // a fork child: the threads are not here, the memory goes with the process
+  close();
+  state().~State();
+}
+
+Driver& Session::driver() {
+  if (pid_ != getpid())
+    throw Failure(FailureKind::Closed, "this address space belongs to the process that this one was forked from: its "
+                                       "arrays are plain memory here; open an AddressSpace of your own");
+  if (closed_) throw Failure(FailureKind::Closed, "the address space is closed");
+  return state().driver;
+}
+
+Processor Session::attach(const DeviceLink& link) {
+  const Processor p = driver().attach(link.vram, link.userfaultfd, link.shootdown, link.context);
+  state().receivers[p].emplace(driver(), p, driver().device_userfaultfd(p), link.workers);
+  return p;
+}
+
+void Session::detach(Processor p) {
+  driver().evacuate(p);
+  state().receivers[p].reset();
+}
+
+void Session::reattach(Processor p, const DeviceLink& link) {
+  driver().replace_process(p, link.userfaultfd, link.context);
+  state().receivers[p].emplace(driver(), p, driver().device_userfaultfd(p), link.workers);
+}
+
+void Session::close() {
+  if (closed_ || pid_ != getpid()) return;
+  driver().bring_all_home();
+  closed_ = true;
+  forget_forks(state().driver);
+  for (auto& receiver : state().receivers) receiver.reset();
+  // Only now: a receiver must not read a descriptor that somebody else may have been given meanwhile. A thread that
+  // faulted in between wakes up here and finds plain memory.
+  state().driver.release();
+}
+
+} // namespace hmm

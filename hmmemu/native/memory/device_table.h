@@ -1,0 +1,62 @@
+// The page table of an emulated device: another process, changed through its userfaultfd, with its frames in a file
+// ("VRAM") of which this process has an alias mapping.
+//
+// The frame of the page at address A lies at offset A of the file. A frame may exist without being mapped in
+// the device: a large zap asks the device to drop its mappings and keeps the frames for the next move (as a
+// GPU keeps its memory), a small one punches a hole, which needs no help from the device. One bit a page tells
+// which frames exist; it is guarded by the block's lock.
+#pragma once
+#include "base/mapping.h"
+#include "memory/page_table.h"
+#include "os/userfaultfd.h"
+#include <atomic>
+
+namespace hmm {
+
+class DeviceTable final : public PageTable {
+ public:
+  // Asks the device process to drop its mappings of the pages. False if it did not (it is gone).
+  using Shootdown = bool (*)(void* context, Pages pages);
+
+  // `vram` and `uffd` stay the caller's. `vram` must be a sparse file of 1 << kAddressBits bytes.
+  DeviceTable(int vram, int uffd, Shootdown shootdown, void* context);
+  ~DeviceTable() override;
+
+  // A new process took the place of one that ended; nothing is mapped in it.
+  void replace_process(int uffd, void* context);
+  const Userfaultfd& userfaultfd() const { return uffd_; }
+
+  int protect(Block&, Pages pages) override { return uffd_.protect(pages); }
+  int unprotect(Block&, Pages pages) override { return uffd_.unprotect(pages); }
+  int zap(Block& block, Pages pages) override;
+  const std::byte* take(Block& block, Pages pages, Staging& staging) override;
+  const std::byte* frames(Block& block, Pages pages) override { return alias(block, pages); }
+  int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
+  int zero(Block& block, Pages pages) override;
+  int wake(Pages pages) override { return uffd_.wake(pages); }
+  int refuse(Pages pages) override { return uffd_.poison(pages); }
+
+  // Frees frames that are not mapped in the device. Caller must hold the block's lock.
+  void free_frames(Block& block, Pages pages);
+  uint64_t frame_bytes() const { return frames_.load(std::memory_order_relaxed) * kPage; }
+
+ private:
+  std::byte* alias(Block& block, Pages pages);
+  bool has_frame(Block& block, uint64_t address) const;
+  void set_frames(Block& block, Pages pages, bool present);
+  bool zap_keeping_frames(Pages pages);
+  int punch(Block& block, Pages pages);
+  // Calls `act` for each run of pages that all have, or all lack, a frame.
+  template <class Act> int each_run(Block& block, Pages pages, Act act);
+
+  int vram_;
+  Userfaultfd uffd_;
+  Shootdown shootdown_;
+  void* context_;
+  Mapping alias_;      // kMostBlocks slots of kBlock; a slot is mapped when first used
+  Mapping alias_made_; // one byte a slot
+  Mapping frame_bits_; // one bit a page
+  std::atomic<uint64_t> frames_{0};
+};
+
+} // namespace hmm

@@ -1,0 +1,39 @@
+// The page table of one processor, as the driver sees it. Every kind of processor implements these few operations.
+//
+// All calls are about whole pages of one block, whose lock the caller holds. None allocates, none
+// touches memory through a managed address unless the page is known to be present and write-protected or Exclusive.
+// Return values are 0 or an errno.
+#pragma once
+#include "base/pages.h"
+#include "memory/staging.h"
+#include "protocol/directory.h"
+#include <cstddef>
+
+namespace hmm {
+
+class PageTable {
+ public:
+  virtual ~PageTable() = default;
+
+  // Exclusive -> Shared: later stores of this processor fault.
+  virtual int protect(Block& block, Pages pages) = 0;
+  // Shared -> Exclusive; wakes who waits.
+  virtual int unprotect(Block& block, Pages pages) = 0;
+  // -> Invalid: any later access faults. The content is gone.
+  virtual int zap(Block& block, Pages pages) = 0;
+  // Zaps, and returns the content as it was at that moment; valid until `staging` is used again.
+  // The pages must be write-protected.
+  virtual const std::byte* take(Block& block, Pages pages, Staging& staging) = 0;
+  // The content of pages that are present, for reading.
+  virtual const std::byte* frames(Block& block, Pages pages) = 0;
+  // Invalid -> Shared or Exclusive, with this content; wakes who waits.
+  virtual int install(Block& block, Pages pages, const std::byte* content, bool writable) = 0;
+  // Invalid -> Exclusive, all zeros; wakes who waits.
+  virtual int zero(Block& block, Pages pages) = 0;
+  // Lets threads that wait for these pages try again.
+  virtual int wake(Pages pages) = 0;
+  // Nobody owns the page: makes the access of who waits for it an error of theirs.
+  virtual int refuse(Pages pages) = 0;
+};
+
+} // namespace hmm

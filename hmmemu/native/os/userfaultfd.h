@@ -1,0 +1,67 @@
+// userfaultfd(2), with the kernel's flags turned into types once, here.
+//
+// One object speaks for one process's memory: the CPU process's own, or a device process's whose descriptor it was
+// handed (every operation then works on that process). All operations are system calls on ranges of whole
+// pages; none allocates or locks. To take rights away from a process that is gone (ESRCH) counts as done; to give
+// it pages does not, or their content would be lost.
+#pragma once
+#include "base/pages.h"
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <sys/types.h>
+#include <vector>
+
+namespace hmm {
+
+struct Fault {
+  uint64_t address = 0; // page-aligned
+  bool write = false;   // a store (or a read-modify-write), or a system call that writes
+  bool present = false; // write-protect fault: the page is there, read-only
+  pid_t thread = 0;     // who waits, 0 if the kernel does not say
+};
+
+class Userfaultfd {
+ public:
+  enum class Way { None, UserModeOnly, Device, Syscall };
+
+  Userfaultfd() = default;
+  // Opens one for this process with the features the driver needs. Throws Failure(Unsupported) with the reason.
+  static Userfaultfd open();
+  // Takes over a descriptor received from another process.
+  explicit Userfaultfd(int fd) : fd_(fd) {}
+  Userfaultfd(Userfaultfd&& other) noexcept { *this = static_cast<Userfaultfd&&>(other); }
+  Userfaultfd& operator=(Userfaultfd&& other) noexcept;
+  ~Userfaultfd();
+
+  int fd() const { return fd_; }
+  Way way() const { return way_; }
+
+  // 0 or errno.
+  int add(Pages pages) const;    // start catching missing pages and writes to protected ones
+  int remove(Pages pages) const; // stop; wakes every waiter
+  int copy(Pages pages, const std::byte* source, bool writable) const; // EEXIST if a frame is there already
+  int zero(Pages pages) const;
+  int map_frames(Pages pages, bool writable) const; // frames that the backing file holds already
+  int protect(Pages pages) const;
+  int unprotect(Pages pages) const;
+  int wake(Pages pages) const;
+  int poison(Pages pages) const; // the next access raises SIGBUS
+
+  // Reads up to `limit` faults that wait; never blocks. Returns their number, 0 if none.
+  unsigned read(Fault* faults, unsigned limit) const;
+
+ private:
+  int fd_ = -1;
+  Way way_ = Way::None;
+};
+
+// What this machine allows, without keeping anything open.
+struct UserfaultfdProbe {
+  Userfaultfd::Way way = Userfaultfd::Way::None;
+  std::vector<std::string> features;
+  std::string reason; // in words, and what to change if something is missing
+};
+UserfaultfdProbe probe_userfaultfd();
+
+} // namespace hmm

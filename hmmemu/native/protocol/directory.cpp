@@ -1,0 +1,22 @@
+#include "protocol/directory.h"
+
+namespace hmm {
+
+// Zeroed memory is a valid Block (unlocked, no page owned) and a valid table (no blocks).
+Directory::Directory()
+    : table_((uint64_t{1} << kAddressBits) / kBlock * sizeof(std::atomic<Block*>)),
+      blocks_(uint64_t{kMostBlocks} * sizeof(Block)) {}
+
+Block& Directory::make(uint64_t address) {
+  if (Block* block = find(address)) return *block;
+  uint32_t slot = used_.load(std::memory_order_relaxed);
+  if (slot == kMostBlocks) throw Failure(FailureKind::OutOfMemory, "more than 2 TiB of registered memory");
+  Block& block = blocks()[slot];
+  block.slot = slot;
+  block.address = block_down(address);
+  used_.store(slot + 1, std::memory_order_release);
+  table()[address / kBlock].store(&block, std::memory_order_release);
+  return block;
+}
+
+} // namespace hmm

@@ -1,0 +1,50 @@
+// The directory: state of every page, found by address.
+//
+// A flat table over the whole user address space has one entry for each 2 MiB block (512 MiB of address space, of
+// which only touched pages cost memory), so that a look-up from a fault handler is one load. Blocks are
+// created when a range is first registered and never freed; entries are written once, under the driver's
+// range lock, and read without a lock. Page states are read and written under the block's lock only.
+#pragma once
+#include "base/lock.h"
+#include "base/mapping.h"
+#include "base/pages.h"
+#include "protocol/state.h"
+#include <array>
+#include <atomic>
+
+namespace hmm {
+
+struct Block {
+  Lock lock;
+  uint32_t slot = 0;    // dense number: where devices' aliases of this block lie
+  uint64_t address = 0; // 2 MiB aligned
+  std::array<PageState, kPagesPerBlock> pages;
+
+  PageState& page(uint64_t a) { return pages[(a - address) / kPage]; }
+};
+
+class Directory {
+ public:
+  Directory();
+
+  Block* find(uint64_t address) const {
+    if (address >> kAddressBits) return nullptr;
+    return table()[address / kBlock].load(std::memory_order_acquire);
+  }
+  // The block of `address`, made if need be. Caller must hold the range lock.
+  Block& make(uint64_t address);
+
+  uint32_t size() const { return used_.load(std::memory_order_acquire); }
+  Block& at(uint32_t slot) const { return blocks()[slot]; }
+
+  static constexpr uint32_t kMostBlocks = 1u << 20; // 2 TiB of managed memory
+
+ private:
+  std::atomic<Block*>* table() const { return table_.as<std::atomic<Block*>>(); }
+  Block* blocks() const { return blocks_.as<Block>(); }
+
+  Mapping table_, blocks_;
+  std::atomic<uint32_t> used_{0};
+};
+
+} // namespace hmm

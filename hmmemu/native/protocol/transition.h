@@ -1,0 +1,50 @@
+// The protocol: one pure function. The driver runs it; the tests explore it exhaustively; nothing else
+// knows the rules.
+//
+//            Read by p                                 Write by p
+//   p: S/X   nothing (hit)                             p is X: nothing (hit)
+//   p: S                                               zap the other readers, then let p write   (upgrade)
+//   p: I     somebody holds it: protect the writer     protect the writer, take the content,
+//            if there is one, copy to p read-only      zap all others, map at p writable         (migrate)
+//            (duplicate)
+//   nobody   zeros, writable, at p                     zeros, writable, at p                     (first touch)
+//
+// Without read duplication a read is treated as a write. ORDER of the actions, which makes them safe while every
+// processor keeps running: protect -> take the content -> zap -> map. At no moment can one processor
+// write while another still reads an older copy.
+//
+// The rules are those of a directory MSI protocol; in NVIDIA's driver the same cases are read duplication and
+// migration on fault (open-gpu-kernel-modules, kernel-open/nvidia-uvm/uvm_va_block.c).
+#pragma once
+#include "protocol/state.h"
+
+namespace hmm {
+
+enum class Step : uint8_t {
+  None,      // p has the rights already
+  FirstTouch,
+  Duplicate, // read-only copy at p
+  Migrate,   // the only copy moves to p
+  Upgrade,   // p's read-only copy becomes the only one
+};
+
+struct Transition {
+  Step step = Step::None;
+  Processor source = kCpu; // where the content comes from (Duplicate, Migrate)
+  bool protect = false;    // `source` was the writer: write-protect it first
+  uint16_t zap = 0;        // processors whose copy goes, one bit each
+  PageState next;
+
+  friend bool operator==(const Transition&, const Transition&) = default;
+};
+
+struct ProtocolPolicy {
+  bool read_duplication = true;
+};
+
+Transition transition(PageState state, Processor p, Access access, ProtocolPolicy policy);
+
+// The oracle. nullptr if `state` is allowed, else the broken rule in words.
+const char* broken_rule(PageState state);
+
+} // namespace hmm

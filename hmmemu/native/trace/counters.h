@@ -1,0 +1,74 @@
+// What happened, counted: per processor and per pair of processors.
+//
+// Plain relaxed atomics in the driver's own memory; written by driver threads, read by anybody at any time.
+#pragma once
+#include "protocol/transition.h"
+#include <atomic>
+#include <cstdint>
+#include <ctime>
+
+namespace hmm {
+
+inline uint64_t now_ns() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return uint64_t(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
+}
+
+enum class Cause : uint8_t { Fault, Prefetch, Launch, Home, kCount }; // why pages moved
+inline constexpr unsigned kCauses = static_cast<unsigned>(Cause::kCount);
+
+struct Count {
+  std::atomic<uint64_t> value{0};
+  void add(uint64_t n = 1) { value.fetch_add(n, std::memory_order_relaxed); }
+  uint64_t get() const { return value.load(std::memory_order_relaxed); }
+  void reset() { value.store(0, std::memory_order_relaxed); }
+};
+
+struct ProcessorCounters {
+  Count read_faults, write_faults; // messages from the processor, resolved
+  Count spurious_faults;           // found resolved already
+  Count refused_faults;            // nobody owns the address
+  Count fault_ns;                  // time the driver spent on them
+  Count first_touch_pages, upgraded_pages, invalidated_pages;
+};
+
+// Pages copied from one processor to another.
+struct TransferCounters {
+  Count moves, pages, duplicated_pages, ns;
+  Count by_cause[kCauses];
+  std::atomic<uint64_t> fewest{0}, most{0}; // pages of one move
+
+  void add(uint64_t n, bool duplicate, uint64_t nanoseconds, Cause cause) {
+    moves.add();
+    pages.add(n);
+    if (duplicate) duplicated_pages.add(n);
+    ns.add(nanoseconds);
+    by_cause[static_cast<unsigned>(cause)].add(n);
+    uint64_t seen = fewest.load(std::memory_order_relaxed);
+    while ((seen == 0 || n < seen) && !fewest.compare_exchange_weak(seen, n)) {}
+    seen = most.load(std::memory_order_relaxed);
+    while (n > seen && !most.compare_exchange_weak(seen, n)) {}
+  }
+  void reset() {
+    for (Count* count : {&moves, &pages, &duplicated_pages, &ns}) count->reset();
+    for (Count& count : by_cause) count.reset();
+    fewest = most = 0;
+  }
+};
+
+struct Counters {
+  ProcessorCounters processor[kMaxProcessors];
+  TransferCounters transfer[kMaxProcessors][kMaxProcessors]; // [from][to]
+
+  void reset() {
+    for (auto& p : processor)
+      for (Count* count : {&p.read_faults, &p.write_faults, &p.spurious_faults, &p.refused_faults, &p.fault_ns,
+                           &p.first_touch_pages, &p.upgraded_pages, &p.invalidated_pages})
+        count->reset();
+    for (auto& row : transfer)
+      for (auto& cell : row) cell.reset();
+  }
+};
+
+} // namespace hmm

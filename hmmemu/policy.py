@@ -1,0 +1,37 @@
+"""Policies: how eagerly pages move. One frozen value, given to `AddressSpace`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from hmmemu.errors import ArgumentError
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How pages move.
+
+    Attributes:
+        grow: a fault brings more than its page: 64 KiB, then the largest part of the 2 MiB block, around
+            the fault, of which more than `threshold` percent would be resident (the rule and the defaults of
+            NVIDIA's open kernel modules, uvm_perf_prefetch.c). False: one page a fault.
+        threshold: percent, 1 to 100.
+        read_duplication: a page that is only read may have a copy in every memory. False: a read migrates.
+        launch: "fault": a kernel's pages move when it touches them; "prefetch": the arrays among its arguments
+            are made resident before it starts, as they must be on a GPU that cannot fault.
+
+    Raises:
+        ArgumentError: a value out of its range.
+    """
+
+    grow: bool = True
+    threshold: int = 51
+    read_duplication: bool = True
+    launch: Literal["fault", "prefetch"] = "fault"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.threshold <= 100:
+            raise ArgumentError(f"Policy.threshold is a percentage from 1 to 100, not {self.threshold!r}")
+        if self.launch not in ("fault", "prefetch"):
+            raise ArgumentError(f"Policy.launch is 'fault' or 'prefetch', not {self.launch!r}")

@@ -1,0 +1,507 @@
+"""AddressSpace: one memory for this process and its devices.
+
+LOCK: `AddressSpace._lock` guards the table of registered arrays and what the devices have mapped. Finalizers may run
+within it on the same thread, so it is reentrant, and the tables are changed by single dict operations only.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from hmmemu._native import Session
+from hmmemu.arena import Arena, ArenaMemory
+from hmmemu.arguments import Pointer
+from hmmemu.device import Device
+from hmmemu.errors import ArgumentError, RangeError, SpaceClosedError, UnsupportedError
+from hmmemu.policy import Policy
+from hmmemu.ranges import Array, Range, Registration, describe, extent, is_shared_mapping, root
+from hmmemu.trace import CAUSES, Stats, read_stats
+
+Shape: TypeAlias = int | Sequence[int]
+Location: TypeAlias = "Device | _Cpu"
+
+ARENA_BYTES = 256 << 30  # address space, not memory
+
+
+class _Cpu:
+    """The CPU as a place for pages; see `AddressSpace.prefetch`."""
+
+    processor = 0
+
+    def __repr__(self) -> str:
+        return "hmm.cpu"
+
+
+cpu = _Cpu()
+
+
+class _Owner:
+    """Owns one allocation; numpy arrays keep it alive. Holds the arena's mapping, not the space."""
+
+    def __init__(self, memory: ArenaMemory, address: int, size: int) -> None:
+        self._memory = memory
+        self.__array_interface__ = {"version": 3, "data": (address, False), "shape": (size,), "typestr": "|u1"}
+
+
+class AddressSpace:
+    """Memory shared by the CPU and one or more devices, kept coherent page by page.
+
+    Args:
+        device: "auto", "emulated" or "cuda". HMMEMU_DEVICE overrides "auto".
+        devices: how many, 1 to 15.
+        tracker: how accesses of the CPU are caught: "auto" or "uffd". HMMEMU_TRACKER overrides "auto".
+        policy: how pages move.
+        workers: worker threads of each emulated device; None: one for each CPU this process may use.
+        arena_bytes: address space for arrays; less is taken where the system grants less.
+        timeout: seconds that a launch on the default stream may take; None: no limit.
+
+    Raises:
+        ArgumentError: an option is not one of those.
+        UnsupportedError: this machine cannot do it; the message says what to change.
+    """
+
+    def __init__(
+        self,
+        device: str = "auto",
+        devices: int = 1,
+        tracker: str = "auto",
+        *,
+        policy: Policy | None = None,
+        workers: int | None = None,
+        arena_bytes: int = ARENA_BYTES,
+        timeout: float | None = None,
+    ) -> None:
+        why = _choose_device(device)
+        self.tracker = _choose_tracker(tracker)
+        if not 1 <= devices <= 15:
+            raise ArgumentError(f"devices={devices!r}: an address space has 1 to 15")
+        if workers is not None and not 1 <= workers <= 256:
+            raise ArgumentError(f"workers={workers!r}: a device has 1 to 256 worker threads")
+        self.policy = policy or Policy()
+        self.timeout = timeout
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._registered: dict[int, Registration] = {}
+        self._current: list[Device] = []
+        self.session = Session(self.policy.grow, self.policy.threshold, self.policy.read_duplication)
+        self.devices: tuple[Device, ...] = ()
+        try:
+            self.arena = Arena(self.session, arena_bytes)
+            for index in range(devices):
+                new = Device(self, index, workers or 0, why)
+                self.devices += (new,)
+                new.map(self.arena.memory.begin, self.arena.memory.end)
+        except BaseException:
+            self.close()
+            raise
+        _open_spaces.add(self)
+
+    # ------------------------------------------------------------------------------------ life and context
+
+    def __enter__(self) -> AddressSpace:
+        self.session_or_raise()
+        _stack().append(self)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _stack().remove(self)
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "open" if self.session.open else "closed"
+        return f"<hmmemu.AddressSpace, {state}, tracker {self.tracker}, devices {list(self.devices)!r}>"
+
+    def close(self) -> None:
+        """Stops the devices and brings every page home. Arrays stay valid, as plain memory.
+
+        Kernels that still run are waited for; a failure of theirs is raised after everything is closed.
+        """
+        if self._pid != os.getpid() or not self.session.open:
+            return
+        failure: BaseException | None = None
+        for device in self.devices:
+            try:
+                device.synchronize()
+            except BaseException as error:
+                failure = error
+        with self._lock:
+            for device in self.devices:
+                self.session.detach(device.processor)
+                device.close()
+            self.session.close()
+            for registration in list(self._registered.values()):
+                registration.finalizer.detach() if registration.finalizer else None
+            self._registered.clear()
+        _open_spaces.discard(self)
+        if failure is not None:
+            raise failure
+
+    def session_or_raise(self) -> Session:
+        """The native session, while the space can be used.
+
+        Raises:
+            SpaceClosedError: it was closed, or belongs to a parent process.
+        """
+        if self._pid != os.getpid():
+            raise SpaceClosedError(
+                "this address space belongs to the process that this one was forked from: its arrays are plain "
+                "memory here; open an AddressSpace of your own"
+            )
+        if not self.session.open:
+            raise SpaceClosedError("the address space is closed; its arrays are plain memory now")
+        return self.session
+
+    # -------------------------------------------------------------------------------------------- arrays
+
+    def empty(self, shape: Shape, dtype: DTypeLike = float, order: Literal["C", "F"] = "C") -> Array:
+        """A new shared array. Untouched pages read as zeros and use no memory.
+
+        Raises:
+            ArgumentError: the dtype holds Python objects, or the shape is not one.
+            OutOfMemoryError: the arena is full.
+        """
+        self.session_or_raise()
+        kind = np.dtype(dtype)
+        if kind.hasobject:
+            raise ArgumentError(f"dtype {kind} holds Python objects, which cannot be shared with a device")
+        dimensions = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+        if any(n < 0 for n in dimensions):
+            raise ArgumentError(f"negative dimensions are not allowed: {shape!r}")
+        size = math.prod(int(n) for n in dimensions) * kind.itemsize
+        return self._allocate(size).view(kind).reshape(dimensions, order=order)
+
+    def _allocate(self, size: int) -> Array:
+        address = self.arena.take(size)
+        owner = _Owner(self.arena.memory, address, size)
+        weakref.finalize(owner, self.arena.abandon, address).atexit = False
+        return np.asarray(owner)
+
+    def zeros(self, shape: Shape, dtype: DTypeLike = float, order: Literal["C", "F"] = "C") -> Array:
+        """A new shared array of zeros; costs nothing, as untouched pages read as zeros."""
+        return self.empty(shape, dtype, order)
+
+    def ones(self, shape: Shape, dtype: DTypeLike = float, order: Literal["C", "F"] = "C") -> Array:
+        """A new shared array of ones."""
+        return self.full(shape, 1, dtype, order)
+
+    def full(
+        self, shape: Shape, fill_value: Any, dtype: DTypeLike | None = None, order: Literal["C", "F"] = "C"
+    ) -> Array:
+        """A new shared array filled with a value."""
+        array = self.empty(shape, np.asarray(fill_value).dtype if dtype is None else dtype, order)
+        array[...] = fill_value
+        return array
+
+    def asarray(self, a: Any, dtype: DTypeLike | None = None) -> Array:
+        """`a` as a shared array: itself if it lies in the arena, else a copy there."""
+        source = np.asarray(a, dtype)
+        if source.size and source.ctypes.data in self.arena:
+            return source
+        return self._copy_of(source)
+
+    def array(self, a: Any, dtype: DTypeLike | None = None) -> Array:
+        """A new shared array with the content of `a`."""
+        return self._copy_of(np.asarray(a, dtype))
+
+    def _copy_of(self, source: Array) -> Array:
+        array = self.empty(source.shape, source.dtype, _order_of(source))
+        array[...] = source
+        return array
+
+    def empty_like(self, a: Any, dtype: DTypeLike | None = None) -> Array:
+        """A new shared array with the shape, order and (unless given) dtype of `a`."""
+        source = np.asarray(a)
+        return self.empty(source.shape, dtype or source.dtype, _order_of(source))
+
+    def zeros_like(self, a: Any, dtype: DTypeLike | None = None) -> Array:
+        """As `empty_like`; zeros."""
+        return self.empty_like(a, dtype)
+
+    def ones_like(self, a: Any, dtype: DTypeLike | None = None) -> Array:
+        """As `empty_like`; ones."""
+        return self.full_like(a, 1, dtype)
+
+    def full_like(self, a: Any, fill_value: Any, dtype: DTypeLike | None = None) -> Array:
+        """As `empty_like`; filled with a value."""
+        array = self.empty_like(a, dtype)
+        array[...] = fill_value
+        return array
+
+    def view(self, address: int, size: int) -> Array:
+        """Bytes of the arena as an array of uint8 that owns nothing (for the library's own use)."""
+        return np.asarray(_Owner(self.arena.memory, address, size))
+
+    # ------------------------------------------------------------------------------------- registration
+
+    def register(self, array: Array) -> Array:
+        """Makes memory that exists part of the address space, without copying it.
+
+        The whole array that owns the memory of `array` is registered, until it is unregistered or deleted; a
+        kernel does this for plain arrays among its arguments. Registered twice is registered once.
+
+        Returns:
+            `array` itself.
+
+        Raises:
+            UnsupportedError: pages of a regular file, huge pages: use `asarray`, which copies.
+            RangeError: the memory is not mapped, or a device cannot map its addresses.
+        """
+        session = self.session_or_raise()
+        if not isinstance(array, np.ndarray):
+            raise ArgumentError(f"register takes a numpy array, not {type(array).__name__}")
+        if self._is_shared(array):
+            return array
+        if array.dtype.hasobject:
+            raise ArgumentError(f"the {describe(array)} holds Python objects, which cannot be shared with a device")
+        owner = root(array)
+        memory = extent(owner)
+        with self._lock:
+            if id(owner) in self._registered:
+                return array
+            shared = is_shared_mapping(memory, array)
+            fresh = session.add_range(*memory.pages, shared)
+            try:
+                self._map(fresh)
+            except BaseException:
+                session.drop_range(*memory.pages)
+                raise
+            registration = Registration(memory, weakref.ref(owner))
+            self._registered[id(owner)] = registration
+            registration.finalizer = weakref.finalize(owner, self._unregister, id(owner))
+            registration.finalizer.atexit = False
+        return array
+
+    def unregister(self, array: Array) -> None:
+        """Brings the array's pages home and takes its memory out of the address space.
+
+        Raises:
+            RangeError: it is not registered.
+        """
+        self.session_or_raise()
+        owner = root(array)
+        with self._lock:
+            registration = self._registered.get(id(owner))
+            if registration is None:
+                raise RangeError(f"the {describe(array)} is not registered")
+            if registration.finalizer:
+                registration.finalizer.detach()
+            self._unregister(id(owner))
+
+    def _unregister(self, key: int) -> None:
+        registration = self._registered.pop(key, None)
+        if registration is None or self._pid != os.getpid() or not self.session.open:
+            return
+        for begin, end in self.session.drop_range(*registration.memory.pages):
+            for device in self.devices:
+                device.unmap(begin, end)
+
+    def _map(self, ranges: list[tuple[int, int]]) -> None:
+        done: list[tuple[Device, int, int]] = []
+        try:
+            for begin, end in ranges:
+                for device in self.devices:
+                    device.map(begin, end)
+                    done.append((device, begin, end))
+        except BaseException:
+            for device, begin, end in done:
+                device.unmap(begin, end)
+            raise
+
+    def mapped_ranges(self) -> list[tuple[int, int]]:
+        """Everything that devices map, merged: the arena and the registered pages."""
+        pages = sorted(r.memory.pages for r in list(self._registered.values()))
+        merged: list[tuple[int, int]] = []
+        for begin, end in pages:
+            if merged and begin <= merged[-1][1]:
+                merged[-1] = merged[-1][0], max(end, merged[-1][1])
+            else:
+                merged.append((begin, end))
+        return [(self.arena.memory.begin, self.arena.memory.end), *merged]
+
+    def _is_shared(self, array: Array) -> bool:
+        if array.size == 0 or array.ctypes.data in self.arena:
+            return True
+        return id(root(array)) in self._registered
+
+    def require(self, array: Array) -> None:
+        """RangeError unless the array lies in the address space (for the library's own use)."""
+        self.session_or_raise()
+        if not isinstance(array, np.ndarray):
+            raise ArgumentError(f"a numpy array is needed, not {type(array).__name__}")
+        if not self._is_shared(array):
+            raise RangeError(
+                f"the {describe(array)} is not in the address space: register it, or allocate it with space.empty"
+            )
+
+    # ------------------------------------------------------------------------------------------- pages
+
+    def prepare(self, pointer: Pointer, device: Device) -> None:
+        """Gets an argument ready for a launch (for the library's own use)."""
+        self.register(pointer.array)
+        memory = extent(pointer.array)
+        if pointer.discards and pointer.array.flags.forc:
+            self.session.discard(*memory.inner_pages)
+        if self.policy.launch == "prefetch" and memory.end > memory.begin:
+            self.session.access(*memory.pages, device.processor, pointer.writes, CAUSES.index("launch"))
+
+    def prefetch(self, array: Array, location: Location, *, write: bool = True) -> None:
+        """Brings an array's pages to a device or to `hmm.cpu`, before they are touched there.
+
+        Args:
+            array: in the address space.
+            location: a device of this space, or `hmm.cpu`.
+            write: False makes readable copies and leaves those that there are.
+
+        Raises:
+            RangeError: the array is not in the address space.
+        """
+        self.require(array)
+        if not isinstance(location, (Device, _Cpu)) or (
+            isinstance(location, Device) and location not in self.devices
+        ):
+            raise ArgumentError(f"prefetch goes to a device of this space or to hmm.cpu, not to {location!r}")
+        if array.size:
+            cause = CAUSES.index("prefetch")
+            self.session.access(*extent(array).pages, location.processor, write, cause)
+
+    def discard(self, array: Array) -> None:
+        """Forgets the content of an array; whole pages of it read as zeros afterwards, and use no memory."""
+        self.require(array)
+        self.session.discard(*extent(array).inner_pages)
+
+    def residency(self, array: Array) -> Array:
+        """Who holds each page of an array.
+
+        Returns:
+            array of str, one a page; one letter a processor, the CPU first: "-" nothing, "S" a readable copy,
+            "X" the only copy, writable. "--": never touched.
+
+        Raises:
+            RangeError: the array is not in the address space.
+        """
+        self.require(array)
+        memory = extent(array) if array.size else Range(0, 0)
+        words = np.frombuffer(self.session.snapshot(*memory.pages), np.uint64)
+        letters = np.array(["-", "S", "X", "?"])
+        columns = [letters[(words >> np.uint64(2 * p)) & np.uint64(3)] for p in range(1 + len(self.devices))]
+        result = columns[0]
+        for column in columns[1:]:
+            result = np.char.add(result, column)
+        return result
+
+    def nearest(self, address: int) -> str:
+        """In words, how far an address is from the nearest array (for error messages)."""
+        ranges = [(begin, end, "array") for begin, end in self.arena.allocations()]
+        for registration in list(self._registered.values()):
+            owner = registration.owner()
+            label = f"registered array of shape {owner.shape}, dtype {owner.dtype}" if owner is not None else "array"
+            ranges.append((registration.memory.begin, registration.memory.end, label))
+        if not ranges:
+            return "there are no shared arrays"
+        begin, end, label = min(ranges, key=lambda r: max(r[0] - address, address - r[1] + 1, 0))
+        place = f"{label} at {begin:#x}, {end - begin:,} bytes"
+        if address < begin:
+            return f"the nearest {place}, begins {begin - address:,} bytes after it"
+        if address >= end:
+            return f"the nearest {place}, ends {address - end:,} bytes before it"
+        return f"it lies in the {place}, {address - begin:,} bytes from its begin"
+
+    # ------------------------------------------------------------------------------------ devices, stats
+
+    @property
+    def current_device(self) -> Device:
+        """Where launches go: the device of the innermost ``with device:``, else the first."""
+        self.session_or_raise()
+        return self._current[-1] if self._current else self.devices[0]
+
+    def push_device(self, device: Device) -> None:
+        """See `Device.__enter__`."""
+        self._current.append(device)
+
+    def pop_device(self) -> None:
+        """See `Device.__exit__`."""
+        self._current.pop()
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Waits until everything launched on any device has ended; see `Stream.synchronize`."""
+        self.session_or_raise()
+        for device in self.devices:
+            device.synchronize(timeout)
+
+    def stats(self) -> Stats:
+        """What happened to the pages since the space was opened or `reset_stats` was called."""
+        self.session_or_raise()
+        return read_stats(self.session.counters(), ["CPU", *(device.name for device in self.devices)])
+
+    def reset_stats(self) -> None:
+        """Sets the counters to zero."""
+        self.session_or_raise().reset_counters()
+
+
+def _order_of(array: Array) -> Literal["C", "F"]:
+    return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
+
+
+def _choose_device(device: str) -> str:
+    """Why the emulated device is used.
+
+    Raises:
+        ArgumentError: no such device. UnsupportedError: it cannot be had here.
+    """
+    asked = os.environ.get("HMMEMU_DEVICE", "auto") if device == "auto" else device
+    if asked == "emulated":
+        return "asked for" if device != "auto" else "HMMEMU_DEVICE=emulated"
+    if asked == "auto":
+        return "device='auto' and CUDA devices are not supported yet"
+    if asked.startswith("cuda"):
+        raise UnsupportedError("CUDA devices are not supported yet: use device='emulated' (or 'auto')")
+    raise ArgumentError(f"device={asked!r}: use 'auto', 'emulated' or 'cuda'")
+
+
+def _choose_tracker(tracker: str) -> str:
+    asked = os.environ.get("HMMEMU_TRACKER", "auto") if tracker == "auto" else tracker
+    if asked not in ("auto", "uffd"):
+        raise ArgumentError(f"tracker={asked!r}: use 'auto' or 'uffd'")
+    return "uffd"
+
+
+_open_spaces: weakref.WeakSet[AddressSpace] = weakref.WeakSet()
+_threads = threading.local()
+_default: AddressSpace | None = None
+_default_lock = threading.Lock()
+
+
+def _stack() -> list[AddressSpace]:
+    if not hasattr(_threads, "stack"):
+        _threads.stack = []
+    stack: list[AddressSpace] = _threads.stack
+    return stack
+
+
+def current_space() -> AddressSpace:
+    """The space of the innermost ``with`` of this thread, else the default one, opened at first use."""
+    global _default
+    if _stack():
+        return _stack()[-1]
+    with _default_lock:
+        if _default is None or not _default.session.open:
+            _default = AddressSpace()
+        return _default
+
+
+@atexit.register
+def _close_all() -> None:
+    for space in list(_open_spaces):
+        space.close()
