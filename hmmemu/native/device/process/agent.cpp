@@ -1,0 +1,116 @@
+// Purpose: answer the control socket: map, unmap, load, unload, ping. One request at a time.
+// A long load (its constructors write shared memory, which faults to the driver) holds up later requests only.
+#include "agent.h"
+#include "device.h"
+#include "failure.h"
+#include "modules.h"
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string>
+#include <sys/mman.h>
+#include <sys/socket.h>
+
+namespace hmmemu::device {
+namespace {
+
+bool send_packet(int socket, const void* data, size_t bytes) {
+  ssize_t sent;
+  do
+    sent = send(socket, data, bytes, MSG_NOSIGNAL);
+  while (sent < 0 && errno == EINTR);
+  return sent == ssize_t(bytes);
+}
+
+bool send_text(int socket, const std::string& text) {
+  for (size_t at = 0; at < text.size(); at += kTextPacket)
+    if (!send_packet(socket, text.data() + at, std::min<size_t>(kTextPacket, text.size() - at)))
+      return false;
+  return true;
+}
+
+LoadResult map_range(const Agent& agent, const Request& request) {
+  const int error = map_vram(agent.userfault, agent.vram, request.address, request.length);
+  if (error == 0)
+    return {kStatusOk, 0, ""};
+  if (error == EEXIST)
+    return {kStatusTaken, 0, "the device process uses that address itself"};
+  return {kStatusFailed, uint64_t(error), strerror(error)};
+}
+
+LoadResult unmap_range(const Request& request) {
+  if (munmap(reinterpret_cast<void*>(request.address), request.length) == 0)
+    return {kStatusOk, 0, ""};
+  return {kStatusFailed, uint64_t(errno), strerror(errno)};
+}
+
+LoadResult answer(const Agent& agent, const Request& request) {
+  switch (request.kind) {
+  case kRequestPing:
+    return {kStatusOk, 0, ""};
+  case kRequestMap:
+    return map_range(agent, request);
+  case kRequestUnmap:
+    return unmap_range(request);
+  case kRequestLoad:
+    return load_module(std::string(request.text, request.text_bytes), request.address, request.length,
+                       request.initialise != 0);
+  case kRequestUnload:
+    return unload_module(request.address);
+  }
+  return {kStatusFailed, 0, "unknown request"};
+}
+
+// False at the end of the conversation.
+bool receive(int socket, Request& request) {
+  ssize_t got;
+  do
+    got = recv(socket, &request, sizeof request, 0);
+  while (got < 0 && errno == EINTR);
+  constexpr size_t kHead = offsetof(Request, text);
+  return got >= ssize_t(kHead) && request.text_bytes <= size_t(got) - kHead;
+}
+
+} // namespace
+
+bool greet(const Agent& agent, const char* error) {
+  Reply reply{0, kStatusOk, 0, agent.userfault.user_mode_only, agent.userfault.features};
+  std::string text;
+  if (error) {
+    text = error;
+    reply.status = agent.userfault.fd < 0 ? kStatusUnsupported : kStatusFailed;
+    reply.text_bytes = uint32_t(text.size());
+  }
+  iovec part{&reply, sizeof reply};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (!error) {
+    message.msg_control = control;
+    message.msg_controllen = sizeof control;
+    cmsghdr* const head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(head), &agent.userfault.fd, sizeof(int));
+  }
+  return sendmsg(agent.control, &message, MSG_NOSIGNAL) == ssize_t(sizeof reply) && send_text(agent.control, text);
+}
+
+void* answer_requests(void* argument) {
+  const Agent& agent = *static_cast<const Agent*>(argument);
+  unsigned char* const stack = reserve_memory(kThreadStack, kPage);
+  if (stack)
+    use_alternate_stack(stack + kPage, kThreadStack - kPage);
+  static Request request;
+  while (receive(agent.control, request)) {
+    const LoadResult result = answer(agent, request);
+    const Reply reply{request.id, result.status, uint32_t(result.text.size()), 0, result.value};
+    if (!send_packet(agent.control, &reply, sizeof reply) || !send_text(agent.control, result.text))
+      break;
+  }
+  _exit(0);
+}
+
+} // namespace hmmemu::device

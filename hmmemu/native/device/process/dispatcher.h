@@ -1,0 +1,9 @@
+// Worker 0's loop over the queue of launches and markers.
+#pragma once
+#include "device.h"
+
+namespace hmmemu::device {
+
+[[noreturn]] void run_queue(Worker& worker);
+
+} // namespace hmmemu::device

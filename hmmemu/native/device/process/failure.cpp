@@ -1,0 +1,216 @@
+// Purpose: turn a signal or a kernel's own failure into the crash record, and end the process.
+//
+// Finding the thread: a kernel that runs as a vectorised loop does not know which CUDA thread faulted. The handler
+// then runs the faulting block once more with HMM_LAUNCH_PRECISE, from within the handler and on the signal
+// stack. The kernel is dead already and what it wrote is undefined, so a second run of one block does no
+// further harm; its fault arrives as a nested signal, which completes the record. The rerun is bounded by
+// kRerunSeconds (SIGALRM), and if it does not fault again the record stands as it is, without a thread.
+//
+// Invariants: only the reporting thread writes the record; everything here is async-signal-safe.
+#include "failure.h"
+#include "objects.h"
+#include <cerrno>
+#include <csignal>
+#include <cstdlib>
+#include <cstring>
+#include <ucontext.h>
+#include <unistd.h>
+
+thread_local hmm_worker* hmmemu_worker_self = nullptr;
+
+namespace hmmemu::device {
+namespace {
+
+constexpr unsigned kRerunSeconds = 2;
+std::atomic<pid_t> reporter{0};
+std::atomic<bool> finishing{false};
+
+pid_t this_thread() { return pid_t(syscall(SYS_gettid)); }
+
+Worker* this_worker() { return reinterpret_cast<Worker*>(hmmemu_worker_self); }
+
+[[noreturn]] void stop_here() {
+  for (;;)
+    pause();
+}
+
+[[noreturn]] void finish() {
+  if (finishing.exchange(true))
+    stop_here();
+  channel->crash.state = kCrashComplete;
+  futex_wake(channel->queue.complete_bell, INT_MAX);
+  _exit(kExitFailure);
+}
+
+// The first thread that fails goes on; others stop. A thread that reports already ends the process.
+void become_reporter() {
+  pid_t nobody = 0;
+  const pid_t me = this_thread();
+  if (reporter.compare_exchange_strong(nobody, me))
+    return;
+  if (nobody == me)
+    finish();
+  stop_here();
+}
+
+void copy_text(char* to, size_t room, const char* from) {
+  size_t n = 0;
+  for (; from && from[n] && n + 1 < room; n++)
+    to[n] = from[n];
+  to[n] = 0;
+}
+
+hmm_dim3 read(const volatile hmm_dim3& d) { return {d.x, d.y, d.z}; }
+
+void record_kernel(Crash& crash, const Worker* w) {
+  crash.tid = this_thread();
+  if (!w)
+    return;
+  crash.worker = w->abi.index;
+  const hmm_kernel* const kernel = w->kernel;
+  const hmm_launch* const launch = w->launch;
+  if (!kernel || !launch)
+    return;
+  crash.in_kernel = 1;
+  crash.ticket = w->ticket;
+  copy_text(crash.kernel, sizeof crash.kernel, kernel->name);
+  crash.grid = launch->grid;
+  crash.block_size = launch->block;
+  crash.block = read(w->abi.block);
+  crash.block_known = crash.block.x < crash.grid.x && crash.block.y < crash.grid.y && crash.block.z < crash.grid.z;
+  crash.thread_known = w->abi.thread_known != 0;
+  crash.thread = read(w->abi.thread);
+}
+
+#if defined(__x86_64__)
+void record_registers(Crash& crash, const ucontext_t* context) {
+  constexpr greg_t kPageFault = 14, kWrite = 2, kFetch = 16;
+  const greg_t* const r = context->uc_mcontext.gregs;
+  crash.instruction = uint64_t(r[REG_RIP]);
+  if (r[REG_TRAPNO] == kPageFault)
+    crash.access = r[REG_ERR] & kFetch ? kAccessExecute : r[REG_ERR] & kWrite ? kAccessWrite : kAccessRead;
+}
+#elif defined(__aarch64__)
+void record_registers(Crash& crash, const ucontext_t* context) {
+  crash.instruction = context->uc_mcontext.pc;
+  auto* head = reinterpret_cast<const _aarch64_ctx*>(context->uc_mcontext.__reserved);
+  for (; head->magic && head->size; head = reinterpret_cast<const _aarch64_ctx*>(
+                                        reinterpret_cast<const char*>(head) + head->size)) {
+    if (head->magic != ESR_MAGIC)
+      continue;
+    const uint64_t esr = reinterpret_cast<const esr_context*>(head)->esr;
+    const uint64_t kind = esr >> 26; // exception class: 0x20 instruction abort, 0x24 data abort, from user mode
+    if (kind == 0x20)
+      crash.access = kAccessExecute;
+    else if (kind == 0x24)
+      crash.access = esr & (1u << 6) ? kAccessWrite : kAccessRead;
+  }
+}
+#else
+void record_registers(Crash&, const ucontext_t*) {}
+#endif
+
+bool in_guard(const Worker* w, uint64_t address) {
+  if (!w)
+    return false;
+  const auto offset = [&](const unsigned char* low) { return address - reinterpret_cast<uint64_t>(low); };
+  const uint64_t fiber = offset(w->abi.stacks);
+  if (fiber < uint64_t(HMM_MAX_THREADS) * HMM_STACK_BYTES)
+    return fiber % HMM_STACK_BYTES < kPage;
+  return offset(w->stack) < kThreadGuard || offset(w->alternate_stack) < kThreadGuard;
+}
+
+void record_signal(Crash& crash, int signal, const siginfo_t* info, const ucontext_t* context) {
+  crash.kind = kCrashSignal;
+  crash.signal = signal;
+  crash.code = info->si_code;
+  crash.access = kAccessUnknown;
+  record_registers(crash, context);
+  // SI_KERNEL: the processor did not say which address (on x86, one that is not canonical).
+  crash.address_known = (signal == SIGSEGV || signal == SIGBUS) && info->si_code > 0 && info->si_code != SI_KERNEL;
+  crash.address = crash.address_known ? reinterpret_cast<uint64_t>(info->si_addr) : 0;
+  crash.stack_overflow = crash.address_known && in_guard(this_worker(), crash.address);
+  const Place place = find_object(crash.instruction);
+  copy_text(crash.module, sizeof crash.module, place.path);
+  crash.module_offset = place.offset;
+  record_kernel(crash, this_worker());
+}
+
+void rerun_block(Worker& w, const Crash& crash) {
+  hmm_launch again = *w.launch;
+  again.flags |= HMM_LAUNCH_PRECISE;
+  const uint64_t number = crash.block.x + uint64_t(crash.grid.x) * (crash.block.y + uint64_t(crash.grid.y) * crash.block.z);
+  w.rerun = true;
+  alarm(kRerunSeconds);
+  w.kernel->run(&w.abi, &again, number, number + 1);
+}
+
+void on_fault(int signal, siginfo_t* info, void* context) {
+  Crash& crash = channel->crash;
+  Worker* const w = this_worker();
+  const auto* const registers = static_cast<const ucontext_t*>(context);
+  if (w && w->rerun && reporter == this_thread()) {
+    if (w->abi.thread_known)
+      record_signal(crash, signal, info, registers);
+    finish();
+  }
+  become_reporter();
+  record_signal(crash, signal, info, registers);
+  crash.state = kCrashPartial;
+  if (crash.in_kernel && crash.block_known && !crash.thread_known && !crash.stack_overflow && signal != SIGABRT)
+    rerun_block(*w, crash);
+  finish();
+}
+
+void on_alarm(int) {
+  if (reporter != 0)
+    finish();
+}
+
+} // namespace
+
+void install_fault_handlers() {
+  struct sigaction action {};
+  action.sa_sigaction = on_fault;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+  for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT})
+    sigaction(signal, &action, nullptr);
+  struct sigaction alarm_action {};
+  alarm_action.sa_handler = on_alarm;
+  alarm_action.sa_flags = SA_ONSTACK;
+  sigaction(SIGALRM, &alarm_action, nullptr);
+}
+
+void use_alternate_stack(unsigned char* low, size_t bytes) {
+  stack_t stack{};
+  stack.ss_sp = low;
+  stack.ss_size = bytes;
+  sigaltstack(&stack, nullptr);
+}
+
+void fail_kernel(hmm_worker* worker, int failure, const char* message) {
+  become_reporter();
+  Crash& crash = channel->crash;
+  crash.kind = kCrashKernel;
+  crash.failure = uint32_t(failure);
+  copy_text(crash.message, sizeof crash.message, message);
+  record_kernel(crash, reinterpret_cast<Worker*>(worker));
+  finish();
+}
+
+void fail_launch(uint64_t ticket, const char* message) {
+  become_reporter();
+  channel->crash.kind = kCrashLaunch;
+  copy_text(channel->crash.message, sizeof channel->crash.message, message);
+  channel->crash.ticket = ticket;
+  finish();
+}
+
+void fail_device(const char* message) {
+  become_reporter();
+  channel->crash.kind = kCrashDevice;
+  copy_text(channel->crash.message, sizeof channel->crash.message, message);
+  finish();
+}
+
+} // namespace hmmemu::device

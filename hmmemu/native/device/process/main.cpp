@@ -1,0 +1,140 @@
+// hmmemu-device: the process of one emulated device. Started by hmmemu; not a program to run by hand.
+//
+//   hmmemu-device FD_CONTROL FD_CHANNEL FD_VRAM INDEX
+//
+// Control: socket for requests. Channel: shared memory (protocol.h). VRAM: the device's frames; file offset is
+// virtual address. The CPU process starts it with a stack limit that moves this process's own mappings away from
+// the CPU process's (client/spawn.cpp), and with all signals blocked.
+//
+// It ends when its parent ends, in whatever way: the socket closes, or the parent's pidfd becomes readable, or
+// the parent's process id is not the one it was. The socket alone is not enough, because children that the
+// parent forked hold it too; PR_SET_PDEATHSIG follows the parent's thread and not its process.
+#include "agent.h"
+#include "device.h"
+#include "failure.h"
+#include "objects.h"
+#include "shootdown.h"
+#include "workers.h"
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+namespace hmmemu::device {
+
+Channel* channel = nullptr;
+
+namespace {
+
+constexpr int kParentLookMs = 250;
+
+[[noreturn]] void give_up(const char* text) {
+  fprintf(stderr, "hmmemu-device: %s\n", text);
+  _exit(2);
+}
+
+Channel* map_channel(int fd) {
+  void* const memory = mmap(nullptr, sizeof(Channel), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (memory == MAP_FAILED)
+    give_up("cannot map the channel");
+  auto* const mapped = static_cast<Channel*>(memory);
+  if (mapped->magic != kMagic)
+    give_up("the channel is of another version of hmmemu: reinstall it");
+  return mapped;
+}
+
+// Keeps the three descriptors that were given and the error output.
+void close_strangers(int a, int b, int c) {
+  int keep[] = {a, b, c};
+  if (keep[0] > keep[1])
+    std::swap(keep[0], keep[1]);
+  if (keep[1] > keep[2])
+    std::swap(keep[1], keep[2]);
+  if (keep[0] > keep[1])
+    std::swap(keep[0], keep[1]);
+  unsigned from = 3;
+  for (int fd : keep) {
+    if (unsigned(fd) > from)
+      syscall(SYS_close_range, from, unsigned(fd) - 1, 0u);
+    from = unsigned(fd) + 1;
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+  }
+  syscall(SYS_close_range, from, ~0u, 0u);
+  const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  dup2(null, 0);
+  dup2(null, 1);
+  close(null);
+}
+
+void set_limits() {
+  rlimit stack;
+  if (getrlimit(RLIMIT_STACK, &stack) == 0) {
+    stack.rlim_cur = channel->stack_limit;
+    setrlimit(RLIMIT_STACK, &stack);
+  }
+  const rlimit no_core{0, 0}; // it would hold the video memory
+  setrlimit(RLIMIT_CORE, &no_core);
+}
+
+// Ctrl-C goes to the whole group: the CPU process decides what it means for the device.
+void set_signals() {
+  for (int number : {SIGINT, SIGQUIT, SIGPIPE})
+    signal(number, SIG_IGN);
+  install_fault_handlers();
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+}
+
+[[noreturn]] void watch_parent(int control) {
+  const pid_t parent = channel->parent;
+  pollfd sources[2] = {{control, POLLRDHUP, 0}, {int(syscall(SYS_pidfd_open, parent, 0)), POLLIN, 0}};
+  while (getppid() == parent) {
+    if (poll(sources, 2, kParentLookMs) <= 0)
+      continue;
+    if (sources[0].revents & (POLLHUP | POLLRDHUP | POLLERR) || sources[1].revents & POLLIN)
+      break;
+  }
+  _exit(0);
+}
+
+const char* start_threads(const Agent& agent) {
+  if (agent.userfault.fd < 0)
+    return agent.userfault.error.c_str();
+  if (!start_shootdown())
+    return "cannot start the shootdown threads";
+  return start_workers(channel->worker_wish);
+}
+
+} // namespace
+
+int run(int control, int channel_fd, int vram) {
+  close_strangers(control, channel_fd, vram);
+  channel = map_channel(channel_fd);
+  close(channel_fd);
+  set_limits();
+  set_signals();
+  prctl(PR_SET_NAME, "hmmemu-device");
+  static Agent agent{control, vram, open_userfault()};
+  refresh_objects();
+  const char* const error = start_threads(agent);
+  if (!greet(agent, error) || error)
+    return 1;
+  if (!start_thread("agent", answer_requests, &agent))
+    return 1;
+  watch_parent(control);
+}
+
+} // namespace hmmemu::device
+
+int main(int argc, char** argv) {
+  if (argc != 5) {
+    fprintf(stderr, "hmmemu-device is started by hmmemu; use `hmmemu run`\n");
+    return 2;
+  }
+  _exit(hmmemu::device::run(atoi(argv[1]), atoi(argv[2]), atoi(argv[3])));
+}

@@ -1,0 +1,15 @@
+// One launch shared among the workers.
+#pragma once
+#include "device.h"
+
+namespace hmmemu::device {
+
+void open_pool(uint32_t workers);
+
+// Worker 0: runs every block of the launch, with help if there is more than one chunk. Returns when all are done.
+void run_launch(Worker& worker, const hmm_kernel* kernel, const hmm_launch& launch, uint64_t ticket);
+
+// Workers 1 and up: helps with launches, for ever.
+void help(Worker& worker);
+
+} // namespace hmmemu::device

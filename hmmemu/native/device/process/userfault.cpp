@@ -1,0 +1,108 @@
+// Purpose: open the userfaultfd with the features that the driver needs, and register mapped ranges with it.
+// Invariant: a mapping of video memory becomes accessible only after its registration.
+#include "userfault.h"
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace hmmemu::device {
+namespace {
+
+// Values of linux/userfaultfd.h, by hand: Debian 12's header is older than the kernels it runs on.
+constexpr uint64_t kPagefaultFlagWp = 1u << 0, kMissingShmem = 1u << 5, kThreadId = 1u << 8,
+                   kMinorShmem = 1u << 10, kWpShmem = 1u << 12, kWpUnpopulated = 1u << 13;
+constexpr uint64_t kNeeded = kPagefaultFlagWp | kMissingShmem | kWpShmem; // Linux 5.19
+constexpr uint64_t kWanted = kNeeded | kThreadId | kMinorShmem | kWpUnpopulated;
+constexpr int kUserModeOnly = 1;
+constexpr unsigned long kRegisterMissing = 1, kRegisterWp = 2, kRegisterMinor = 4;
+constexpr unsigned long kIoctlNew = 0xAA00; // USERFAULTFD_IOC_NEW, _IO(0xAA, 0x00)
+
+int open_raw(bool* user_mode_only, int* error) {
+  const int flags = O_CLOEXEC | O_NONBLOCK;
+  *user_mode_only = false;
+  int fd = int(syscall(SYS_userfaultfd, flags));
+  if (fd >= 0)
+    return fd;
+  *error = errno;
+  const int node = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+  if (node >= 0) {
+    fd = ioctl(node, kIoctlNew, flags);
+    close(node);
+    if (fd >= 0)
+      return fd;
+  }
+  *user_mode_only = true;
+  return int(syscall(SYS_userfaultfd, flags | kUserModeOnly));
+}
+
+// UFFDIO_API settles a descriptor for good, so a first one asks what there is and a second one takes it.
+bool settle(int fd, uint64_t features, uint64_t* available) {
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = features;
+  if (ioctl(fd, UFFDIO_API, &api) != 0)
+    return false;
+  *available = api.features;
+  return true;
+}
+
+} // namespace
+
+Userfault open_userfault() {
+  Userfault result;
+  int error = 0;
+  uint64_t available = 0;
+  const int probe = open_raw(&result.user_mode_only, &error);
+  if (probe < 0) {
+    result.error = std::string("userfaultfd is refused (") + strerror(error) +
+                   "): set vm.unprivileged_userfaultfd=1, or give this user access to /dev/userfaultfd; in a "
+                   "container, allow the system call in its seccomp profile";
+    return result;
+  }
+  const bool settled = settle(probe, 0, &available);
+  close(probe);
+  if (!settled || (available & kNeeded) != kNeeded) {
+    result.error = "this kernel's userfaultfd cannot write-protect shared memory: Linux 5.19 or newer is needed";
+    return result;
+  }
+  result.fd = open_raw(&result.user_mode_only, &error);
+  result.features = available & kWanted;
+  if (result.fd < 0 || !settle(result.fd, result.features, &available)) {
+    result.error = std::string("userfaultfd does not start: ") + strerror(errno);
+    if (result.fd >= 0)
+      close(result.fd);
+    result.fd = -1;
+  }
+  return result;
+}
+
+int map_vram(const Userfault& userfault, int vram, uint64_t address, uint64_t length) {
+  void* const wish = reinterpret_cast<void*>(address);
+  void* const got = mmap(wish, length, PROT_NONE, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_NORESERVE, vram,
+                         off_t(address));
+  if (got == MAP_FAILED)
+    return errno;
+  int error = 0;
+  if (got != wish) { // kernels before 4.17 take the address for a hint
+    munmap(got, length);
+    return EEXIST;
+  }
+  madvise(got, length, MADV_NOHUGEPAGE); // pages move one by one
+  uffdio_register request{};
+  request.range = {address, length};
+  request.mode = kRegisterMissing | kRegisterWp;
+  if (userfault.features & kMinorShmem)
+    request.mode |= kRegisterMinor;
+  if (ioctl(userfault.fd, UFFDIO_REGISTER, &request) != 0 || mprotect(got, length, PROT_READ | PROT_WRITE) != 0) {
+    error = errno;
+    munmap(got, length);
+  }
+  return error;
+}
+
+} // namespace hmmemu::device

@@ -1,0 +1,147 @@
+// What the CPU process and a device process share: the layout of their common memory (the channel) and the
+// messages of the control socket. Both programs come from one build; `kMagic` guards against a mix.
+//
+// The channel is a memfd made by the CPU process. Each part says who writes it. A wild store of a kernel can hit
+// the channel, so the CPU process checks what it reads there: it may get a wrong answer, never a wrong access.
+//
+// Sequence: ticket t (1, 2, ...) of the queue lives in slot (t - 1) % kSlots. The CPU process writes the slot,
+// then raises `produced` to t; the device runs tickets in order and raises `completed`. A slot is written again
+// only when its ticket has completed. Tickets go on counting when a device process is started anew.
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <hmmemu/abi.h>
+
+namespace hmmemu::device {
+
+inline constexpr uint32_t kMagic = 0x484d4d03u + (HMMEMU_ABI << 8);
+inline constexpr uint64_t kVramBytes = 1ull << 47; // file offset == virtual address
+inline constexpr uint32_t kSlots = 512;            // launches and markers under way at most
+inline constexpr uint32_t kParamBytes = 4096;      // CUDA's limit for a kernel's parameters
+inline constexpr uint32_t kOutputBytes = 1u << 20; // printf text not yet taken
+inline constexpr uint32_t kMaxWorkers = 256;
+inline constexpr uint32_t kMaxCpus = 1024; // CPU numbers known to the shootdown table
+inline constexpr uint32_t kLayouts = 4;    // address layouts a device process can be started in
+
+// ---- the queue of launches: CPU process produces, worker 0 of the device consumes ----
+
+enum SlotKind : uint32_t { kSlotLaunch = 1, kSlotMarker = 2 };
+
+struct alignas(64) Slot {
+  uint32_t kind;
+  uint32_t flags; // hmm_launch_flags
+  uint64_t kernel; // handle from LOAD
+  hmm_dim3 grid, block;
+  uint32_t dynamic_shared, param_bytes;
+  uint64_t time_ns; // markers: CLOCK_MONOTONIC, written by the device before it completes the ticket
+  alignas(64) unsigned char params[kParamBytes];
+};
+
+struct Queue {
+  alignas(64) std::atomic<uint64_t> produced;
+  std::atomic<uint32_t> submit_bell;    // low half of `produced`; the dispatcher sleeps on it
+  alignas(64) std::atomic<uint64_t> completed;
+  std::atomic<uint32_t> complete_bell;  // low half of `completed`; waiters sleep on it
+  alignas(64) std::atomic<uint32_t> dispatcher_asleep;
+  std::atomic<uint32_t> waiters;
+  Slot slots[kSlots];
+};
+
+// ---- shootdown: one mailbox and one device thread per CPU, so that a request stays on its CPU ----
+
+struct alignas(64) Mailbox {
+  std::atomic<uint32_t> request; // sequence number, raised by the CPU process when the rest is written
+  std::atomic<uint32_t> done;    // the last request answered
+  uint64_t address, length;
+  int32_t error; // errno of the answer, 0 if the range has no page table entries any more
+};
+
+// ---- why the device died: written once, by the first thread that fails ----
+
+enum CrashKind : uint32_t {
+  kCrashSignal = 1, // a signal in a kernel or module constructor
+  kCrashKernel = 2, // services->fail: `failure` and `message`
+  kCrashLaunch = 3, // a launch that the device refused: `message`
+  kCrashDevice = 4, // the device's own code failed: `message`
+};
+enum CrashState : uint32_t { kCrashNone = 0, kCrashPartial = 1, kCrashComplete = 2 };
+enum CrashAccess : uint32_t { kAccessUnknown = 0, kAccessRead, kAccessWrite, kAccessExecute };
+
+struct Crash {
+  std::atomic<uint32_t> state;
+  uint32_t kind;
+  int32_t signal, code, tid;
+  uint32_t failure; // hmm_failure
+  uint64_t address;
+  uint32_t address_known, access, stack_overflow;
+  uint32_t worker, in_kernel, block_known, thread_known;
+  uint64_t instruction, module_offset; // offset as `addr2line -e module` wants it
+  uint64_t ticket;
+  hmm_dim3 grid, block_size, block, thread;
+  char kernel[256], module[1024], message[4096];
+};
+
+// ---- printf: a ring of bytes; workers append under `lock`, the CPU process moves `tail` ----
+
+struct Output {
+  alignas(64) std::atomic<uint32_t> lock; // of the workers among themselves
+  std::atomic<uint64_t> head;             // bytes ever appended
+  std::atomic<uint64_t> dropped;          // bytes that found no room
+  alignas(64) std::atomic<uint64_t> tail; // bytes ever taken
+  char text[kOutputBytes];
+};
+
+// ---- the channel ----
+
+struct WorkerInfo {
+  int32_t tid, cpu;
+};
+
+struct Channel {
+  // Written by the CPU process before the device starts.
+  uint32_t magic, worker_wish; // wish: 0 is one worker per allowed CPU
+  int32_t parent;              // process id of the CPU process
+  uint32_t spin_ns;            // how long waiting threads look before they sleep; 0 on one CPU
+  uint64_t stack_limit;        // RLIMIT_STACK to go back to
+  // Written by the device before its first message.
+  uint32_t worker_count, mailbox_count;
+  WorkerInfo workers[kMaxWorkers];
+  int16_t mailbox_of_cpu[kMaxCpus]; // -1: none
+  Mailbox mailboxes[kMaxWorkers];
+  Crash crash;
+  Queue queue;
+  Output output;
+};
+
+// ---- control socket (SOCK_SEQPACKET): a request, a reply, then `text_bytes` of text in packets ----
+
+inline constexpr uint32_t kTextPacket = 32768;
+inline constexpr uint32_t kPathBytes = 4096;
+
+enum RequestKind : uint32_t { kRequestPing = 1, kRequestMap, kRequestUnmap, kRequestLoad, kRequestUnload };
+
+struct Request {
+  uint32_t id, kind;
+  uint64_t address, length; // MAP, UNMAP: the range. LOAD: where globals go, and the room there. UNLOAD: module
+  uint32_t initialise;      // LOAD: give globals their initial values
+  uint32_t text_bytes;
+  char text[kPathBytes]; // LOAD: path. Only `text_bytes` of it are sent
+};
+
+enum Status : uint32_t {
+  kStatusOk = 0,
+  kStatusFailed,      // text says why
+  kStatusTaken,       // MAP: the device uses that address itself
+  kStatusNoMemory,    // LOAD: globals need `value` bytes
+  kStatusUnsupported, // start: userfaultfd is missing or refused
+};
+
+// Reply 0 is the device's greeting: the userfaultfd as SCM_RIGHTS, `value` its features.
+struct Reply {
+  uint32_t id, status, text_bytes;
+  uint32_t user_mode_only; // greeting: faults inside system calls do not reach the userfaultfd
+  uint64_t value;
+};
+
+} // namespace hmmemu::device
