@@ -10,11 +10,12 @@ import mmap
 import os
 import platform
 import resource
-import subprocess
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from hmmemu.errors import Error
 
 MIN_MAPS = 65530  # Linux's own default for vm.max_map_count
 MIN_MEMORY = 1 << 30
@@ -133,29 +134,14 @@ def _way_advice(way: str) -> str:
 
 def _compiling() -> list[Check]:
     topic = "Compiling kernels"
+    from hmmemu.compiler.toolchain import find_compiler
+
     try:
-        command = _find_compiler()
-    except Exception as error:
+        found = find_compiler()
+    except Error as error:
         return [Check(topic, "C++ compiler", False, "none found", str(error), needed=True)]
-    return [
-        Check(topic, "C++ compiler", True, f"{' '.join(command)}: {_compiler_version(command)}", needed=True)
-    ]
-
-
-def _find_compiler() -> list[str]:
-    from hmmemu.compiler import build
-
-    return list(build.find_compiler())
-
-
-def _compiler_version(command: list[str]) -> str:
-    try:
-        done = subprocess.run(
-            [*command, "--version"], capture_output=True, text=True, timeout=20, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return (done.stdout or done.stderr).strip().split("\n")[0]
+    value = f"{' '.join(found.command)}: {found.version} ({found.why})"
+    return [Check(topic, "C++ compiler", True, value, needed=True)]
 
 
 def _gpu() -> list[Check]:

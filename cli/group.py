@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from hmmemu._version import __version__
 from hmmemu.cli.bench import bench
 from hmmemu.cli.doctor import doctor
 from hmmemu.cli.run import run
@@ -24,12 +26,19 @@ FAILED, INTERRUPTED = 1, 130
 class Commands(click.Group):
     """A click group that turns hmmemu's errors and Ctrl-C into one line and an exit status."""
 
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """As click's; in standalone mode it ends the program with the exit status described above."""
         if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **kwargs)
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
-            status = super().main(*args, standalone_mode=False, **kwargs)
+            status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.ClickException as error:
             error.show()
             status = error.exit_code
@@ -51,9 +60,7 @@ def traceback_wanted() -> bool:
 
 def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
-
-        click.echo(f"hmmemu {version('hmmemu')}")
+        click.echo(f"hmmemu {__version__}")
         ctx.exit()
 
 

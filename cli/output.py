@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from hmmemu._version import __version__
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -51,7 +53,7 @@ def write_json(json_file: str | None, document: dict[str, Any]) -> None:
     """Writes `document` where `--json` said, if it was given; the file appears complete or not at all."""
     if json_file is None:
         return
-    text = json.dumps(_plain({"hmmemu": _version(), **document}), indent=2, allow_nan=False) + "\n"
+    text = json.dumps(_plain({"hmmemu": __version__, **document}), indent=2, allow_nan=False) + "\n"
     if json_file == "-":
         click.echo(text, nl=False)
         return
@@ -130,9 +132,3 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _version() -> str:
-    from importlib.metadata import version
-
-    return version("hmmemu")

@@ -93,9 +93,10 @@ class Row:
     show_envvar=True,
     help="Where kernels run; auto takes a GPU where there is one.",
 )
-@click.option("--devices", type=click.IntRange(1, 64), default=1, show_default=True, help="How many devices.")
+@click.option("--devices", type=click.IntRange(1, 15), default=1, show_default=True, help="How many devices.")
 @click.option(
     "--tracker",
+    type=click.Choice(["auto", "uffd"]),
     default="auto",
     envvar="HMMEMU_TRACKER",
     show_default=True,

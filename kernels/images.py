@@ -70,7 +70,8 @@ def _load_raw(path: Path) -> Image:
             f"{path}: {size} bytes, but a raw image has {RAW_BYTES} ({RAW_WIDTH} x {RAW_HEIGHT} pixels of "
             f"16 bits, big-endian, no header); save other sizes as .npy (numpy.save, two-dimensional, uint16)"
         )
-    return np.fromfile(path, ">u2").astype(np.uint16).reshape(RAW_HEIGHT, RAW_WIDTH)
+    pixels: NDArray[Any] = np.fromfile(path, ">u2")
+    return pixels.astype(np.uint16).reshape(RAW_HEIGHT, RAW_WIDTH)
 
 
 def _load_npy(path: Path) -> Image:

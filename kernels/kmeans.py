@@ -48,8 +48,8 @@ class KMeans(Workload):
         """Points in k Gaussian clouds; the first centres are the first k points."""
         n, k = size["n"], size["k"]
         clouds = rng.uniform(0.1, 0.9, (k, DIMENSIONS)) * RANGE
-        points = clouds[rng.integers(0, k, n)].T + rng.normal(0, 0.05 * RANGE, (DIMENSIONS, n))
-        points = np.ascontiguousarray(np.clip(points, 0, RANGE - 1), np.int32)
+        floats = clouds[rng.integers(0, k, n)].T + rng.normal(0, 0.05 * RANGE, (DIMENSIONS, n))
+        points = np.ascontiguousarray(np.clip(floats, 0, RANGE - 1), np.int32)
         return Data(points, np.ascontiguousarray(points[:, :k].T), size["rounds"])
 
     def reference(self, data: Data) -> Arrays:
@@ -91,7 +91,7 @@ def _nearest(points: NDArray[np.int32], centres: NDArray[np.int32]) -> NDArray[n
     distances = np.zeros((points.shape[1], len(centres)), np.int64)
     for row, column in zip(points, centres.T, strict=True):
         distances += (row[:, None].astype(np.int64) - column) ** 2
-    return distances.argmin(axis=1)
+    return np.asarray(distances.argmin(axis=1))
 
 
 def _moved(centres: NDArray[np.int32], sums: NDArray[Any], counts: NDArray[Any]) -> NDArray[np.int32]:

@@ -39,7 +39,7 @@ class Reduction(Workload):
         values = space.empty(size["n"], np.float32)
         values[:] = rng.integers(-(1 << 20), 1 << 20, size["n"], np.int32)
         values /= 1 << 10
-        return values
+        return np.asarray(values)
 
     def reference(self, data: NDArray[Any]) -> Arrays:
         """NumPy's sum in double precision."""

@@ -51,12 +51,11 @@ class Sobel(Workload):
         def shifted(down: int, right: int) -> NDArray[np.int64]:
             return padded[1 + down : 1 + down + height, 1 + right : 1 + right + width]
 
-        dx = sum(
-            weight * (shifted(down, 1) - shifted(down, -1)) for down, weight in ((-1, 1), (0, 2), (1, 1))
-        )
-        dy = sum(
-            weight * (shifted(1, right) - shifted(-1, right)) for right, weight in ((-1, 1), (0, 2), (1, 1))
-        )
+        dx = np.zeros((height, width), np.int64)
+        dy = np.zeros((height, width), np.int64)
+        for along, weight in ((-1, 1), (0, 2), (1, 1)):
+            dx += weight * (shifted(along, 1) - shifted(along, -1))
+            dy += weight * (shifted(1, along) - shifted(-1, along))
         return {"edges": np.sqrt((dx * dx + dy * dy).astype(np.float64)).astype(np.float32)}
 
     def compute(self, launch: Launcher, data: NDArray[np.uint16]) -> Arrays:
@@ -64,7 +63,7 @@ class Sobel(Workload):
         height, width = data.shape
         edges: NDArray[Any] = np.empty(data.shape, np.float32)
         grid = (blocks(width, BLOCK[0]), blocks(height, BLOCK[1]))
-        launch("sobel", grid, BLOCK, data, edges, np.int32(height), np.int32(width))
+        launch("sobel", grid, BLOCK, data, hmm.Out(edges), np.int32(height), np.int32(width))
         return {"edges": edges}
 
 

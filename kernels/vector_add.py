@@ -46,11 +46,19 @@ class VectorAdd(Workload):
         return {"c": data.a + data.b}
 
     def compute(self, launch: Launcher, data: Data) -> Arrays:
-        """One launch a device, each on its slice."""
+        """One launch a device, each on its slice. `c` is all written, so nothing of it moves there."""
         c = np.empty_like(data.a)
         for part in launch.slices(c.size):
             n = part.stop - part.start
-            launch("vector_add", blocks(n, BLOCK), BLOCK, data.a[part], data.b[part], c[part], np.int32(n))
+            launch(
+                "vector_add",
+                blocks(n, BLOCK),
+                BLOCK,
+                data.a[part],
+                data.b[part],
+                hmm.Out(c[part]),
+                np.int32(n),
+            )
         return {"c": c}
 
 

@@ -90,9 +90,10 @@ class Launcher:
         self.seconds += time.perf_counter() - start
         self.launches += 1
         for arg in args:
-            if isinstance(arg, np.ndarray):
-                address = arg.ctypes.data
-                self._arrays[address] = max(arg.nbytes, self._arrays.get(address, 0))
+            array = getattr(arg, "array", arg)  # what hmm.Out wraps
+            if isinstance(array, np.ndarray):
+                address = array.ctypes.data
+                self._arrays[address] = max(array.nbytes, self._arrays.get(address, 0))
 
     def variables(self, name: str) -> list[NDArray[np.uint8]]:
         """The bytes of the module's `__device__` or `__constant__` variable `name`, one array a device."""
