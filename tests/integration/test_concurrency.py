@@ -1,0 +1,152 @@
+"""CPU threads and running kernels on the same pages: sums exact, nothing lost, again and again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import hmmemu as hmm
+
+SOURCE = r"""
+extern "C" __global__ void bump(volatile int* x, int n, int rounds) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) for (int r = 0; r < rounds; ++r) x[2 * i] += 1;   // even words; the CPU has the odd ones
+}
+extern "C" __global__ void scan(const volatile int* x, int pages, int rounds, int* bad) {
+  for (int r = 0; r < rounds; ++r)
+    for (int p = pages - 1; p > 0; --p) {     // the CPU writes page p - 1 before page p
+      int later = x[p * 1024], earlier = x[(p - 1) * 1024];
+      if (earlier < later) atomicAdd(bad, 1);
+    }
+}
+extern "C" __global__ void ping(volatile int* x, int rounds) {
+  for (int r = 0; r < rounds; ++r) {
+    while (x[0] != 2 * r + 1) { }
+    x[1024] = r;
+    x[0] = 2 * r + 2;
+  }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def racing() -> hmm.RawModule:
+    return hmm.RawModule(SOURCE, filename="racing.cu")
+
+
+def together(*actions: Callable[[], None]) -> None:
+    errors: list[BaseException] = []
+
+    def guarded(action: Callable[[], None]) -> None:
+        try:
+            action()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+        assert not thread.is_alive(), "a thread hangs"
+    if errors:
+        raise errors[0]
+
+
+@pytest.mark.parametrize("grow", [False, True])
+def test_different_words_of_the_same_pages(racing: hmm.RawModule, grow: bool) -> None:
+    n, rounds = 4096, 300
+    with hmm.AddressSpace(timeout=90, policy=hmm.Policy(grow=grow)) as space:
+        x = space.zeros(2 * n, np.int32)
+
+        def on_cpu() -> None:
+            for _ in range(rounds):
+                x[1::2] += 1
+
+        bump = racing.get_function("bump")
+        with space:
+            stream = hmm.Stream()
+            bump(n // 64, 64, (x, n, rounds), stream=stream)
+            together(on_cpu, lambda: stream.synchronize(90))
+            assert (x[1::2] == rounds).all()
+            assert (x[0::2] == rounds).all()
+
+
+def test_a_message_is_seen_before_its_flag(racing: hmm.RawModule, page_by_page: hmm.AddressSpace) -> None:
+    """Data on one page, flag on another, thousands of times: coherence across pages, in both directions."""
+    rounds = 2000
+    x = page_by_page.zeros(2048, np.int32)
+    stream = hmm.Stream()
+    racing.get_function("ping")(1, 1, (x, rounds), stream=stream)
+    for r in range(rounds):
+        x[0] = 2 * r + 1
+        while x[0] != 2 * r + 2:
+            pass
+        assert x[1024] == r
+    stream.synchronize(30)
+
+
+def test_readers_see_writes_in_order(racing: hmm.RawModule, page_by_page: hmm.AddressSpace) -> None:
+    pages = 4
+    x, bad = page_by_page.zeros(pages * 1024, np.int32), page_by_page.zeros(1024, np.int32)
+    stream = hmm.Stream()
+    racing.get_function("scan")(2, 1, (x, pages, 1000, bad), stream=stream)
+    for value in range(1, 1000):
+        for page in range(pages):
+            x[page * 1024 : (page + 1) * 1024] = value
+    stream.synchronize(60)
+    assert bad[0] == 0
+
+
+def test_many_threads_allocate_launch_and_free(space: hmm.AddressSpace, kernels: hmm.RawModule) -> None:
+    add = kernels.get_function("add")
+
+    def work(seed: int) -> Callable[[], None]:
+        def run() -> None:
+            rng = np.random.default_rng(seed)
+            with hmm.Stream() as stream:
+                for _ in range(30):
+                    n = int(rng.integers(1, 20_000))
+                    x = space.full(n, 1, np.int32) if rng.random() < 0.5 else np.ones(n, np.int32)
+                    device = space.devices[0]
+                    for _ in range(3):
+                        add(4, 64, (x, n, 2), stream=stream, device=device)
+                    stream.synchronize(60)
+                    assert (x == 7).all()
+
+        return run
+
+    together(*(work(seed) for seed in range(4)))
+
+
+def test_forks_while_kernels_run(racing: hmm.RawModule, space: hmm.AddressSpace) -> None:
+    import os
+
+    n, rounds = 4096, 2000
+    x = space.zeros(2 * n, np.int32)
+    stream = hmm.Stream()
+    racing.get_function("bump")(n // 64, 64, (x, n, rounds), stream=stream)
+    for _ in range(20):
+        x[1::2] += 1
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if (x[1::2] == x[1]).all() else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    stream.synchronize(60)
+    assert (x[0::2] == rounds).all() and (x[1::2] == 20).all()
+
+
+def test_two_devices_and_the_cpu_count_on_one_page(two_devices: hmm.AddressSpace) -> None:
+    source = r"""extern "C" __global__ void count(volatile int* x, int rounds) { for (int r = 0; r < rounds; ++r) x[0] += 1; }"""
+    count = hmm.RawKernel(source, "count")
+    x, rounds, streams = two_devices.zeros(1024, np.int32), 3000, [hmm.Stream(), hmm.Stream()]
+    for word, (device, stream) in enumerate(zip(two_devices.devices, streams, strict=True)):
+        count(1, 1, (x[word:], rounds), stream=stream, device=device)
+    for _ in range(rounds):
+        x[2] += 1
+    for stream in streams:
+        stream.synchronize(60)
+    np.testing.assert_array_equal(x[:4], [rounds, rounds, rounds, 0])

@@ -1,0 +1,166 @@
+"""Deleting, unregistering, closing, forking, leaving: pages come home first, in every order."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import hmmemu as hmm
+
+
+def numbers(n: int = 100_000) -> np.ndarray:
+    return np.arange(n, dtype=np.int64)
+
+
+def test_close_with_live_arrays() -> None:
+    plain = numbers()
+    with hmm.AddressSpace() as space:
+        arena, registered = space.array(numbers()), space.register(plain)
+        space.devices[0].migrate(arena)
+        space.devices[0].migrate(registered)
+    np.testing.assert_array_equal(arena, numbers())
+    np.testing.assert_array_equal(registered, numbers())
+    arena += 1  # plain memory, writable
+    registered += 1
+    with pytest.raises(hmm.SpaceClosedError):
+        space.empty(3)
+
+
+def test_space_deleted_before_its_arrays() -> None:
+    space = hmm.AddressSpace()
+    x = space.array(numbers())
+    space.devices[0].migrate(x)
+    space.close()
+    del space
+    gc.collect()
+    np.testing.assert_array_equal(x, numbers())
+    view = x[10:20]
+    del x
+    gc.collect()
+    np.testing.assert_array_equal(view, numbers()[10:20])
+
+
+def test_unregister_brings_home(space: hmm.AddressSpace) -> None:
+    x = space.register(numbers())
+    space.devices[0].migrate(x)
+    space.unregister(x)
+    np.testing.assert_array_equal(x, numbers())
+    with pytest.raises(hmm.RangeError, match="not registered"):
+        space.unregister(x)
+    with pytest.raises(hmm.RangeError, match="not in the address space"):
+        space.residency(x)
+
+
+def test_neighbours_share_an_edge_page(space: hmm.AddressSpace) -> None:
+    whole = np.zeros(40_000, np.uint8)
+    middle = [whole[1000 + 9000 * i : 1000 + 9000 * (i + 1)] for i in range(4)]
+    arrays = [np.frombuffer(memoryview(part), np.uint8) for part in middle]  # four roots on shared pages
+    for i, array in enumerate(arrays):
+        space.register(array)
+        space.devices[0].write(array, i + 1)
+    del arrays[1]
+    middle[1][:] = 9
+    space.devices[0].write(arrays[1], 7)
+    space.unregister(arrays[0])
+    expected = np.zeros_like(whole)
+    for i, value in enumerate((1, 9, 7, 4)):
+        expected[1000 + 9000 * i : 1000 + 9000 * (i + 1)] = value
+    np.testing.assert_array_equal(whole, expected)
+
+
+def test_thousands_of_small_arrays_on_the_heap(space: hmm.AddressSpace, kernels: hmm.RawModule) -> None:
+    """Small arrays lie between Python objects of the interpreter: their pages are mirrored all the same."""
+    add = kernels.get_function("add")
+    kept = []
+    for i in range(400):
+        x = np.full(10 + i % 50, i, np.int32)
+        add(1, 32, (x, x.size, 1))
+        if i % 3 == 0:
+            kept.append((i, x))
+    for i, x in kept:
+        assert (x == i + 1).all()
+
+
+def test_memory_is_reused_and_fresh(space: hmm.AddressSpace) -> None:
+    first = space.full(50_000, 7, np.int64)
+    address = first.ctypes.data
+    del first
+    second = space.empty(50_000, np.int64)
+    assert second.ctypes.data == address
+    assert not second.any()
+
+
+def test_two_spaces_at_once() -> None:
+    with hmm.AddressSpace() as one, hmm.AddressSpace() as other:
+        x, y = one.array(numbers()), other.array(numbers() * 2)
+        one.devices[0].migrate(x)
+        other.devices[0].migrate(y)
+        np.testing.assert_array_equal(x * 2, y)
+
+
+def test_fork_while_pages_are_away(space: hmm.AddressSpace) -> None:
+    x = space.array(numbers())
+    untouched = space.zeros(10_000)
+    space.devices[0].migrate(x)
+    child = os.fork()
+    if child == 0:
+        code = 0 if np.array_equal(x, numbers()) and not untouched.any() else 1
+        x[:] = 0  # the child's own copy
+        try:
+            space.empty(1)
+        except hmm.SpaceClosedError:
+            os._exit(code)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    np.testing.assert_array_equal(space.devices[0].read(x), numbers())
+
+
+def _square(i: int) -> int:
+    return int(_SHARED[i]) ** 2
+
+
+_SHARED: np.ndarray = np.zeros(0)
+
+
+def test_multiprocessing_by_fork(space: hmm.AddressSpace) -> None:
+    global _SHARED
+    _SHARED = space.array(numbers(1000))
+    space.devices[0].write(_SHARED, numbers(1000) + 1)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map(_square, range(1000)) == [(i + 1) ** 2 for i in range(1000)]
+    assert int(_SHARED[10]) == 11
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_leaving_the_interpreter_with_everything_open() -> None:
+    done = run("""
+        import atexit, numpy as np, hmmemu as hmm
+        x = hmm.full(100000, 5)
+        atexit.register(lambda: print(int(x.sum())))
+        y = hmm.register(np.ones(100000))
+        hmm.current_space().devices[0].migrate(x)
+        hmm.current_space().devices[0].migrate(y)
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "500000\n", "")
+
+
+def test_an_exception_at_top_level_ends_cleanly() -> None:
+    done = run("""
+        import hmmemu as hmm
+        x = hmm.full(1000, 5)
+        hmm.current_space().devices[0].migrate(x)
+        raise SystemExit(int(x.sum()) == 5000 and 7)
+    """)
+    assert done.returncode == 7 and done.stderr == ""
