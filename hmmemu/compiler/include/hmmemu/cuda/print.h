@@ -1,0 +1,112 @@
+// printf and assert in kernels.
+//
+// printf is not a macro: this file defines the symbol itself, hidden, so that every call in the
+// module ends here, also std::printf and the puts and putchar that compilers turn simple calls
+// into. A call becomes one piece of text for the loader, which keeps pieces of different threads
+// apart.
+#pragma once
+
+#define HMM_PRINT_BYTES 8192 // of one printf; longer text is cut and says so
+
+extern "C" {
+int printf(const char* format, ...);
+int hmm_vsnprintf(char* to, size_t bytes, const char* format, __builtin_va_list) HMM_NOTHROW
+    __asm__("vsnprintf");
+size_t hmm_strlen(const char* text) HMM_NOTHROW __asm__("strlen");
+
+#define HMM_HIDDEN __attribute__((visibility("hidden"))) HMM_COLD
+HMM_HIDDEN int hmm_printf(const char* format, ...) __asm__("printf");
+HMM_HIDDEN int hmm_puts(const char* text) __asm__("puts");
+HMM_HIDDEN int hmm_putchar(int character) __asm__("putchar");
+#undef HMM_HIDDEN
+}
+
+namespace hmm_cuda {
+
+inline void hmm_print(const char* text, size_t bytes) {
+  hmm_worker* worker = hmmemu_worker_self;
+  worker->services->print(worker, text, bytes);
+}
+
+// How many arguments a format takes: printf's result in CUDA.
+inline int hmm_count_arguments(const char* format) {
+  int count = 0;
+  for (const char* p = format; *p; ++p) {
+    if (*p != '%')
+      continue;
+    ++p;
+    for (; *p && __builtin_strchr("-+ #0123456789.*hlLqjzt", *p); ++p)
+      count += *p == '*';
+    if (!*p)
+      break;
+    count += *p != '%';
+  }
+  return count;
+}
+
+} // namespace hmm_cuda
+
+int hmm_printf(const char* format, ...) {
+  if (!format)
+    return -1;
+  char text[HMM_PRINT_BYTES];
+  __builtin_va_list arguments;
+  __builtin_va_start(arguments, format);
+  int length = hmm_vsnprintf(text, sizeof text, format, arguments);
+  __builtin_va_end(arguments);
+  if (length < 0)
+    return -2;
+  if (length >= HMM_PRINT_BYTES) {
+    const char cut[] = "... [printf cut at 8 KiB]\n";
+    __builtin_memcpy(text + sizeof text - sizeof cut, cut, sizeof cut);
+    length = sizeof text - 1;
+  }
+  hmm_cuda::hmm_print(text, (size_t)length);
+  return hmm_cuda::hmm_count_arguments(format);
+}
+int hmm_puts(const char* text) { return hmm_printf("%s\n", text), 0; }
+int hmm_putchar(int character) { return hmm_printf("%c", character), character; }
+
+namespace hmm_cuda {
+
+// Where the calling thread is: `block` and `thread` are variables of type hmm_dim3; false if the
+// thread is not known. The runtime has a better answer where a kernel's own indices are in scope.
+#ifndef HMM_THREAD_POSITION
+#define HMM_THREAD_POSITION(block, thread) hmm_cuda::hmm_recorded_position(block, thread)
+#endif
+inline bool hmm_recorded_position(hmm_dim3& block, hmm_dim3& thread) {
+  const hmm_worker* w = hmmemu_worker_self;
+  block.x = w->block.x, block.y = w->block.y, block.z = w->block.z;
+  thread.x = w->thread.x, thread.y = w->thread.y, thread.z = w->thread.z;
+  return w->thread_known != 0;
+}
+
+// Ends the kernel with CUDA's own text.
+[[noreturn]] HMM_COLD inline void hmm_assert_failed(const char* expression, const char* file,
+                                                    unsigned line, const char* function,
+                                                    hmm_dim3 block, hmm_dim3 thread, bool known) {
+  char where[48] = "[?]", text[2048];
+  if (known)
+    __builtin_snprintf(where, sizeof where, "[%u,%u,%u]", thread.x, thread.y, thread.z);
+  __builtin_snprintf(text, sizeof text,
+                     "%s:%u: %s: block: [%u,%u,%u], thread: %s Assertion `%s` failed.", file, line,
+                     function, block.x, block.y, block.z, where, expression);
+  hmm_fail(HMM_FAIL_ASSERT, text);
+}
+
+} // namespace hmm_cuda
+
+#define HMM_ASSERT(text, ...)                                                                      \
+  ((__VA_ARGS__) ? (void)0 : [&](const char* hmm_function) {                                       \
+    hmm_dim3 hmm_block, hmm_thread;                                                                \
+    bool hmm_known = HMM_THREAD_POSITION(hmm_block, hmm_thread);                                   \
+    hmm_cuda::hmm_assert_failed(text, __FILE__, __LINE__, hmm_function, hmm_block, hmm_thread,     \
+                                hmm_known);                                                        \
+  }(__func__))
+
+// Without any header, as NVRTC has it; <assert.h> is ours too (stub/assert.h).
+#ifdef NDEBUG
+#define assert(...) ((void)0)
+#else
+#define assert(...) HMM_ASSERT(#__VA_ARGS__, __VA_ARGS__)
+#endif

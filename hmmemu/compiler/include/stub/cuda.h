@@ -1,0 +1,2 @@
+// CUDA's driver header: the prelude of every kernel has them already. Host-side calls are not offered to kernels.
+#pragma once
