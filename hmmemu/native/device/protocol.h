@@ -69,7 +69,6 @@ enum CrashState : uint32_t { kCrashNone = 0, kCrashPartial = 1, kCrashComplete =
 enum CrashAccess : uint32_t { kAccessUnknown = 0, kAccessRead, kAccessWrite, kAccessExecute };
 
 struct Crash {
-  std::atomic<uint32_t> state;
   uint32_t kind;
   int32_t signal, code, tid;
   uint32_t failure; // hmm_failure
@@ -109,6 +108,7 @@ struct Channel {
   WorkerInfo workers[kMaxWorkers];
   int16_t mailbox_of_cpu[kMaxCpus]; // -1: none
   Mailbox mailboxes[kMaxWorkers];
+  std::atomic<uint32_t> crash_state; // CrashState
   Crash crash;
   Queue queue;
   Output output;

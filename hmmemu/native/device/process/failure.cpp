@@ -37,7 +37,7 @@ Worker* this_worker() { return reinterpret_cast<Worker*>(hmmemu_worker_self); }
 [[noreturn]] void finish() {
   if (finishing.exchange(true))
     stop_here();
-  channel->crash.state = kCrashComplete;
+  channel->crash_state = kCrashComplete;
   futex_wake(channel->queue.complete_bell, INT_MAX);
   _exit(kExitFailure);
 }
@@ -156,7 +156,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   }
   become_reporter();
   record_signal(crash, signal, info, registers);
-  crash.state = kCrashPartial;
+  channel->crash_state = kCrashPartial;
   if (crash.in_kernel && crash.block_known && !crash.thread_known && !crash.stack_overflow && signal != SIGABRT)
     rerun_block(*w, crash);
   finish();

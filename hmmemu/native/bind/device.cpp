@@ -1,0 +1,211 @@
+// hmmemu._native.DeviceProcess: an emulated device's process as Python sees it.
+// The GIL is released in every call that can wait; long waits wake up to look for signals, so Ctrl-C works.
+#include "bind/bind.h"
+#include "device/client/device_process.h"
+#include <algorithm>
+#include <cmath>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+namespace nb = nanobind;
+using namespace hmmemu::device;
+
+namespace {
+
+using Three = std::array<uint32_t, 3>;
+constexpr uint64_t kSlice = 50'000'000; // ns between two looks for signals
+
+hmm_dim3 dim3_of(const Three& d) { return {d[0], d[1], d[2]}; }
+nb::tuple tuple_of(const hmm_dim3& d) { return nb::make_tuple(d.x, d.y, d.z); }
+
+uint64_t deadline_of(std::optional<double> seconds) {
+  if (!seconds || !(*seconds < 1e9))
+    return UINT64_MAX;
+  return now_ns() + uint64_t(std::max(*seconds, 0.0) * 1e9);
+}
+
+// Calls `attempt(slice in ns)` without the GIL until it says true or the time is over. False: time over.
+template <class Attempt> bool attempt_until(uint64_t deadline, Attempt attempt) {
+  for (;;) {
+    const uint64_t now = now_ns(), left = deadline > now ? deadline - now : 0;
+    bool done;
+    {
+      nb::gil_scoped_release release;
+      done = attempt(std::min(left, kSlice));
+    }
+    if (done)
+      return true;
+    if (PyErr_CheckSignals() != 0)
+      throw nb::python_error();
+    if (left <= kSlice)
+      return false;
+  }
+}
+
+[[noreturn]] void queue_full() {
+  const nb::object type = nb::module_::import_("hmmemu.errors").attr("KernelTimeout");
+  PyErr_SetString(type.ptr(), "the device's queue stayed full: its kernels do not end");
+  throw nb::python_error();
+}
+
+uint64_t launch(DeviceProcess& d, uint64_t kernel, Three grid, Three block, uint32_t shared, nb::bytes params,
+                uint32_t flags, std::optional<double> timeout) {
+  const LaunchSpec spec{kernel, dim3_of(grid), dim3_of(block), shared, flags, params.data(), params.size()};
+  uint64_t ticket = 0;
+  if (!attempt_until(deadline_of(timeout), [&](uint64_t slice) { return (ticket = d.launch(spec, slice)) != 0; }))
+    queue_full();
+  return ticket;
+}
+
+uint64_t marker(DeviceProcess& d, std::optional<double> timeout) {
+  uint64_t ticket = 0;
+  if (!attempt_until(deadline_of(timeout), [&](uint64_t slice) { return (ticket = d.marker(slice)) != 0; }))
+    queue_full();
+  return ticket;
+}
+
+const char* wait(DeviceProcess& d, uint64_t ticket, std::optional<double> timeout) {
+  WaitResult result = WaitResult::timeout;
+  attempt_until(deadline_of(timeout), [&](uint64_t slice) {
+    result = d.wait(ticket, slice);
+    return result != WaitResult::timeout;
+  });
+  return result == WaitResult::done ? "done" : result == WaitResult::dead ? "dead" : "timeout";
+}
+
+nb::object load(DeviceProcess& d, const std::string& path, uint64_t globals, uint64_t room, bool initialise) {
+  Loaded loaded;
+  {
+    nb::gil_scoped_release release;
+    loaded = d.load(path, globals, room, initialise);
+  }
+  return loaded.tables.empty() ? nb::object(nb::int_(loaded.bytes_needed))
+                               : nb::object(nb::str(loaded.tables.data(), loaded.tables.size()));
+}
+
+const char* kind_of(const CrashReport& report) {
+  if (!report.from_record)
+    return "ended";
+  switch (report.record.kind) {
+  case kCrashSignal:
+    return "signal";
+  case kCrashKernel:
+    return "kernel";
+  case kCrashLaunch:
+    return "launch";
+  }
+  return "device";
+}
+
+const char* failure_of(uint32_t failure) {
+  switch (failure) {
+  case HMM_FAIL_ASSERT:
+    return "assert";
+  case HMM_FAIL_TRAP:
+    return "trap";
+  case HMM_FAIL_BARRIER:
+    return "barrier";
+  case HMM_FAIL_LIMIT:
+    return "limit";
+  }
+  return "";
+}
+
+const char* access_of(uint32_t access) {
+  switch (access) {
+  case kAccessRead:
+    return "read";
+  case kAccessWrite:
+    return "write";
+  case kAccessExecute:
+    return "execute";
+  }
+  return "";
+}
+
+nb::object crash(DeviceProcess& d) {
+  std::optional<CrashReport> report;
+  {
+    nb::gil_scoped_release release;
+    report = d.crash();
+  }
+  if (!report)
+    return nb::none();
+  const Crash& c = report->record;
+  nb::dict result;
+  result["kind"] = kind_of(*report);
+  result["message"] = report->message;
+  result["exit_status"] = report->exit_status;
+  result["signal"] = c.signal;
+  result["failure"] = failure_of(c.failure);
+  result["address"] = c.address;
+  result["address_known"] = c.address_known != 0;
+  result["access"] = access_of(c.access);
+  result["stack_overflow"] = c.stack_overflow != 0;
+  result["instruction"] = c.instruction;
+  result["module"] = nb::str(c.module);
+  result["module_offset"] = c.module_offset;
+  result["in_kernel"] = c.in_kernel != 0;
+  result["kernel"] = nb::str(c.kernel);
+  result["ticket"] = c.ticket;
+  result["worker"] = c.worker;
+  result["grid"] = tuple_of(c.grid);
+  result["block_size"] = tuple_of(c.block_size);
+  result["block"] = tuple_of(c.block);
+  result["block_known"] = c.block_known != 0;
+  result["thread"] = tuple_of(c.thread);
+  result["thread_known"] = c.thread_known != 0;
+  return result;
+}
+
+nb::bytes take_output(DeviceProcess& d) {
+  const std::string text = d.take_output();
+  return nb::bytes(text.data(), text.size());
+}
+
+DeviceProcess* start(std::string program, unsigned index, unsigned workers, unsigned layout) {
+  nb::gil_scoped_release release;
+  return new DeviceProcess(std::move(program), index, workers, layout);
+}
+
+} // namespace
+
+void bind_device(nb::module_& m) {
+  using Unlocked = nb::call_guard<nb::gil_scoped_release>;
+  m.attr("LAYOUTS") = kLayouts;
+  m.attr("LAUNCH_PRECISE") = unsigned(HMM_LAUNCH_PRECISE);
+  nb::class_<DeviceProcess>(m, "DeviceProcess")
+      .def(nb::new_(&start), nb::arg("program"), nb::arg("index") = 0, nb::arg("workers") = 0, nb::arg("layout") = 0)
+      .def("map", &DeviceProcess::map, nb::arg("address"), nb::arg("length"), Unlocked())
+      .def("unmap", &DeviceProcess::unmap, nb::arg("address"), nb::arg("length"), Unlocked())
+      .def("zap", &DeviceProcess::zap, nb::arg("address"), nb::arg("length"), Unlocked())
+      .def("load", &load, nb::arg("path"), nb::arg("globals") = 0, nb::arg("room") = 0, nb::arg("initialise") = true,
+           "The module's tables as JSON text; or, if its variables do not fit, the bytes that they need.")
+      .def("unload", &DeviceProcess::unload, nb::arg("module"), Unlocked())
+      .def("ping", &DeviceProcess::ping, Unlocked())
+      .def("launch", &launch, nb::arg("kernel"), nb::arg("grid"), nb::arg("block"), nb::arg("shared"),
+           nb::arg("params"), nb::arg("flags") = 0, nb::arg("timeout") = nb::none(),
+           "Queues a launch and returns its ticket; waits up to `timeout` seconds while the queue is full.")
+      .def("marker", &marker, nb::arg("timeout") = nb::none())
+      .def("marker_time", &DeviceProcess::marker_time, nb::arg("ticket"))
+      .def("wait", &wait, nb::arg("ticket"), nb::arg("timeout") = nb::none(), "'done', 'timeout' or 'dead'.")
+      .def("completed", &DeviceProcess::completed, nb::arg("ticket"))
+      .def("crash", &crash)
+      .def("take_output", &take_output)
+      .def("kill", &DeviceProcess::kill, Unlocked())
+      .def("restart", &DeviceProcess::restart, nb::arg("layout") = nb::none(), Unlocked())
+      .def_prop_ro("alive", &DeviceProcess::alive, Unlocked())
+      .def_prop_ro("last_ticket", &DeviceProcess::last_ticket)
+      .def_prop_ro("completed_ticket", &DeviceProcess::completed_ticket)
+      .def_prop_ro("output_dropped", &DeviceProcess::output_dropped)
+      .def_prop_ro("pid", &DeviceProcess::pid)
+      .def_prop_ro("layout", &DeviceProcess::layout)
+      .def_prop_ro("features", &DeviceProcess::features)
+      .def_prop_ro("user_mode_only", &DeviceProcess::user_mode_only)
+      .def_prop_ro("userfaultfd", &DeviceProcess::userfaultfd)
+      .def_prop_ro("vram", &DeviceProcess::vram)
+      .def_prop_ro("workers", &DeviceProcess::workers, "[(thread id, CPU), ...]: each is pinned.");
+}

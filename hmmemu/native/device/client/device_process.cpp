@@ -1,0 +1,355 @@
+// Purpose: start, end and restart a device process; requests to it; what it left behind.
+// Locks and their order: see the header.
+#include "device_process.h"
+#include "base/failure.h"
+#include "fork_guard.h"
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <poll.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+namespace hmmemu::device {
+namespace {
+
+using hmm::Failure;
+using hmm::FailureKind;
+
+constexpr uint64_t kSecond = 1'000'000'000; // ns
+constexpr uint64_t kStartLimit = 30 * kSecond, kAskLimit = 30 * kSecond, kLoadLimit = 120 * kSecond;
+constexpr int kEndLimitMs = 20'000;
+constexpr uint32_t kSpin = 50'000; // ns
+
+[[noreturn]] void fail(FailureKind kind, const std::string& text) { throw Failure(kind, text); }
+
+OwnedFd make_memory(const char* name, uint64_t bytes) {
+  OwnedFd fd = OwnedFd::above_standard(memfd_create(name, MFD_CLOEXEC));
+  if (!fd || ftruncate(fd.get(), off_t(bytes)) != 0)
+    fail(FailureKind::OutOfMemory, std::string("cannot make the memory of a device: ") + strerror(errno));
+  return fd;
+}
+
+uint32_t spin_time() {
+  cpu_set_t allowed;
+  const bool one = sched_getaffinity(0, sizeof allowed, &allowed) == 0 && CPU_COUNT(&allowed) == 1;
+  return one ? 0 : kSpin;
+}
+
+std::string hex(uint64_t value) {
+  char text[24];
+  snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+void check_pages(uint64_t address, uint64_t length) {
+  if (address % 4096 || length % 4096 || length == 0 || address + length > kVramBytes || address + length < address)
+    fail(FailureKind::Range, "a device maps whole pages of user addresses, not " + std::to_string(length) +
+                                 " bytes at " + hex(address));
+}
+
+std::string how_it_ended(int status) {
+  if (status >= 0 && WIFSIGNALED(status)) {
+    const int signal = WTERMSIG(status);
+    const char* const hint = signal == SIGKILL ? ", as the system does when memory runs out" : "";
+    return std::string("the device process was killed by signal ") + std::to_string(signal) + " (" +
+           strsignal(signal) + ")" + hint;
+  }
+  if (status >= 0 && WIFEXITED(status))
+    return "the device process ended by itself with status " + std::to_string(WEXITSTATUS(status));
+  return "the device process has ended, and something else in this program waited for it";
+}
+
+} // namespace
+
+// ---- memory and identity ----
+
+DeviceProcess::ChannelMemory::ChannelMemory() : fd(make_memory("hmmemu-channel", sizeof(Channel))) {
+  void* const memory = mmap(nullptr, sizeof(Channel), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  if (memory == MAP_FAILED)
+    fail(FailureKind::OutOfMemory, "cannot map the channel of a device");
+  madvise(memory, sizeof(Channel), MADV_DONTFORK);
+  channel = static_cast<Channel*>(memory);
+}
+
+DeviceProcess::ChannelMemory::~ChannelMemory() {
+  if (channel)
+    munmap(channel, sizeof(Channel));
+}
+
+DeviceProcess& DeviceProcess::owned() {
+  if (owner_ != getpid())
+    fail(FailureKind::Closed, "this device belongs to the process that this one was forked from: make an address "
+                              "space of your own");
+  return *this;
+}
+
+void DeviceProcess::abandon() {
+  for (OwnedFd* fd : {&memory_.fd, &vram_, &userfaultfd_, &pidfd_})
+    fd->reset();
+  control_.close();
+  memory_.channel = nullptr; // not mapped here
+}
+
+DeviceProcess::DeviceProcess(std::string program, unsigned index, unsigned workers, unsigned layout)
+    : program_(std::move(program)), index_(index), workers_wish_(workers), layout_(layout), owner_(getpid()),
+      channel_(memory_.channel), vram_(make_memory("hmmemu-vram", kVramBytes)), shootdown_(*new (shootdown_memory_.as<void>()) Shootdown(channel_)),
+      queue_(channel_) {
+  if (workers > kMaxWorkers)
+    fail(FailureKind::Range, "a device has at most " + std::to_string(kMaxWorkers) + " workers, not " +
+                                 std::to_string(workers));
+  guard_fork(this);
+  try {
+    start();
+  } catch (...) {
+    unguard_fork(this);
+    throw;
+  }
+}
+
+DeviceProcess::~DeviceProcess() {
+  if (owner_ != getpid())
+    return;
+  try {
+    kill();
+  } catch (const Failure&) { // it cannot be killed now, but ends when its socket closes
+  }
+  unguard_fork(this);
+}
+
+// ---- start and end ----
+
+// What is left from an ended process and would mislead the next. Output is kept: it is still to be taken.
+void DeviceProcess::reset_channel() {
+  Channel& c = *channel_;
+  c.magic = kMagic;
+  c.worker_wish = workers_wish_;
+  c.parent = owner_;
+  c.spin_ns = spin_time();
+  c.stack_limit = stack_limit();
+  c.worker_count = c.mailbox_count = 0;
+  for (Mailbox& box : c.mailboxes) {
+    box.request = 0;
+    box.done = 0;
+  }
+  c.crash_state = kCrashNone;
+  c.crash = {};
+  c.output.lock = 0;
+  if (c.output.head.load() - c.output.tail.load() > kOutputBytes)
+    c.output.tail = c.output.head.load();
+  queue_.lose_rest();
+}
+
+void DeviceProcess::start() {
+  reset_channel();
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+    fail(FailureKind::Device, std::string("no socket for the device process: ") + strerror(errno));
+  OwnedFd ours = OwnedFd::above_standard(ends[0]), theirs = OwnedFd::above_standard(ends[1]);
+  Child child = spawn({program_, theirs.get(), memory_.fd.get(), vram_.get(), index_, layout_});
+  theirs.reset();
+  pid_ = child.pid;
+  pidfd_.replace(std::move(child.pidfd));
+  reaped_ = killed_ = false;
+  exit_status_ = -1;
+  {
+    const std::lock_guard hold(control_lock_);
+    control_.open(std::move(ours), pidfd_.get());
+  }
+  try {
+    greet();
+  } catch (const Failure&) {
+    end_locked();
+    throw;
+  }
+  shootdown_.attach(pidfd_.get());
+  queue_.open();
+}
+
+void DeviceProcess::greet() {
+  const std::lock_guard hold(control_lock_);
+  Greeting greeting;
+  try {
+    greeting = control_.greeting(kStartLimit);
+  } catch (const Failure& failure) {
+    fail(FailureKind::Device, program_ + " did not start: " + failure.what());
+  }
+  if (greeting.answer.status == kStatusUnsupported)
+    fail(FailureKind::Unsupported, "emulated devices cannot work here: " + greeting.answer.text);
+  if (greeting.answer.status != kStatusOk || !greeting.userfaultfd)
+    fail(FailureKind::Device, "the device process did not start: " + greeting.answer.text);
+  userfaultfd_.replace(std::move(greeting.userfaultfd));
+  features_ = greeting.answer.value;
+  user_mode_only_ = greeting.user_mode_only;
+}
+
+// Takes the exit status if the process has ended. Caller must hold lifecycle_.
+bool DeviceProcess::reap() {
+  if (reaped_)
+    return true;
+  int status = -1;
+  pid_t got;
+  do
+    got = waitpid(pid_, &status, WNOHANG);
+  while (got < 0 && errno == EINTR);
+  if (got == 0)
+    return false;
+  exit_status_ = got > 0 ? status : -1; // ECHILD: somebody's wait() was faster
+  reaped_ = true;
+  shootdown_.detach();
+  return true;
+}
+
+void DeviceProcess::end_locked() {
+  queue_.close();
+  if (reap())
+    return;
+  killed_ = true;
+  syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
+  pollfd source{pidfd_.get(), POLLIN, 0};
+  const uint64_t deadline = now_ns() + uint64_t(kEndLimitMs) * 1'000'000;
+  while (!reap() && now_ns() < deadline)
+    poll(&source, 1, 1000);
+  if (!reaped_)
+    fail(FailureKind::Device, "device process " + std::to_string(pid_) + " does not end");
+}
+
+void DeviceProcess::kill() {
+  const std::lock_guard hold(owned().lifecycle_);
+  end_locked();
+}
+
+void DeviceProcess::restart(std::optional<unsigned> layout) {
+  const std::lock_guard hold(owned().lifecycle_);
+  end_locked();
+  if (layout)
+    layout_ = *layout;
+  start();
+}
+
+bool DeviceProcess::alive() {
+  const std::lock_guard hold(owned().lifecycle_);
+  return !reap();
+}
+
+std::optional<CrashReport> DeviceProcess::crash() {
+  const std::lock_guard hold(owned().lifecycle_);
+  const bool recorded = channel_->crash_state.load() != kCrashNone;
+  if (!reap() || (killed_ && !recorded))
+    return {};
+  CrashReport report;
+  report.record = channel_->crash;
+  Crash& c = report.record;
+  c.kernel[sizeof c.kernel - 1] = c.module[sizeof c.module - 1] = c.message[sizeof c.message - 1] = 0;
+  report.exit_status = exit_status_;
+  report.from_record = recorded;
+  report.message = recorded ? report.record.message : how_it_ended(exit_status_);
+  return report;
+}
+
+// ---- requests ----
+
+Answer DeviceProcess::ask(Request& request, uint64_t limit_ns) {
+  const std::lock_guard hold(owned().control_lock_);
+  return control_.ask(request, limit_ns);
+}
+
+void DeviceProcess::map(uint64_t address, uint64_t length) {
+  check_pages(address, length);
+  Request request{};
+  request.kind = kRequestMap;
+  request.address = address;
+  request.length = length;
+  const Answer answer = ask(request, kAskLimit);
+  const std::string what = "[" + hex(address) + ", " + hex(address + length) + ")";
+  if (answer.status == kStatusTaken)
+    fail(FailureKind::Range, what + " is in use in the device process (address layout " + std::to_string(layout_) + ")");
+  if (answer.status != kStatusOk)
+    fail(answer.value == ENOMEM ? FailureKind::OutOfMemory : FailureKind::Device,
+         "the device process cannot map " + what + ": " + answer.text);
+}
+
+void DeviceProcess::unmap(uint64_t address, uint64_t length) {
+  check_pages(address, length);
+  Request request{};
+  request.kind = kRequestUnmap;
+  request.address = address;
+  request.length = length;
+  if (const Answer answer = ask(request, kAskLimit); answer.status != kStatusOk)
+    fail(FailureKind::Device, "the device process cannot unmap " + hex(address) + ": " + answer.text);
+}
+
+Loaded DeviceProcess::load(const std::string& path, uint64_t globals, uint64_t room, bool initialise) {
+  Request request{};
+  if (path.empty() || path.size() > sizeof request.text)
+    fail(FailureKind::Range, "the path of a module has 1 to " + std::to_string(sizeof request.text) + " characters");
+  request.kind = kRequestLoad;
+  request.address = globals;
+  request.length = room;
+  request.initialise = initialise;
+  request.text_bytes = uint32_t(path.size());
+  memcpy(request.text, path.data(), path.size());
+  Answer answer = ask(request, kLoadLimit);
+  if (answer.status == kStatusNoMemory)
+    return {"", answer.value};
+  if (answer.status != kStatusOk)
+    fail(FailureKind::Device, "the device cannot load a kernel module: " + answer.text);
+  return {std::move(answer.text), answer.value};
+}
+
+void DeviceProcess::unload(uint64_t module) {
+  Request request{};
+  request.kind = kRequestUnload;
+  request.address = module;
+  if (const Answer answer = ask(request, kAskLimit); answer.status != kStatusOk)
+    fail(FailureKind::Device, answer.text);
+}
+
+void DeviceProcess::ping() {
+  Request request{};
+  request.kind = kRequestPing;
+  ask(request, kAskLimit);
+}
+
+// ---- launches and output ----
+
+uint64_t DeviceProcess::launch(const LaunchSpec& spec, uint64_t limit_ns) {
+  return owned().queue_.launch(spec, limit_ns, pidfd_.get());
+}
+
+uint64_t DeviceProcess::marker(uint64_t limit_ns) { return owned().queue_.marker(limit_ns, pidfd_.get()); }
+
+uint64_t DeviceProcess::marker_time(uint64_t ticket) { return owned().queue_.marker_time(ticket); }
+
+WaitResult DeviceProcess::wait(uint64_t ticket, uint64_t limit_ns) {
+  const WaitResult result = owned().queue_.wait(ticket, limit_ns, pidfd_.get());
+  if (result == WaitResult::dead)
+    alive(); // reaps
+  return result;
+}
+
+bool DeviceProcess::completed(uint64_t ticket) { return owned().queue_.completed(ticket); }
+
+std::string DeviceProcess::take_output() {
+  Output& out = owned().channel_->output;
+  const std::lock_guard hold(output_lock_);
+  const uint64_t tail = out.tail.load(), head = out.head.load(std::memory_order_acquire);
+  const size_t bytes = size_t(std::min<uint64_t>(head - tail, kOutputBytes)), start = tail % kOutputBytes;
+  const size_t first = std::min<size_t>(bytes, kOutputBytes - start);
+  std::string text(out.text + start, first);
+  text.append(out.text, bytes - first);
+  out.tail.store(head, std::memory_order_release);
+  return text;
+}
+
+std::vector<std::pair<pid_t, int>> DeviceProcess::workers() const {
+  std::vector<std::pair<pid_t, int>> list;
+  for (uint32_t i = 0; i < std::min(channel_->worker_count, kMaxWorkers); i++)
+    list.push_back({channel_->workers[i].tid, channel_->workers[i].cpu});
+  return list;
+}
+
+} // namespace hmmemu::device

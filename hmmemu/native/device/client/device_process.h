@@ -1,0 +1,129 @@
+// An emulated device's process as the CPU process sees it: its start and end, its memory map, its modules, its
+// launches, what it printed and what killed it.
+//
+// Descriptors keep their numbers over restarts (userfaultfd(), vram(), the pidfd), and so do the channel and the
+// shootdown object; a descriptor registered with epoll must be registered again. Thread-safe, except that the
+// destructor must be the last call. In a fork child every call throws Failure(Closed), and the parent's device is
+// left alone. Driver threads touch the shootdown object only, which lies in pages of its own: this one lies on
+// the heap, which may be managed memory.
+//
+// LOCK ORDER: lifecycle_ (start, kill, reap) before control_lock_ (one request at a time) before LaunchQueue::lock_.
+// kill() does not need control_lock_: a request that hangs ends when its process does.
+#pragma once
+#include "base/mapping.h"
+#include "control.h"
+#include "launch_queue.h"
+#include "shootdown.h"
+#include "spawn.h"
+#include <optional>
+#include <utility>
+
+namespace hmmemu::device {
+
+struct Loaded {
+  std::string tables;    // JSON: module, bytes_used, kernels, globals; empty if the variables did not fit
+  uint64_t bytes_needed; // for the module's variables
+};
+
+struct CrashReport {
+  Crash record;     // as the device wrote it, zeros if it died without a word
+  int exit_status;  // of waitpid; -1 if somebody else took it
+  bool from_record; // false: only the exit status is known
+  std::string message;
+};
+
+class DeviceProcess {
+public:
+  // Starts the program `program`. `workers`: 0 is one for each CPU that this process may use. Throws Failure.
+  DeviceProcess(std::string program, unsigned index, unsigned workers, unsigned layout);
+  ~DeviceProcess(); // ends the process
+  DeviceProcess(const DeviceProcess&) = delete;
+
+  // Makes [address, address + length), whole pages, part of the device's address space, registered with its
+  // userfaultfd. Throws Failure(Range) if the device process uses those addresses itself: restart it with the next
+  // layout and map everything again.
+  void map(uint64_t address, uint64_t length);
+  void unmap(uint64_t address, uint64_t length);
+
+  // Loads a kernel module; its variables go to [globals, globals + room), initialised if asked for. Without
+  // enough room nothing is loaded, and the result has no tables but the bytes that are needed.
+  Loaded load(const std::string& path, uint64_t globals, uint64_t room, bool initialise);
+  void unload(uint64_t module);
+  void ping();
+
+  // See LaunchQueue for the meanings.
+  uint64_t launch(const LaunchSpec& spec, uint64_t limit_ns);
+  uint64_t marker(uint64_t limit_ns);
+  uint64_t marker_time(uint64_t ticket);
+  WaitResult wait(uint64_t ticket, uint64_t limit_ns);
+  bool completed(uint64_t ticket);
+  uint64_t last_ticket() { return owned().queue_.last_ticket(); }
+  uint64_t completed_ticket() { return owned().queue_.completed_ticket(); }
+
+  // printf text not yet taken; and the bytes that were ever lost because nobody took it in time.
+  std::string take_output();
+  uint64_t output_dropped() { return owned().channel_->output.dropped.load(); }
+
+  bool alive();
+  // What ended the process; nothing while it lives, or if `kill` ended it. Until `restart`.
+  std::optional<CrashReport> crash();
+  // Ends the process and waits until it is gone. Launches under way are lost. Harmless if it has ended.
+  void kill();
+  // A new process on the same video memory, with a new userfaultfd, no mappings and no modules. Kills the old one
+  // first. Throws Failure; the object is then without a process, and restart may be tried again.
+  void restart(std::optional<unsigned> layout = {});
+
+  // See Shootdown. The context stays valid as long as this object; driver threads use it and not this object.
+  bool zap(uint64_t address, uint64_t length) { return shootdown_.zap(address, length); }
+  void* shootdown_context() { return &shootdown_; }
+
+  int userfaultfd() const { return userfaultfd_.get(); }
+  int vram() const { return vram_.get(); }
+  pid_t pid() const { return pid_; }
+  unsigned layout() const { return layout_; }
+  uint64_t features() const { return features_; } // UFFD_FEATURE_*
+  bool user_mode_only() const { return user_mode_only_; }
+  // Thread and CPU of each worker: they are pinned.
+  std::vector<std::pair<pid_t, int>> workers() const;
+
+  // In a fork child: lets go of the descriptors. Everything else stays untouched.
+  void abandon();
+
+private:
+  struct ChannelMemory {
+    ChannelMemory();
+    ~ChannelMemory();
+    OwnedFd fd;
+    Channel* channel;
+  };
+  DeviceProcess& owned();
+  void start();
+  void greet();
+  void end_locked();
+  bool reap();
+  void reset_channel();
+  Answer ask(Request& request, uint64_t limit_ns);
+
+  const std::string program_;
+  const unsigned index_, workers_wish_;
+  std::atomic<unsigned> layout_;
+  const pid_t owner_;
+  ChannelMemory memory_;
+  Channel* const channel_;
+  OwnedFd vram_, userfaultfd_, pidfd_;
+  std::atomic<pid_t> pid_{-1};
+  std::atomic<uint64_t> features_{0};
+  std::atomic<bool> user_mode_only_{false};
+  hmm::Mapping shootdown_memory_{sizeof(Shootdown)};
+  Shootdown& shootdown_;
+  LaunchQueue queue_;
+
+  std::mutex lifecycle_; // guards the following three and starting and ending
+  bool reaped_ = true, killed_ = false;
+  int exit_status_ = -1;
+  std::mutex control_lock_; // guards control_
+  Control control_;
+  std::mutex output_lock_; // among takers
+};
+
+} // namespace hmmemu::device
