@@ -11,6 +11,7 @@ import os
 import platform
 import resource
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -155,8 +156,7 @@ def _gpu() -> list[Check]:
         advice = "pip install 'hmmemu[cuda12]' (or cuda13) to run kernels on the GPU" if driver else ""
         return [node, Check(topic, "CuPy", False, "not installed", advice)]
     try:
-        import cupy
-
+        cupy = import_module("cupy")
         count = int(cupy.cuda.runtime.getDeviceCount())
         names = [cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
     except Exception as error:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,8 +89,7 @@ def why_no_gpu() -> str:
     if find_spec("cupy") is None:
         return "CuPy is not installed"
     try:
-        import cupy
-
+        cupy = import_module("cupy")
         return "" if cupy.cuda.runtime.getDeviceCount() else "CuPy finds no CUDA device"
     except Exception as error:  # CuPy raises many kinds: no driver, a driver too old, a broken install
         return f"CuPy finds no CUDA device ({error})"

@@ -60,7 +60,8 @@ def synthetic(height: int, width: int, rng: np.random.Generator) -> Image:
         inside = (y - center_y) ** 2 + (x - center_x) ** 2 < radius**2
         scene[inside] = slope[inside] + rng.uniform(300, 2500)
     scene += rng.normal(0, 40, scene.shape)
-    return np.clip(scene, 0, 65535).astype(np.uint16)
+    image: Image = np.clip(scene, 0, 65535).astype(np.uint16)
+    return image
 
 
 def _load_raw(path: Path) -> Image:
