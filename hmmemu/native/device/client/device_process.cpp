@@ -46,7 +46,8 @@ std::string hex(uint64_t value) {
 }
 
 void check_pages(uint64_t address, uint64_t length) {
-  if (address % 4096 || length % 4096 || length == 0 || address + length > kVramBytes || address + length < address)
+  constexpr uint64_t kLowest = 65536; // the usual vm.mmap_min_addr: null pointers must fault
+  if (address % 4096 || length % 4096 || length == 0 || address < kLowest || address + length > kVramBytes || address + length < address)
     fail(FailureKind::Range, "a device maps whole pages of user addresses, not " + std::to_string(length) +
                                  " bytes at " + hex(address));
 }

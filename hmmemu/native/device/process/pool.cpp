@@ -4,8 +4,13 @@
 // those inside), takes chunks until none is left, and leaves. Worker 0 closes the gate when the chunks are gone and
 // waits only for those inside: a helper that wakes up too late finds the gate shut and costs nothing.
 //
-// Invariant: the job is written only while the gate is shut and nobody is inside.
+// Waking a sleeping helper costs tens of microseconds, more than many launches take. So worker 0 remembers how long
+// a kernel's blocks took the last time, and calls nobody to a launch that it will have finished before anybody
+// comes; it still calls once the launch has lasted longer than that. A helper that was not called finds the open
+// gate within kSleep, so that even blocks that wait for each other make progress in the end.
 // Wake-ups spread as a tree (each that wakes wakes two more), so worker 0 pays for at most two.
+//
+// Invariant: the job is written only while the gate is shut and nobody is inside.
 #include "pool.h"
 
 namespace hmmemu::device {
@@ -13,13 +18,21 @@ namespace {
 
 constexpr uint32_t kOpen = 1u << 31, kOwnerSleeps = 1u << 30;
 constexpr uint64_t kChunksPerWorker = 8;
-constexpr uint64_t kOwnerSpin = 50'000, kSleep = 1'000'000'000; // ns
+constexpr uint64_t kOwnerSpin = 50'000, kWorthCalling = 50'000, kSleep = 1'000'000'000; // ns
 
 struct Job {
   hmm_launch launch;
   const hmm_kernel* kernel;
   uint64_t ticket, total, chunk;
 };
+
+// How long one block of a kernel took, the last time; worker 0 only. A stranger in the slot is no more than a
+// wrong guess.
+struct Habit {
+  const hmm_kernel* kernel;
+  uint64_t threads;
+  double ns_per_block;
+} habits[256];
 
 uint32_t worker_count = 1;
 Job job;
@@ -39,7 +52,9 @@ void run_blocks(Worker& w, const Job& j, uint64_t first, uint64_t end) {
   j.kernel->run(&w.abi, &j.launch, first, end);
 }
 
-void work(Worker& w, const Job& j) {
+// Calls `after_chunk` between chunks. Returns how many blocks this worker ran.
+template <class After> uint64_t work(Worker& w, const Job& j, After after_chunk) {
+  uint64_t blocks = 0;
   w.ticket = j.ticket;
   w.launch = &j.launch;
   w.kernel = j.kernel;
@@ -47,14 +62,45 @@ void work(Worker& w, const Job& j) {
     const uint64_t first = next_block.fetch_add(j.chunk, std::memory_order_relaxed);
     if (first >= j.total)
       break;
-    run_blocks(w, j, first, first + j.chunk < j.total ? first + j.chunk : j.total);
+    const uint64_t end = first + j.chunk < j.total ? first + j.chunk : j.total;
+    run_blocks(w, j, first, end);
+    blocks += end - first;
+    after_chunk();
   }
   w.kernel = nullptr;
+  return blocks;
 }
 
 void wake_two() {
   if (sleepers.load() != 0)
     futex_wake(bell, 2, Scope::process);
+}
+
+Habit& habit_of(const hmm_kernel* kernel, const hmm_launch& launch) {
+  const uint64_t threads = uint64_t(launch.block.x) * launch.block.y * launch.block.z;
+  Habit& habit = habits[(reinterpret_cast<uint64_t>(kernel) / sizeof(hmm_kernel) + threads) % 256];
+  if (habit.kernel != kernel || habit.threads != threads)
+    habit = {kernel, threads, 1e9};
+  return habit;
+}
+
+// Worker 0's part of a launch of several chunks.
+void work_with_help(Worker& w) {
+  Habit& habit = habit_of(job.kernel, job.launch);
+  gate.store(kOpen, std::memory_order_release);
+  bell.fetch_add(1);
+  bool called = habit.ns_per_block * double(job.total) >= double(kWorthCalling);
+  if (called)
+    wake_two();
+  const uint64_t begin = now_ns();
+  const uint64_t blocks = work(w, job, [&] {
+    if (called || now_ns() - begin < kWorthCalling)
+      return;
+    called = true;
+    wake_two();
+  });
+  if (blocks)
+    habit.ns_per_block = double(now_ns() - begin) / double(blocks);
 }
 
 bool enter() {
@@ -96,15 +142,12 @@ void run_launch(Worker& w, const hmm_kernel* kernel, const hmm_launch& launch, u
   const uint64_t total = block_count(launch), chunk = total / (worker_count * kChunksPerWorker);
   job = {launch, kernel, ticket, total, worker_count == 1 ? total : chunk ? chunk : 1};
   next_block.store(0, std::memory_order_relaxed);
-  const bool shared = job.chunk < total;
-  if (shared) {
-    gate.store(kOpen, std::memory_order_release);
-    bell.fetch_add(1);
-    wake_two();
+  if (job.chunk == total) {
+    work(w, job, [] {});
+    return;
   }
-  work(w, job);
-  if (shared)
-    close_and_wait();
+  work_with_help(w);
+  close_and_wait();
 }
 
 void help(Worker& w) {
@@ -123,7 +166,7 @@ void help(Worker& w) {
     heard = now;
     if (chunks_left())
       wake_two();
-    work(w, job);
+    work(w, job, [] {});
     leave();
   }
 }
