@@ -1,91 +1,29 @@
 """hmmemu: one coherent memory for a CPU and its GPUs, page by page, in user space.
 
 CUDA C++ kernels run on an emulated device that shares this process's memory at the same addresses.
+
+The public names are listed in `hmmemu/_public.py`. They are imported when the first of them is used, because
+`hmmemu --help` should answer at once, and pytest loads hmmemu's plugin in every run of every project.
 """
 
-from hmmemu._version import __version__
-from hmmemu.arguments import In, InOut, Out
-from hmmemu.creation import (
-    array,
-    asarray,
-    empty,
-    empty_like,
-    full,
-    full_like,
-    ones,
-    ones_like,
-    register,
-    stats,
-    synchronize,
-    unregister,
-    zeros,
-    zeros_like,
-)
-from hmmemu.device import Device
-from hmmemu.errors import (
-    ArgumentError,
-    CompileError,
-    DeviceError,
-    Error,
-    KernelAssertion,
-    KernelError,
-    KernelFault,
-    KernelTimeout,
-    NoCompilerError,
-    OutOfMemoryError,
-    RangeError,
-    SpaceClosedError,
-    UnsupportedError,
-)
-from hmmemu.kernel import Kernel, RawKernel, RawModule
-from hmmemu.policy import Policy
-from hmmemu.space import AddressSpace, cpu, current_space
-from hmmemu.stream import Event, Stream, current_stream, get_elapsed_time
-from hmmemu.trace import Stats
+from __future__ import annotations
 
-__all__ = [
-    "AddressSpace",
-    "ArgumentError",
-    "CompileError",
-    "Device",
-    "DeviceError",
-    "Error",
-    "Event",
-    "In",
-    "InOut",
-    "Kernel",
-    "KernelAssertion",
-    "KernelError",
-    "KernelFault",
-    "KernelTimeout",
-    "NoCompilerError",
-    "Out",
-    "OutOfMemoryError",
-    "Policy",
-    "RangeError",
-    "RawKernel",
-    "RawModule",
-    "SpaceClosedError",
-    "Stats",
-    "Stream",
-    "UnsupportedError",
-    "__version__",
-    "array",
-    "asarray",
-    "cpu",
-    "current_space",
-    "current_stream",
-    "empty",
-    "empty_like",
-    "full",
-    "full_like",
-    "get_elapsed_time",
-    "ones",
-    "ones_like",
-    "register",
-    "stats",
-    "synchronize",
-    "unregister",
-    "zeros",
-    "zeros_like",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hmmemu._public import *  # noqa: F403
+
+
+def __getattr__(name: str) -> object:
+    if name.startswith("__") and name not in ("__all__", "__version__"):
+        raise AttributeError(f"module 'hmmemu' has no attribute {name!r}")  # asked by tools, of every module
+    _public = import_module("hmmemu._public")
+    globals().update({public: getattr(_public, public) for public in ("__all__", *_public.__all__)})
+    if name not in globals():
+        raise AttributeError(f"module 'hmmemu' has no attribute {name!r}")
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module("hmmemu._public").__all__})
