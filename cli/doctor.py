@@ -59,6 +59,9 @@ def _table(found: list[Check]) -> Table:
 
 
 def _mark(check: Check) -> str:
+    """✓ right, ✗ something to be done, – not there and not needed."""
     if check.ok:
         return "[green]✓[/green]"
-    return "[red]✗[/red]" if check.needed else "[yellow]✗[/yellow]"
+    if check.needed:
+        return "[red]✗[/red]"
+    return "[yellow]✗[/yellow]" if check.advice else "–"

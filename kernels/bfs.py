@@ -62,9 +62,9 @@ class BFS(Workload):
         depth = 0
         while frontier.size:
             depth += 1
-            neighbours = np.unique(_gather(data.edge_start, data.edges, frontier))
-            frontier = neighbours[level[neighbours] < 0]
-            level[frontier] = depth
+            neighbours = _gather(data.edge_start, data.edges, frontier)
+            level[neighbours[level[neighbours] < 0]] = depth
+            frontier = np.flatnonzero(level == depth)
         return {"level": level}
 
     def compute(self, launch: Launcher, data: Data) -> Arrays:

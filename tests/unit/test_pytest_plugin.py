@@ -59,9 +59,9 @@ def test_failing_test_shows_what_happened_to_the_pages(pytester):
     pytester.makepyfile(
         """
         def test_fails(hmm_space):
-            x = hmm_space.zeros(1000)
+            x = hmm_space.ones(1000)
             hmm_space.prefetch(x, hmm_space.devices[0])
-            x[0] = 1
+            x[0] = 3
             assert x[0] == 2
 
         def test_fails_without_space():
