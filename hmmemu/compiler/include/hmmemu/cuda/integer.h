@@ -37,17 +37,13 @@ HMM_INLINE unsigned int __fns(unsigned int mask, unsigned int base, int offset) 
   return 0xffffffffu;
 }
 
-// PTX prmt: nibble i of `selector` picks a byte of y:x for byte i; its top bit spreads that byte's
-// sign instead.
+// Byte i of the result is the byte of y:x that the low three bits of nibble i of `selector` name.
 HMM_INLINE unsigned int __byte_perm(unsigned int x, unsigned int y, unsigned int selector) {
   unsigned long long bytes = (unsigned long long)y << 32 | x;
   unsigned int result = 0;
   for (int i = 0; i < 4; ++i) {
-    unsigned int pick = selector >> 4 * i & 15;
-    unsigned int byte = (unsigned int)(bytes >> 8 * (pick & 7)) & 255;
-    if (pick & 8)
-      byte = byte & 128 ? 255 : 0;
-    result |= byte << 8 * i;
+    unsigned int pick = selector >> 4 * i & 7;
+    result |= ((unsigned int)(bytes >> 8 * pick) & 255) << 8 * i;
   }
   return result;
 }

@@ -12,7 +12,6 @@ extern "C" {
 int printf(const char* format, ...);
 int hmm_vsnprintf(char* to, size_t bytes, const char* format, __builtin_va_list) HMM_NOTHROW
     __asm__("vsnprintf");
-size_t hmm_strlen(const char* text) HMM_NOTHROW __asm__("strlen");
 
 #define HMM_HIDDEN __attribute__((visibility("hidden"))) HMM_COLD
 HMM_HIDDEN int hmm_printf(const char* format, ...) __asm__("printf");
