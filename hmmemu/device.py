@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,18 +19,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hmmemu import _native
 from hmmemu._native import DeviceProcess
 from hmmemu.arguments import Parameter, pack
 from hmmemu.arena import page_up
 from hmmemu.compiler import Compiled
-from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout
+from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError
 from hmmemu.failure import describe_crash
 from hmmemu.ranges import Array, describe, extent
 
 if TYPE_CHECKING:
     from hmmemu.space import AddressSpace
 
-PROGRAM = Path(__file__).parent / "hmmemu-device"
+PROGRAM = Path(_native.__file__).parent / "hmmemu-device"  # beside the extension module, in editable installs too
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,11 @@ class LoadedModule:
         return self._space.view(entry["address"], entry["bytes"])
 
 
+_KINDS = ("", "pointer", "integer", "floating", "bool", "other")  # hmm_param_kind of compiler/include/hmmemu/abi.h
+
+
 def _loaded_kernel(entry: dict[str, Any]) -> LoadedKernel:
-    parameters = tuple(Parameter(**parameter) for parameter in entry["params"])
+    parameters = tuple(Parameter(**{**item, "kind": _KINDS[item["kind"]]}) for item in entry["params"])
     return LoadedKernel(
         name=entry["name"],
         handle=entry["handle"],
@@ -84,13 +89,14 @@ def _loaded_kernel(entry: dict[str, Any]) -> LoadedKernel:
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Failure:
-    """A process that failed: the launches that it took with it, by ticket, and why."""
+    """A process that failed: the launches that it took with it, by ticket, and why; whether anybody was told."""
 
     first: int
     last: int
     error: DeviceError
+    told: bool = False
 
 
 class Device:
@@ -189,11 +195,11 @@ class Device:
     def _load(self, compiled: Compiled) -> LoadedModule:
         known = self._variables.get(compiled.key)
         address, room = known or (0, 0)
-        answer = self.process.load(str(compiled.path), address, room, known is None)
+        answer = self._ask(self.process.load, str(compiled.path), address, room, known is None)
         if isinstance(answer, int):  # the module has variables: this many bytes of shared memory for them
             address = self.space.arena.take(answer)
             self._variables[compiled.key] = (address, page_up(answer))
-            answer = self.process.load(str(compiled.path), address, page_up(answer), True)
+            answer = self._ask(self.process.load, str(compiled.path), address, page_up(answer), True)
         return LoadedModule(self.space, json.loads(answer), "this module")
 
     def launch(
@@ -209,7 +215,7 @@ class Device:
         packed = pack(kernel.name, kernel.parameters, kernel.parameter_bytes, args)
         for pointer in packed.pointers:
             self.space.prepare(pointer, self)
-        ticket = self.process.launch(kernel.handle, grid, block, shared_mem, packed.block)
+        ticket: int = self._ask(self.process.launch, kernel.handle, grid, block, shared_mem, packed.block)
         if packed.pointers:
             self._pending.append((ticket, packed.pointers))
         self._forget_completed()
@@ -225,13 +231,25 @@ class Device:
     # ------------------------------------------------------------------------------------------ waiting
 
     def synchronize(self, timeout: float | None = None) -> None:
-        """Waits until everything launched on this device has ended; see `Stream.synchronize`."""
+        """Waits until everything launched on this device has ended.
+
+        Args:
+            timeout: seconds; None waits without limit (Ctrl-C works).
+
+        Raises:
+            KernelTimeout: a kernel did not end in time; it was stopped, the space stays usable.
+            KernelFault, KernelAssertion, DeviceError: a kernel failed, and this was not raised elsewhere before.
+        """
         self.space.session_or_raise()
-        self.wait(self.process.last_ticket, timeout)
+        ticket = self.process.last_ticket
+        failure = self._failure_of(ticket)
+        if failure is None or not failure.told:
+            self.wait(ticket, timeout)
 
     def marker(self) -> int:
         """Queues a time stamp; returns its ticket."""
-        return self.process.marker()
+        ticket: int = self._ask(self.process.marker)
+        return ticket
 
     def marker_seconds(self, ticket: int) -> float:
         """When a completed marker was reached."""
@@ -242,34 +260,60 @@ class Device:
         return self.process.completed(ticket) or self._failure_of(ticket) is not None
 
     def wait(self, ticket: int, timeout: float | None = None) -> None:
-        """Waits for a launch or marker; see `Stream.synchronize` for what it raises."""
-        failure = self._failure_of(ticket)
-        if failure is None:
-            failure = self._wait(ticket, timeout)
+        """Waits for a launch or marker; raises as `synchronize` does, and again if asked again."""
+        if self._failure_of(ticket) is None:
+            self._wait(ticket, timeout)
         self._print_output()
         self._forget_completed()
+        failure = self._failure_of(ticket)
         if failure is not None:
-            raise failure.with_traceback(None)
+            failure.told = True
+            raise failure.error.with_traceback(None)
 
-    def _wait(self, ticket: int, timeout: float | None) -> DeviceError | None:
+    def _wait(self, ticket: int, timeout: float | None) -> None:
         generation = self._generation
         try:
             outcome = self.process.wait(ticket, timeout)
         except KeyboardInterrupt:
-            self._restart(generation, DeviceError("the kernel was stopped by Ctrl-C"))
+            failure = self._restart(generation, DeviceError("the kernel was stopped by Ctrl-C"))
+            if failure:
+                failure.told = True
             raise
-        if outcome == "done":
-            return None
-        error: DeviceError | None = None
         if outcome == "timeout":
-            error = KernelTimeout(
-                f"the kernel did not end within {timeout} s and was stopped; the device was started again, "
-                "its memory came home"
+            self._restart(
+                generation,
+                KernelTimeout(
+                    f"the kernel did not end within {timeout} s and was stopped; the device was started again, "
+                    "its memory came home"
+                ),
             )
-        return self._restart(generation, error) or self._failure_of(ticket)
+        elif outcome == "dead":
+            self._restart(generation, None)
 
-    def _failure_of(self, ticket: int) -> DeviceError | None:
-        return next((f.error for f in self._failures if f.first <= ticket <= f.last), None)
+    def _ask(self, request: Callable[..., Any], *args: Any) -> Any:
+        """A request of the process; if the process is found dead, it is replaced and its error raised."""
+        generation = self._generation
+        try:
+            return request(*args)
+        except DeviceError:
+            if self._lives_on():
+                raise
+            failure = self._restart(generation, None)
+            if failure is None:
+                raise
+            failure.told = True
+            raise failure.error from None
+
+    def _lives_on(self) -> bool:
+        """Whether the process is alive; one that is just ending gets half a second to be gone."""
+        for _ in range(100):
+            if not self.process.alive:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def _failure_of(self, ticket: int) -> _Failure | None:
+        return next((f for f in self._failures if f.first <= ticket <= f.last), None)
 
     def _print_output(self) -> None:
         text = self.process.take_output()
@@ -277,10 +321,10 @@ class Device:
             sys.stdout.write(text.decode(errors="replace"))
             sys.stdout.flush()
 
-    def _restart(self, generation: int, error: DeviceError | None) -> DeviceError | None:
+    def _restart(self, generation: int, error: DeviceError | None) -> _Failure | None:
         """A process in the place of one that failed or is to be stopped; its pages come home first.
 
-        Returns the error, made from the crash record unless given; None if another thread was faster.
+        Returns the failure, its error made from the crash record unless given; None if another thread was faster.
         """
         with self._lock:
             if generation != self._generation:
@@ -292,20 +336,55 @@ class Device:
                 refused, errno = self.space.session.take_refusal(self.processor)
                 error = describe_crash(self.process.crash(), refused, errno, self.space)
             self.space.session.detach(self.processor)
-            self._failures.append(_Failure(first, last, error))
+            failure = _Failure(first, last, error)
+            self._failures.append(failure)
             self._modules.clear()
             self._pending.clear()
-            self.process.restart()
-            self.space.session.reattach(self.processor, self.process)
-            for begin, end in self.space.mapped_ranges():
-                self.map(begin, end)
-            return error
+            self._start_again(self.process.layout)
+            return failure
 
     # ------------------------------------------------------------------------------------ address space
 
+    def _start_again(self, layout: int) -> None:
+        """A new process with everything mapped that the space has; tries the other address layouts too."""
+        for attempt in range(_native.LAYOUTS):
+            self.process.restart((layout + attempt) % _native.LAYOUTS)
+            try:
+                for begin, end in self.space.mapped_ranges():
+                    self.process.map(begin, end - begin)
+            except RangeError:
+                continue
+            self.space.session.reattach(self.processor, self.process)
+            return
+        raise RangeError(
+            f"the {self.name} cannot map all of the address space's memory in any of its {_native.LAYOUTS} address "
+            "layouts: unregister the array registered last"
+        )
+
     def map(self, begin: int, end: int) -> None:
-        """Makes [begin, end) part of the device's address space."""
-        self.process.map(begin, end - begin)
+        """Makes [begin, end) part of the device's address space.
+
+        Where the device process uses those addresses itself, it is replaced by one with another address layout.
+
+        Raises:
+            RangeError: in every layout something is in the way.
+        """
+        try:
+            self._ask(self.process.map, begin, end - begin)
+        except RangeError:
+            self._relocate(begin, end)
+
+    def _relocate(self, begin: int, end: int) -> None:
+        """The way of `_restart`, with nothing lost: launches under way end first."""
+        self.synchronize()
+        with self._lock:
+            self._generation += 1
+            self.process.kill()
+            self.space.session.detach(self.processor)
+            self._modules.clear()
+            self._start_again(self.process.layout + 1)
+            if not any(low <= begin and end <= high for low, high in self.space.mapped_ranges()):
+                self.process.map(begin, end - begin)
 
     def unmap(self, begin: int, end: int) -> None:
         """Takes [begin, end) out of the device's address space."""

@@ -106,9 +106,10 @@ class Kernel:
             raise ArgumentError(f"shared_mem={shared_mem}: {self.name} can have 0 to {room} bytes")
         stream = stream or current_stream()
         ticket = device.launch(kernel, grid3, block3, args, shared_mem)
-        stream.follow(device, ticket)
         if stream.is_default:
             device.wait(ticket, device.space.timeout)
+        else:
+            stream.follow(device, ticket)
 
     def _loaded(self, device: Device) -> LoadedKernel:
         return device.load(self._module.compiled).kernel(self.name)

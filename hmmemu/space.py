@@ -120,6 +120,8 @@ class AddressSpace:
         self.close()
 
     def __repr__(self) -> str:
+        if self._pid != os.getpid():
+            return "<hmmemu.AddressSpace of the parent process>"
         state = "open" if self.session.open else "closed"
         return f"<hmmemu.AddressSpace, {state}, tracker {self.tracker}, devices {list(self.devices)!r}>"
 

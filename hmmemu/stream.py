@@ -66,6 +66,7 @@ class Stream:
             KernelFault, KernelAssertion, DeviceError: a kernel failed.
         """
         for device, ticket in list(self._last.items()):
+            self._last.pop(device, None)  # a failure is raised once
             device.wait(ticket, timeout)
 
     def record(self, event: Event | None = None) -> Event:

@@ -12,6 +12,7 @@ from multiprocessing import shared_memory
 
 import numpy as np
 import pytest
+from forking import in_child
 
 import hmmemu as hmm
 
@@ -69,13 +70,14 @@ def test_anon_write_child(space: hmm.AddressSpace, migrate: bool) -> None:
     x[:] = numbers()
     if migrate:
         space.devices[0].migrate(x)
-    child = os.fork()
-    if child == 0:  # writes of the child's own device are the child's own
+
+    def child() -> bool:  # writes of the child's own device are the child's own
         with hmm.AddressSpace() as mine:
             right = np.array_equal(x, numbers())
             mine.devices[0].write(mine.register(x), -numbers())
-            os._exit(0 if right and np.array_equal(x, -numbers()) else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            return right and np.array_equal(x, -numbers())
+
+    assert in_child(child) == 0
     np.testing.assert_array_equal(x, numbers())
     np.testing.assert_array_equal(space.devices[0].read(x), numbers())
 
@@ -84,13 +86,14 @@ def test_anon_write_child_shared(space: hmm.AddressSpace) -> None:
     x = np.frombuffer(mmap.mmap(-1, PAGES * 4096), np.int32)
     space.register(x)
     space.devices[0].write(x, numbers())
-    child = os.fork()
-    if child == 0:
+
+    def child() -> bool:
         right = np.array_equal(x, numbers())
         with hmm.AddressSpace() as mine:
             mine.devices[0].write(mine.register(x), -numbers())
-        os._exit(0 if right else 1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        return right
+
+    assert in_child(child) == 0
     np.testing.assert_array_equal(x, -numbers())
 
 
@@ -226,11 +229,9 @@ def test_hmm_cow_in_device(space: hmm.AddressSpace) -> None:
     x = space.register(anonymous())
     x[:] = numbers()
     space.devices[0].migrate(x)
-    child = os.fork()
-    if child == 0:
-        os._exit(0 if np.array_equal(x, numbers()) else 1)
+    assert in_child(lambda: np.array_equal(x, numbers())) == 0
+    assert set(space.residency(x)) == {"X-"}
     x += 1
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert set(space.residency(x)) == {"X-"}
     np.testing.assert_array_equal(x, numbers() + 1)
 

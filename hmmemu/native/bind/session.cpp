@@ -49,7 +49,7 @@ Session* make_session(bool grow, unsigned threshold, bool read_duplication) {
   return new Session(Policy{{grow, threshold}, {read_duplication}});
 }
 
-void access(Session& s, uint64_t begin, uint64_t end, unsigned p, bool write, unsigned cause) {
+void access_range(Session& s, uint64_t begin, uint64_t end, unsigned p, bool write, unsigned cause) {
   if (cause >= kCauses) throw Failure(FailureKind::Range, "no such cause");
   nb::gil_scoped_release release;
   check(s.driver().access(pages_of(begin, end), processor(s, p), write ? Access::Write : Access::Read, Cause(cause)),
@@ -148,7 +148,7 @@ void bind_session(nb::module_& m) {
              std::vector<Pages> runs;
              { nb::gil_scoped_release release; runs = s.driver().drop_range(pages_of(b, e)); }
              return to_python(runs); })
-      .def("access", &access, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"), nb::arg("cause"))
+      .def("access", &access_range, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"), nb::arg("cause"))
       .def("discard", [](Session& s, uint64_t b, uint64_t e) { s.driver().discard(pages_of(b, e)); }, Unlocked())
       .def("transfer", &transfer, nb::arg("processor"), nb::arg("address"), nb::arg("bytes"), nb::arg("data"), nb::arg("write"))
       .def("snapshot", &snapshot, "PageState words of the pages, as bytes (uint64).")

@@ -38,8 +38,9 @@ void Driver::fault(Processor p, const Fault& fault) {
     repair(*block, fault.address, p, fault.present);
     count.spurious_faults.add();
   } else {
-    error = access_locked(*block, grow(*block, fault.address, p, policy_.growth), {p, access, Cause::Fault});
+    // Counted first: who waits for the page may read the counters the moment it goes on.
     (fault.write ? count.write_faults : count.read_faults).add();
+    error = access_locked(*block, grow(*block, fault.address, p, policy_.growth), {p, access, Cause::Fault});
   }
   check(*block);
   block->lock.unlock();

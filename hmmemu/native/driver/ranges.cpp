@@ -20,8 +20,9 @@ void populate(Pages pages) {
   for (uint64_t a = pages.begin; a < pages.end; a += kPage) (void)*reinterpret_cast<volatile char*>(a);
 }
 
-// An address far from where the kernel puts anything, so that it is free in device processes too.
-constexpr uint64_t kArenaHints[] = {0x100000000000, 0x180000000000, 0x200000000000, 0x080000000000};
+// Where arenas go: far from where the kernel puts anything in this process, and between the places that device
+// processes use in their first two address layouts (device/client/spawn.cpp).
+constexpr uint64_t kArenasBegin = 0x160000000000, kArenasEnd = 0x290000000000;
 
 } // namespace
 
@@ -41,7 +42,7 @@ std::vector<Pages> Driver::runs(Pages pages, unsigned owners) const {
 Pages Driver::make_arena(uint64_t bytes) {
   std::lock_guard guard(ranges_);
   for (; bytes >= kBlock; bytes = block_down(bytes / 2)) {
-    for (uint64_t hint : kArenaHints) {
+    for (uint64_t hint = kArenasBegin; hint + bytes <= kArenasEnd; hint += bytes) {
       void* at = mmap(reinterpret_cast<void*>(hint), bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
       if (at == MAP_FAILED) continue;

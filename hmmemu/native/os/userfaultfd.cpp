@@ -75,6 +75,73 @@ template <class Request> int run(int fd, unsigned long code, Request& request) {
 // For requests that take rights away: a process that is gone has none.
 int done_if_gone(int error) { return error == ESRCH ? 0 : error; }
 
+// A request must lie within one mapping of the process (the kernel says ENOENT otherwise), and one array may span
+// several: huge-page advice on its middle is enough. So: all at once, or else by halves, down to a page.
+template <class Operation> int by_mapping(Pages pages, Operation operation) {
+  const int error = operation(pages);
+  if (error != ENOENT || pages.count() < 2) return error;
+  const uint64_t middle = pages.begin + pages.count() / 2 * kPage;
+  const int first = by_mapping({pages.begin, middle}, operation);
+  return first ? first : by_mapping({middle, pages.end}, operation);
+}
+
+int copy_once(int fd, Pages pages, const std::byte* source, uint64_t mode) {
+  while (!pages.empty()) {
+    uffdio_copy request{};
+    request.dst = pages.begin;
+    request.src = reinterpret_cast<uint64_t>(source);
+    request.len = pages.bytes();
+    request.mode = mode;
+    const int error = run(fd, UFFDIO_COPY, request);
+    if (!error) return 0;
+    if (request.copy > 0) { // part of it: go on behind that
+      pages.begin += request.copy;
+      source += request.copy;
+    } else if (error != EAGAIN) {
+      return error;
+    }
+  }
+  return 0;
+}
+
+int zero_once(int fd, Pages pages) {
+  while (!pages.empty()) {
+    uffdio_zeropage request{};
+    request.range = range_of(pages);
+    const int error = run(fd, UFFDIO_ZEROPAGE, request);
+    if (!error) return 0;
+    if (request.zeropage > 0)
+      pages.begin += request.zeropage;
+    else if (error != EAGAIN)
+      return error;
+  }
+  return 0;
+}
+
+int map_once(int fd, Pages pages, uint64_t mode) {
+  while (!pages.empty()) {
+    uffdio_continue request{};
+    request.range = range_of(pages);
+    request.mode = mode;
+    const int error = run(fd, UFFDIO_CONTINUE, request);
+    if (!error) return 0;
+    if (request.mapped > 0)
+      pages.begin += request.mapped;
+    else if (error != EAGAIN)
+      return error;
+  }
+  return 0;
+}
+
+int set_protection(int fd, Pages pages, uint64_t mode) {
+  uffdio_writeprotect request{};
+  request.range = range_of(pages);
+  request.mode = mode;
+  int error = EAGAIN;
+  while (error == EAGAIN) error = run(fd, UFFDIO_WRITEPROTECT, request);
+  return done_if_gone(error);
+}
+
 } // namespace
 
 Userfaultfd Userfaultfd::open() {
@@ -119,66 +186,26 @@ int Userfaultfd::remove(Pages pages) const {
 }
 
 int Userfaultfd::copy(Pages pages, const std::byte* source, bool writable) const {
-  while (!pages.empty()) {
-    uffdio_copy request{};
-    request.dst = pages.begin;
-    request.src = reinterpret_cast<uint64_t>(source);
-    request.len = pages.bytes();
-    request.mode = writable ? 0 : UFFDIO_COPY_MODE_WP;
-    int error = run(fd_, UFFDIO_COPY, request);
-    if (!error) return 0;
-    if (request.copy > 0) { // part of it: go on behind that
-      pages.begin += request.copy;
-      source += request.copy;
-    } else if (error != EAGAIN) {
-      return error;
-    }
-  }
-  return 0;
+  return by_mapping(pages, [&](Pages part) {
+    return copy_once(fd_, part, source + (part.begin - pages.begin), writable ? 0 : UFFDIO_COPY_MODE_WP);
+  });
 }
 
 int Userfaultfd::zero(Pages pages) const {
-  while (!pages.empty()) {
-    uffdio_zeropage request{};
-    request.range = range_of(pages);
-    int error = run(fd_, UFFDIO_ZEROPAGE, request);
-    if (!error) return 0;
-    if (request.zeropage > 0)
-      pages.begin += request.zeropage;
-    else if (error != EAGAIN)
-      return error;
-  }
-  return 0;
+  return by_mapping(pages, [&](Pages part) { return zero_once(fd_, part); });
 }
 
 int Userfaultfd::map_frames(Pages pages, bool writable) const {
-  while (!pages.empty()) {
-    uffdio_continue request{};
-    request.range = range_of(pages);
-    request.mode = writable ? 0 : kContinueWp;
-    int error = run(fd_, UFFDIO_CONTINUE, request);
-    if (!error) return 0;
-    if (request.mapped > 0)
-      pages.begin += request.mapped;
-    else if (error != EAGAIN)
-      return error;
-  }
-  return 0;
-}
-
-static int set_protection(int fd, Pages pages, uint64_t mode) {
-  uffdio_writeprotect request{};
-  request.range = range_of(pages);
-  request.mode = mode;
-  int error = EAGAIN;
-  while (error == EAGAIN) error = run(fd, UFFDIO_WRITEPROTECT, request);
-  return done_if_gone(error);
+  return by_mapping(pages, [&](Pages part) { return map_once(fd_, part, writable ? 0 : kContinueWp); });
 }
 
 int Userfaultfd::protect(Pages pages) const {
-  return set_protection(fd_, pages, UFFDIO_WRITEPROTECT_MODE_WP);
+  return by_mapping(pages, [&](Pages part) { return set_protection(fd_, part, UFFDIO_WRITEPROTECT_MODE_WP); });
 }
-int Userfaultfd::unprotect(Pages pages) const { return set_protection(fd_, pages, 0); }
+
+int Userfaultfd::unprotect(Pages pages) const {
+  return by_mapping(pages, [&](Pages part) { return set_protection(fd_, part, 0); });
+}
 
 int Userfaultfd::wake(Pages pages) const {
   uffdio_range range = range_of(pages);
