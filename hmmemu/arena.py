@@ -55,13 +55,16 @@ class Arena:
         self._lock = threading.Lock()
         self._free: list[tuple[int, int]] = [(self.memory.begin, self.memory.end)]  # sorted, never adjacent
         self._taken: dict[int, int] = {}
+        self._labels: dict[int, str] = {}
         self._dead: deque[int] = deque()
 
     def __contains__(self, address: int) -> bool:
         return self.memory.begin <= address < self.memory.end
 
-    def take(self, size: int) -> int:
+    def take(self, size: int, label: str) -> int:
         """Allocates `size` bytes; returns the address of the first, on a page boundary.
+
+        `label` says in messages what lies there.
 
         Raises:
             OutOfMemoryError: no free range is long enough.
@@ -73,7 +76,7 @@ class Arena:
                 if end - begin < need:
                     continue
                 self._free[i : i + 1] = [(begin + need, end)] if end - begin > need else []
-                self._taken[begin] = begin + need
+                self._taken[begin], self._labels[begin] = begin + need, label
                 break
             else:
                 raise OutOfMemoryError(
@@ -93,15 +96,16 @@ class Arena:
             with self._lock:
                 self._collect()
 
-    def allocations(self) -> list[tuple[int, int]]:
-        """(begin, end) of all allocations, guard pages left out."""
+    def allocations(self) -> list[tuple[int, int, str]]:
+        """(begin, end, label) of all allocations, guard pages left out."""
         with self._lock:
-            return sorted((begin, end - GUARD) for begin, end in self._taken.items())
+            return sorted((begin, end - GUARD, self._labels[begin]) for begin, end in self._taken.items())
 
     def _collect(self) -> None:
         while self._dead:
             begin = self._dead.popleft()
             end = self._taken.pop(begin)
+            del self._labels[begin]
             self._session.free(begin, end - GUARD)
             self._insert(begin, end)
 

@@ -197,7 +197,7 @@ class Device:
         address, room = known or (0, 0)
         answer = self._ask(self.process.load, str(compiled.path), address, room, known is None)
         if isinstance(answer, int):  # the module has variables: this many bytes of shared memory for them
-            address = self.space.arena.take(answer)
+            address = self.space.arena.take(answer, f"variables of {compiled.path.name}")
             self._variables[compiled.key] = (address, page_up(answer))
             answer = self._ask(self.process.load, str(compiled.path), address, page_up(answer), True)
         return LoadedModule(self.space, json.loads(answer), "this module")

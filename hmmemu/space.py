@@ -182,10 +182,11 @@ class AddressSpace:
         if any(n < 0 for n in dimensions):
             raise ArgumentError(f"negative dimensions are not allowed: {shape!r}")
         size = math.prod(int(n) for n in dimensions) * kind.itemsize
-        return self._allocate(size).view(kind).reshape(dimensions, order=order)
+        label = f"array of shape {dimensions}, dtype {kind}"
+        return self._allocate(size, label).view(kind).reshape(dimensions, order=order)
 
-    def _allocate(self, size: int) -> Array:
-        address = self.arena.take(size)
+    def _allocate(self, size: int, label: str) -> Array:
+        address = self.arena.take(size, label)
         owner = _Owner(self.arena.memory, address, size)
         weakref.finalize(owner, self.arena.abandon, address).atexit = False
         return np.asarray(owner)
@@ -405,20 +406,22 @@ class AddressSpace:
 
     def nearest(self, address: int) -> str:
         """In words, how far an address is from the nearest array (for error messages)."""
-        ranges = [(begin, end, "array") for begin, end in self.arena.allocations()]
+        ranges = self.arena.allocations()
         for registration in list(self._registered.values()):
             owner = registration.owner()
-            label = f"registered array of shape {owner.shape}, dtype {owner.dtype}" if owner is not None else "array"
-            ranges.append((registration.memory.begin, registration.memory.end, label))
+            if owner is not None:
+                label = f"registered array of shape {owner.shape}, dtype {owner.dtype}"
+                ranges.append((registration.memory.begin, registration.memory.end, label))
         if not ranges:
             return "there are no shared arrays"
         begin, end, label = min(ranges, key=lambda r: max(r[0] - address, address - r[1] + 1, 0))
-        place = f"{label} at {begin:#x}, {end - begin:,} bytes"
         if address < begin:
-            return f"the nearest {place}, begins {begin - address:,} bytes after it"
-        if address >= end:
-            return f"the nearest {place}, ends {address - end:,} bytes before it"
-        return f"it lies in the {place}, {address - begin:,} bytes from its begin"
+            where = f"{begin - address:,} bytes before the"
+        elif address >= end:
+            where = f"{address - end:,} bytes behind the end of the"
+        else:
+            where = f"{address - begin:,} bytes into the"
+        return f"it lies {where} {label} at {begin:#x}"
 
     # ------------------------------------------------------------------------------------ devices, stats
 

@@ -11,7 +11,7 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from hmmemu.errors import ArgumentError
+from hmmemu.errors import ArgumentError, DeviceError
 
 if TYPE_CHECKING:
     from hmmemu.device import Device
@@ -66,8 +66,11 @@ class Stream:
             KernelFault, KernelAssertion, DeviceError: a kernel failed.
         """
         for device, ticket in list(self._last.items()):
-            self._last.pop(device, None)  # a failure is raised once
-            device.wait(ticket, timeout)
+            try:
+                device.wait(ticket, timeout)
+            except DeviceError:
+                self._last.pop(device, None)  # told once
+                raise
 
     def record(self, event: Event | None = None) -> Event:
         """Records an event behind what was launched so far."""
