@@ -105,23 +105,16 @@ def _catching() -> list[Check]:
         return [Check(topic, "native driver", False, reason, "reinstall hmmemu: pip install .", needed=True)]
     way = str(found.get("userfaultfd", "none"))
     features = ", ".join(found.get("features", [])) or "none reported"
+    allowed = way in ("syscall", "dev")
     return [
-        Check(
-            topic, "userfaultfd", way in ("syscall", "dev"), _way_words(way, found), _way_advice(way), True
-        ),
+        Check(topic, "userfaultfd", allowed, _way_words(way, found), _way_advice(way), needed=way == "none"),
         Check(topic, "userfaultfd features", way != "none", features),
     ]
 
 
 def _way_words(way: str, found: dict[str, Any]) -> str:
-    words = {
-        "syscall": "allowed, by the system call",
-        "dev": "allowed, by /dev/userfaultfd",
-        "user-mode": "only for faults in user mode: system calls on shared arrays would fail",
-        "none": "not allowed",
-    }
-    reason = found.get("reason")
-    return words.get(way, way) + (f" ({reason})" if reason else "")
+    words = {"syscall": "by the system call", "dev": "by /dev/userfaultfd", "none": "not allowed"}
+    return ": ".join(part for part in (words.get(way), found.get("reason")) if part) or way
 
 
 def _way_advice(way: str) -> str:

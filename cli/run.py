@@ -57,7 +57,7 @@ class Row:
     name: str
     outcomes: list[Outcome] = field(default_factory=list)
     error: str = ""
-    pages: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
 
     @property
     def verified(self) -> bool:
@@ -76,7 +76,7 @@ class Row:
             "name": self.name,
             "verified": self.verified,
             "error": self.error,
-            "pages": self.pages,
+            "memory": self.memory,
             "runs": runs,
         }
 
@@ -175,7 +175,7 @@ def _run_all(
         for name in names:
             before = Counters.of(space)
             row = _run_one(space, name, size, seed, image, repeat, progress)
-            row.pages = Counters.of(space).since(before)
+            row.memory = Counters.of(space).since(before)
             rows.append(row)
     return rows
 
@@ -224,7 +224,7 @@ def _table(rows: list[Row]) -> Table:
     from hmmemu.report import duration
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    between = any(row.pages["pages_between_devices"] for row in rows)
+    between = any(row.memory["pages_between_devices"] for row in rows)
     table.add_column("workload")
     table.add_column("result")
     for heading in ("kernel time", "launches", "pages to device", "pages to host"):
@@ -236,8 +236,8 @@ def _table(rows: list[Row]) -> Table:
     for row in rows:
         time = duration(median(o.kernel_seconds for o in row.outcomes)) if row.outcomes else "-"
         launches = str(sum(o.launches for o in row.outcomes)) if row.outcomes else "-"
-        counts = {**row.pages} if between else {k: v for k, v in row.pages.items() if "between" not in k}
-        table.add_row(row.name, _result(row), time, launches, *(f"{n:,}" for n in counts.values()))
+        counts = [f"{n:,}" for key, n in row.memory.items() if between or "between" not in key]
+        table.add_row(row.name, _result(row), time, launches, *counts)
     return table
 
 

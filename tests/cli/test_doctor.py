@@ -59,3 +59,33 @@ def test_without_a_compiler(tmp_path):
 def test_tracker_that_does_not_exist():
     done = hmmemu("doctor", HMMEMU_TRACKER="nosuch")
     assert done.returncode == 1 and "nosuch" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("probe", "ok", "needed", "words"),
+    [
+        (
+            {"userfaultfd": "syscall", "features": ["a", "b"], "reason": "all"},
+            True,
+            False,
+            "by the system call: all",
+        ),
+        ({"userfaultfd": "dev", "features": ["a"]}, True, False, "by /dev/userfaultfd"),
+        (
+            {"userfaultfd": "user-mode", "features": [], "reason": "no system calls"},
+            False,
+            False,
+            "no system calls",
+        ),
+        ({"userfaultfd": "none", "reason": "seccomp"}, False, True, "not allowed: seccomp"),
+        ({}, False, True, "not allowed"),
+    ],
+)
+def test_each_way_to_userfaultfd(monkeypatch, probe, ok, needed, words):
+    from hmmemu import _native
+    from hmmemu.cli import checks
+
+    monkeypatch.setattr(_native, "probe", lambda: probe)
+    check = next(c for c in checks.all_checks() if c.name == "userfaultfd")
+    assert (check.ok, check.needed, check.value) == (ok, needed, words)
+    assert bool(check.advice) is not ok
