@@ -1,5 +1,6 @@
 // hmmemu._native.DeviceProcess: an emulated device's process as Python sees it.
-// The GIL is released in every call that can wait; long waits wake up to look for signals, so Ctrl-C works.
+// The GIL is released in every call that can wait; long waits wake up to look for signals, so
+// Ctrl-C works.
 #include "bind/bind.h"
 #include "device/client/device_process.h"
 #include <algorithm>
@@ -27,7 +28,8 @@ uint64_t deadline_of(std::optional<double> seconds) {
   return now_ns() + uint64_t(std::max(*seconds, 0.0) * 1e9);
 }
 
-// Calls `attempt(slice in ns)` without the GIL until it says true or the time is over. False: time over.
+// Calls `attempt(slice in ns)` without the GIL until it says true or the time is over. False: time
+// over.
 template <class Attempt> bool attempt_until(uint64_t deadline, Attempt attempt) {
   for (;;) {
     const uint64_t now = now_ns(), left = deadline > now ? deadline - now : 0;
@@ -51,18 +53,21 @@ template <class Attempt> bool attempt_until(uint64_t deadline, Attempt attempt) 
   throw nb::python_error();
 }
 
-uint64_t launch(DeviceProcess& d, uint64_t kernel, Three grid, Three block, uint32_t shared, nb::bytes params,
-                uint32_t flags, std::optional<double> timeout) {
-  const LaunchSpec spec{kernel, dim3_of(grid), dim3_of(block), shared, flags, params.data(), params.size()};
+uint64_t launch(DeviceProcess& d, uint64_t kernel, Three grid, Three block, uint32_t shared,
+                nb::bytes params, uint32_t flags, std::optional<double> timeout) {
+  const LaunchSpec spec{kernel, dim3_of(grid), dim3_of(block), shared,
+                        flags,  params.data(), params.size()};
   uint64_t ticket = 0;
-  if (!attempt_until(deadline_of(timeout), [&](uint64_t slice) { return (ticket = d.launch(spec, slice)) != 0; }))
+  if (!attempt_until(deadline_of(timeout),
+                     [&](uint64_t slice) { return (ticket = d.launch(spec, slice)) != 0; }))
     queue_full();
   return ticket;
 }
 
 uint64_t marker(DeviceProcess& d, std::optional<double> timeout) {
   uint64_t ticket = 0;
-  if (!attempt_until(deadline_of(timeout), [&](uint64_t slice) { return (ticket = d.marker(slice)) != 0; }))
+  if (!attempt_until(deadline_of(timeout),
+                     [&](uint64_t slice) { return (ticket = d.marker(slice)) != 0; }))
     queue_full();
   return ticket;
 }
@@ -76,7 +81,8 @@ const char* wait(DeviceProcess& d, uint64_t ticket, std::optional<double> timeou
   return result == WaitResult::done ? "done" : result == WaitResult::dead ? "dead" : "timeout";
 }
 
-nb::object load(DeviceProcess& d, const std::string& path, uint64_t globals, uint64_t room, bool initialise) {
+nb::object load(DeviceProcess& d, const std::string& path, uint64_t globals, uint64_t room,
+                bool initialise) {
   Loaded loaded;
   {
     nb::gil_scoped_release release;
@@ -178,20 +184,26 @@ void bind_device(nb::module_& m) {
   m.attr("LAYOUTS") = kLayouts;
   m.attr("LAUNCH_PRECISE") = unsigned(HMM_LAUNCH_PRECISE);
   nb::class_<DeviceProcess>(m, "DeviceProcess")
-      .def(nb::new_(&start), nb::arg("program"), nb::arg("index") = 0, nb::arg("workers") = 0, nb::arg("layout") = 0)
+      .def(nb::new_(&start), nb::arg("program"), nb::arg("index") = 0, nb::arg("workers") = 0,
+           nb::arg("layout") = 0)
       .def("map", &DeviceProcess::map, nb::arg("address"), nb::arg("length"), Unlocked())
       .def("unmap", &DeviceProcess::unmap, nb::arg("address"), nb::arg("length"), Unlocked())
       .def("zap", &DeviceProcess::zap, nb::arg("address"), nb::arg("length"), Unlocked())
-      .def("load", &load, nb::arg("path"), nb::arg("globals") = 0, nb::arg("room") = 0, nb::arg("initialise") = true,
-           "The module's tables as JSON text; or, if its variables do not fit, the bytes that they need.")
+      .def("load", &load, nb::arg("path"), nb::arg("globals") = 0, nb::arg("room") = 0,
+           nb::arg("initialise") = true,
+           "The module's tables as JSON text; or, if its variables do not fit, the bytes that they "
+           "need.")
       .def("unload", &DeviceProcess::unload, nb::arg("module"), Unlocked())
       .def("ping", &DeviceProcess::ping, Unlocked())
-      .def("launch", &launch, nb::arg("kernel"), nb::arg("grid"), nb::arg("block"), nb::arg("shared"),
-           nb::arg("params"), nb::arg("flags") = 0, nb::arg("timeout") = nb::none(),
-           "Queues a launch and returns its ticket; waits up to `timeout` seconds while the queue is full.")
+      .def("launch", &launch, nb::arg("kernel"), nb::arg("grid"), nb::arg("block"),
+           nb::arg("shared"), nb::arg("params"), nb::arg("flags") = 0,
+           nb::arg("timeout") = nb::none(),
+           "Queues a launch and returns its ticket; waits up to `timeout` seconds while the queue "
+           "is full.")
       .def("marker", &marker, nb::arg("timeout") = nb::none())
       .def("marker_time", &DeviceProcess::marker_time, nb::arg("ticket"))
-      .def("wait", &wait, nb::arg("ticket"), nb::arg("timeout") = nb::none(), "'done', 'timeout' or 'dead'.")
+      .def("wait", &wait, nb::arg("ticket"), nb::arg("timeout") = nb::none(),
+           "'done', 'timeout' or 'dead'.")
       .def("completed", &DeviceProcess::completed, nb::arg("ticket"))
       .def("crash", &crash)
       .def("take_output", &take_output)

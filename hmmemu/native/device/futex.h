@@ -1,7 +1,8 @@
 // Sleeping and waking on a word of memory, and the clock that every time limit is counted in.
 //
-// Nothing here allocates, locks or touches memory but its arguments, so driver threads and signal handlers may
-// use it. Words in the channel are shared between processes; `scope` says which kind a word is.
+// Nothing here allocates, locks or touches memory but its arguments, so driver threads and signal
+// handlers may use it. Words in the channel are shared between processes; `scope` says which kind a
+// word is.
 #pragma once
 #include <atomic>
 #include <climits>
@@ -29,7 +30,8 @@ inline void cpu_pause() {
 #endif
 }
 
-// Sleeps while `word` is `expected`, at most `limit_ns`. May return early for no reason: callers look again.
+// Sleeps while `word` is `expected`, at most `limit_ns`. May return early for no reason: callers
+// look again.
 inline void futex_wait(std::atomic<uint32_t>& word, uint32_t expected, uint64_t limit_ns,
                        Scope scope = Scope::shared) {
   const timespec limit{time_t(limit_ns / 1000000000u), long(limit_ns % 1000000000u)};

@@ -1,12 +1,15 @@
-// What the CPU process and a device process share: the layout of their common memory (the channel) and the
-// messages of the control socket. Both programs come from one build; `kMagic` guards against a mix.
+// What the CPU process and a device process share: the layout of their common memory (the channel)
+// and the messages of the control socket. Both programs come from one build; `kMagic` guards
+// against a mix.
 //
-// The channel is a memfd made by the CPU process. Each part says who writes it. A wild store of a kernel can hit
-// the channel, so the CPU process checks what it reads there: it may get a wrong answer, never a wrong access.
+// The channel is a memfd made by the CPU process. Each part says who writes it. A wild store of a
+// kernel can hit the channel, so the CPU process checks what it reads there: it may get a wrong
+// answer, never a wrong access.
 //
-// Sequence: ticket t (1, 2, ...) of the queue lives in slot (t - 1) % kSlots. The CPU process writes the slot,
-// then raises `produced` to t; the device runs tickets in order and raises `completed`. A slot is written again
-// only when its ticket has completed. Tickets go on counting when a device process is started anew.
+// Sequence: ticket t (1, 2, ...) of the queue lives in slot (t - 1) % kSlots. The CPU process
+// writes the slot, then raises `produced` to t; the device runs tickets in order and raises
+// `completed`. A slot is written again only when its ticket has completed. Tickets go on counting
+// when a device process is started anew.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -30,29 +33,32 @@ enum SlotKind : uint32_t { kSlotLaunch = 1, kSlotMarker = 2 };
 
 struct alignas(64) Slot {
   uint32_t kind;
-  uint32_t flags; // hmm_launch_flags
+  uint32_t flags;  // hmm_launch_flags
   uint64_t kernel; // handle from LOAD
   hmm_dim3 grid, block;
   uint32_t dynamic_shared, param_bytes;
-  uint64_t time_ns; // markers: CLOCK_MONOTONIC, written by the device before it completes the ticket
+  uint64_t
+      time_ns; // markers: CLOCK_MONOTONIC, written by the device before it completes the ticket
   alignas(64) unsigned char params[kParamBytes];
 };
 
 struct Queue {
   alignas(64) std::atomic<uint64_t> produced;
-  std::atomic<uint32_t> submit_bell;    // low half of `produced`; the dispatcher sleeps on it
+  std::atomic<uint32_t> submit_bell; // low half of `produced`; the dispatcher sleeps on it
   alignas(64) std::atomic<uint64_t> completed;
-  std::atomic<uint32_t> complete_bell;  // low half of `completed`; waiters sleep on it
+  std::atomic<uint32_t> complete_bell; // low half of `completed`; waiters sleep on it
   alignas(64) std::atomic<uint32_t> dispatcher_asleep;
   std::atomic<uint32_t> waiters;
   Slot slots[kSlots];
 };
 
-// ---- shootdown: one mailbox and one device thread per CPU, so that a request stays on its CPU ----
+// ---- shootdown: one mailbox and one device thread per CPU, so that a request stays on its CPU
+// ----
 
 struct alignas(64) Mailbox {
-  std::atomic<uint32_t> request; // sequence number, raised by the CPU process when the rest is written
-  std::atomic<uint32_t> done;    // the last request answered
+  std::atomic<uint32_t>
+      request;                // sequence number, raised by the CPU process when the rest is written
+  std::atomic<uint32_t> done; // the last request answered
   uint64_t address, length;
   int32_t error; // errno of the answer, 0 if the range has no page table entries any more
 };
@@ -114,17 +120,25 @@ struct Channel {
   Output output;
 };
 
-// ---- control socket (SOCK_SEQPACKET): a request, a reply, then `text_bytes` of text in packets ----
+// ---- control socket (SOCK_SEQPACKET): a request, a reply, then `text_bytes` of text in packets
+// ----
 
 inline constexpr uint32_t kTextPacket = 32768;
 inline constexpr uint32_t kPathBytes = 4096;
 
-enum RequestKind : uint32_t { kRequestPing = 1, kRequestMap, kRequestUnmap, kRequestLoad, kRequestUnload };
+enum RequestKind : uint32_t {
+  kRequestPing = 1,
+  kRequestMap,
+  kRequestUnmap,
+  kRequestLoad,
+  kRequestUnload
+};
 
 struct Request {
   uint32_t id, kind;
-  uint64_t address, length; // MAP, UNMAP: the range. LOAD: where globals go, and the room there. UNLOAD: module
-  uint32_t initialise;      // LOAD: give globals their initial values
+  uint64_t address,
+      length; // MAP, UNMAP: the range. LOAD: where globals go, and the room there. UNLOAD: module
+  uint32_t initialise; // LOAD: give globals their initial values
   uint32_t text_bytes;
   char text[kPathBytes]; // LOAD: path. Only `text_bytes` of it are sent
 };

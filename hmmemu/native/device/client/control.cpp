@@ -1,6 +1,7 @@
 // Purpose: requests and replies on a device's control socket.
-// Invariant: after a time limit has passed the late reply is still read, and dropped by its number, before the
-// next one; text packets that follow a reply are counted in it, so the conversation never loses its place.
+// Invariant: after a time limit has passed the late reply is still read, and dropped by its number,
+// before the next one; text packets that follow a reply are counted in it, so the conversation
+// never loses its place.
 #include "control.h"
 #include "base/failure.h"
 #include "device/futex.h"
@@ -13,11 +14,14 @@
 namespace hmmemu::device {
 namespace {
 
-[[noreturn]] void fail(const std::string& text) { throw hmm::Failure(hmm::FailureKind::Device, text); }
+[[noreturn]] void fail(const std::string& text) {
+  throw hmm::Failure(hmm::FailureKind::Device, text);
+}
 
 void take_descriptor(msghdr& message, OwnedFd* passed) {
   for (cmsghdr* head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head)) {
-    if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS || head->cmsg_len < CMSG_LEN(sizeof(int)))
+    if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS ||
+        head->cmsg_len < CMSG_LEN(sizeof(int)))
       continue;
     int fd;
     memcpy(&fd, CMSG_DATA(head), sizeof fd);
@@ -77,7 +81,8 @@ Greeting Control::greeting(uint64_t limit_ns) {
   const uint64_t deadline = now_ns() + limit_ns;
   Reply reply;
   Greeting greeting;
-  if (receive(&reply, sizeof reply, deadline, &greeting.userfaultfd) != sizeof reply || reply.id != 0)
+  if (receive(&reply, sizeof reply, deadline, &greeting.userfaultfd) != sizeof reply ||
+      reply.id != 0)
     fail("the device process speaks another version of hmmemu: reinstall it");
   greeting.answer = {Status(reply.status), reply.value, receive_text(reply.text_bytes, deadline)};
   greeting.user_mode_only = reply.user_mode_only != 0;

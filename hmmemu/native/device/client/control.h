@@ -1,4 +1,5 @@
-// The CPU process's end of a device's control socket: one request at a time, each with a time limit.
+// The CPU process's end of a device's control socket: one request at a time, each with a time
+// limit.
 #pragma once
 #include "device/protocol.h"
 #include "owned_fd.h"
@@ -20,7 +21,7 @@ struct Greeting {
 
 // Not thread-safe: DeviceProcess::control_lock_ guards it.
 class Control {
-public:
+ public:
   // A new conversation over `socket`; `pidfd` belongs to the process at its other end.
   void open(OwnedFd socket, int pidfd);
   void close() { socket_.reset(); }
@@ -29,7 +30,7 @@ public:
   Greeting greeting(uint64_t limit_ns);
   Answer ask(Request& request, uint64_t limit_ns);
 
-private:
+ private:
   // Waits until a packet is there, and reads it.
   size_t receive(void* data, size_t room, uint64_t deadline, OwnedFd* passed = nullptr);
   std::string receive_text(size_t bytes, uint64_t deadline);

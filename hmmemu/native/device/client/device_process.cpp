@@ -29,7 +29,8 @@ constexpr uint32_t kSpin = 50'000; // ns
 OwnedFd make_memory(const char* name, uint64_t bytes) {
   OwnedFd fd = OwnedFd::above_standard(memfd_create(name, MFD_CLOEXEC));
   if (!fd || ftruncate(fd.get(), off_t(bytes)) != 0)
-    fail(FailureKind::OutOfMemory, std::string("cannot make the memory of a device: ") + strerror(errno));
+    fail(FailureKind::OutOfMemory,
+         std::string("cannot make the memory of a device: ") + strerror(errno));
   return fd;
 }
 
@@ -47,9 +48,10 @@ std::string hex(uint64_t value) {
 
 void check_pages(uint64_t address, uint64_t length) {
   constexpr uint64_t kLowest = 65536; // the usual vm.mmap_min_addr: null pointers must fault
-  if (address % 4096 || length % 4096 || length == 0 || address < kLowest || address + length > kVramBytes || address + length < address)
-    fail(FailureKind::Range, "a device maps whole pages of user addresses, not " + std::to_string(length) +
-                                 " bytes at " + hex(address));
+  if (address % 4096 || length % 4096 || length == 0 || address < kLowest ||
+      address + length > kVramBytes || address + length < address)
+    fail(FailureKind::Range, "a device maps whole pages of user addresses, not " +
+                                 std::to_string(length) + " bytes at " + hex(address));
 }
 
 std::string how_it_ended(int status) {
@@ -69,7 +71,8 @@ std::string how_it_ended(int status) {
 // ---- memory and identity ----
 
 DeviceProcess::ChannelMemory::ChannelMemory() : fd(make_memory("hmmemu-channel", sizeof(Channel))) {
-  void* const memory = mmap(nullptr, sizeof(Channel), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  void* const memory =
+      mmap(nullptr, sizeof(Channel), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
   if (memory == MAP_FAILED)
     fail(FailureKind::OutOfMemory, "cannot map the channel of a device");
   madvise(memory, sizeof(Channel), MADV_DONTFORK);
@@ -83,8 +86,9 @@ DeviceProcess::ChannelMemory::~ChannelMemory() {
 
 DeviceProcess& DeviceProcess::owned() {
   if (owner_ != getpid())
-    fail(FailureKind::Closed, "this device belongs to the process that this one was forked from: make an address "
-                              "space of your own");
+    fail(FailureKind::Closed,
+         "this device belongs to the process that this one was forked from: make an address "
+         "space of your own");
   return *this;
 }
 
@@ -96,12 +100,12 @@ void DeviceProcess::abandon() {
 }
 
 DeviceProcess::DeviceProcess(std::string program, unsigned index, unsigned workers, unsigned layout)
-    : program_(std::move(program)), index_(index), workers_wish_(workers), layout_(layout), owner_(getpid()),
-      channel_(memory_.channel), vram_(make_memory("hmmemu-vram", kVramBytes)), shootdown_(*new (shootdown_memory_.as<void>()) Shootdown(channel_)),
-      queue_(channel_) {
+    : program_(std::move(program)), index_(index), workers_wish_(workers), layout_(layout),
+      owner_(getpid()), channel_(memory_.channel), vram_(make_memory("hmmemu-vram", kVramBytes)),
+      shootdown_(*new (shootdown_memory_.as<void>()) Shootdown(channel_)), queue_(channel_) {
   if (workers > kMaxWorkers)
-    fail(FailureKind::Range, "a device has at most " + std::to_string(kMaxWorkers) + " workers, not " +
-                                 std::to_string(workers));
+    fail(FailureKind::Range, "a device has at most " + std::to_string(kMaxWorkers) +
+                                 " workers, not " + std::to_string(workers));
   guard_fork(this);
   try {
     start();
@@ -123,7 +127,8 @@ DeviceProcess::~DeviceProcess() {
 
 // ---- start and end ----
 
-// What is left from an ended process and would mislead the next. Output is kept: it is still to be taken.
+// What is left from an ended process and would mislead the next. Output is kept: it is still to be
+// taken.
 void DeviceProcess::reset_channel() {
   Channel& c = *channel_;
   c.magic = kMagic;
@@ -244,7 +249,8 @@ std::optional<CrashReport> DeviceProcess::crash() {
   CrashReport report;
   report.record = channel_->crash;
   Crash& c = report.record;
-  c.kernel[sizeof c.kernel - 1] = c.module[sizeof c.module - 1] = c.message[sizeof c.message - 1] = 0;
+  c.kernel[sizeof c.kernel - 1] = c.module[sizeof c.module - 1] = c.message[sizeof c.message - 1] =
+      0;
   report.exit_status = exit_status_;
   report.from_record = recorded;
   report.message = recorded ? report.record.message : how_it_ended(exit_status_);
@@ -267,7 +273,8 @@ void DeviceProcess::map(uint64_t address, uint64_t length) {
   const Answer answer = ask(request, kAskLimit);
   const std::string what = "[" + hex(address) + ", " + hex(address + length) + ")";
   if (answer.status == kStatusTaken)
-    fail(FailureKind::Range, what + " is in use in the device process (address layout " + std::to_string(layout_) + ")");
+    fail(FailureKind::Range, what + " is in use in the device process (address layout " +
+                                 std::to_string(layout_) + ")");
   if (answer.status != kStatusOk)
     fail(answer.value == ENOMEM ? FailureKind::OutOfMemory : FailureKind::Device,
          "the device process cannot map " + what + ": " + answer.text);
@@ -280,13 +287,16 @@ void DeviceProcess::unmap(uint64_t address, uint64_t length) {
   request.address = address;
   request.length = length;
   if (const Answer answer = ask(request, kAskLimit); answer.status != kStatusOk)
-    fail(FailureKind::Device, "the device process cannot unmap " + hex(address) + ": " + answer.text);
+    fail(FailureKind::Device,
+         "the device process cannot unmap " + hex(address) + ": " + answer.text);
 }
 
-Loaded DeviceProcess::load(const std::string& path, uint64_t globals, uint64_t room, bool initialise) {
+Loaded DeviceProcess::load(const std::string& path, uint64_t globals, uint64_t room,
+                           bool initialise) {
   Request request{};
   if (path.empty() || path.size() > sizeof request.text)
-    fail(FailureKind::Range, "the path of a module has 1 to " + std::to_string(sizeof request.text) + " characters");
+    fail(FailureKind::Range,
+         "the path of a module has 1 to " + std::to_string(sizeof request.text) + " characters");
   request.kind = kRequestLoad;
   request.address = globals;
   request.length = room;
@@ -321,7 +331,9 @@ uint64_t DeviceProcess::launch(const LaunchSpec& spec, uint64_t limit_ns) {
   return owned().queue_.launch(spec, limit_ns, pidfd_.get());
 }
 
-uint64_t DeviceProcess::marker(uint64_t limit_ns) { return owned().queue_.marker(limit_ns, pidfd_.get()); }
+uint64_t DeviceProcess::marker(uint64_t limit_ns) {
+  return owned().queue_.marker(limit_ns, pidfd_.get());
+}
 
 uint64_t DeviceProcess::marker_time(uint64_t ticket) { return owned().queue_.marker_time(ticket); }
 
@@ -338,7 +350,8 @@ std::string DeviceProcess::take_output() {
   Output& out = owned().channel_->output;
   const std::lock_guard hold(output_lock_);
   const uint64_t tail = out.tail.load(), head = out.head.load(std::memory_order_acquire);
-  const size_t bytes = size_t(std::min<uint64_t>(head - tail, kOutputBytes)), start = tail % kOutputBytes;
+  const size_t bytes = size_t(std::min<uint64_t>(head - tail, kOutputBytes)),
+               start = tail % kOutputBytes;
   const size_t first = std::min<size_t>(bytes, kOutputBytes - start);
   std::string text(out.text + start, first);
   text.append(out.text, bytes - first);

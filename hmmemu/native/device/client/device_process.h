@@ -1,14 +1,15 @@
-// An emulated device's process as the CPU process sees it: its start and end, its memory map, its modules, its
-// launches, what it printed and what killed it.
+// An emulated device's process as the CPU process sees it: its start and end, its memory map, its
+// modules, its launches, what it printed and what killed it.
 //
-// Descriptors keep their numbers over restarts (userfaultfd(), vram(), the pidfd), and so do the channel and the
-// shootdown object; a descriptor registered with epoll must be registered again. Thread-safe, except that the
-// destructor must be the last call. In a fork child every call throws Failure(Closed), and the parent's device is
-// left alone. Driver threads touch the shootdown object only, which lies in pages of its own: this one lies on
-// the heap, which may be managed memory.
+// Descriptors keep their numbers over restarts (userfaultfd(), vram(), the pidfd), and so do the
+// channel and the shootdown object; a descriptor registered with epoll must be registered again.
+// Thread-safe, except that the destructor must be the last call. In a fork child every call throws
+// Failure(Closed), and the parent's device is left alone. Driver threads touch the shootdown object
+// only, which lies in pages of its own: this one lies on the heap, which may be managed memory.
 //
-// LOCK ORDER: lifecycle_ (start, kill, reap) before control_lock_ (one request at a time) before LaunchQueue::lock_.
-// kill() does not need control_lock_: a request that hangs ends when its process does.
+// LOCK ORDER: lifecycle_ (start, kill, reap) before control_lock_ (one request at a time) before
+// LaunchQueue::lock_. kill() does not need control_lock_: a request that hangs ends when its
+// process does.
 #pragma once
 #include "base/mapping.h"
 #include "control.h"
@@ -21,7 +22,8 @@
 namespace hmmemu::device {
 
 struct Loaded {
-  std::string tables;    // JSON: module, bytes_used, kernels, globals; empty if the variables did not fit
+  std::string
+      tables; // JSON: module, bytes_used, kernels, globals; empty if the variables did not fit
   uint64_t bytes_needed; // for the module's variables
 };
 
@@ -33,20 +35,22 @@ struct CrashReport {
 };
 
 class DeviceProcess {
-public:
-  // Starts the program `program`. `workers`: 0 is one for each CPU that this process may use. Throws Failure.
+ public:
+  // Starts the program `program`. `workers`: 0 is one for each CPU that this process may use.
+  // Throws Failure.
   DeviceProcess(std::string program, unsigned index, unsigned workers, unsigned layout);
   ~DeviceProcess(); // ends the process
   DeviceProcess(const DeviceProcess&) = delete;
 
-  // Makes [address, address + length), whole pages, part of the device's address space, registered with its
-  // userfaultfd. Throws Failure(Range) if the device process uses those addresses itself: restart it with the next
-  // layout and map everything again.
+  // Makes [address, address + length), whole pages, part of the device's address space, registered
+  // with its userfaultfd. Throws Failure(Range) if the device process uses those addresses itself:
+  // restart it with the next layout and map everything again.
   void map(uint64_t address, uint64_t length);
   void unmap(uint64_t address, uint64_t length);
 
-  // Loads a kernel module; its variables go to [globals, globals + room), initialised if asked for. Without
-  // enough room nothing is loaded, and the result has no tables but the bytes that are needed.
+  // Loads a kernel module; its variables go to [globals, globals + room), initialised if asked for.
+  // Without enough room nothing is loaded, and the result has no tables but the bytes that are
+  // needed.
   Loaded load(const std::string& path, uint64_t globals, uint64_t room, bool initialise);
   void unload(uint64_t module);
   void ping();
@@ -67,13 +71,16 @@ public:
   bool alive();
   // What ended the process; nothing while it lives, or if `kill` ended it. Until `restart`.
   std::optional<CrashReport> crash();
-  // Ends the process and waits until it is gone. Launches under way are lost. Harmless if it has ended.
+  // Ends the process and waits until it is gone. Launches under way are lost. Harmless if it has
+  // ended.
   void kill();
-  // A new process on the same video memory, with a new userfaultfd, no mappings and no modules. Kills the old one
-  // first. Throws Failure; the object is then without a process, and restart may be tried again.
+  // A new process on the same video memory, with a new userfaultfd, no mappings and no modules.
+  // Kills the old one first. Throws Failure; the object is then without a process, and restart may
+  // be tried again.
   void restart(std::optional<unsigned> layout = {});
 
-  // See Shootdown. The context stays valid as long as this object; driver threads use it and not this object.
+  // See Shootdown. The context stays valid as long as this object; driver threads use it and not
+  // this object.
   bool zap(uint64_t address, uint64_t length) { return shootdown_.zap(address, length); }
   void* shootdown_context() { return &shootdown_; }
 
@@ -89,7 +96,7 @@ public:
   // In a fork child: lets go of the descriptors. Everything else stays untouched.
   void abandon();
 
-private:
+ private:
   struct ChannelMemory {
     ChannelMemory();
     ~ChannelMemory();

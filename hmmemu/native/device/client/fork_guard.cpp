@@ -1,6 +1,7 @@
-// Purpose: in a fork child, close the descriptors of the parent's devices. A child that kept the userfaultfd or the
-// socket would keep a dead device's kernel objects alive, and could disturb a living one.
-// Lock: guard_lock, of the list; held from before a fork until after it, so that the child finds it whole.
+// Purpose: in a fork child, close the descriptors of the parent's devices. A child that kept the
+// userfaultfd or the socket would keep a dead device's kernel objects alive, and could disturb a
+// living one. Lock: guard_lock, of the list; held from before a fork until after it, so that the
+// child finds it whole.
 #include "fork_guard.h"
 #include "base/failure.h"
 #include "device_process.h"

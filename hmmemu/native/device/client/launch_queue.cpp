@@ -1,6 +1,7 @@
 // Purpose: produce tickets, wait for their end, keep the times of markers.
-// Lock: LaunchQueue::lock_ (see the header). Waiting threads hold nothing: they announce themselves in
-// `waiters`, look, and sleep on the bell with a limit; a process that died is noticed by its pidfd.
+// Lock: LaunchQueue::lock_ (see the header). Waiting threads hold nothing: they announce themselves
+// in `waiters`, look, and sleep on the bell with a limit; a process that died is noticed by its
+// pidfd.
 #include "launch_queue.h"
 #include "base/failure.h"
 #include "device/futex.h"
@@ -12,9 +13,9 @@
 namespace hmmemu::device {
 namespace {
 
-constexpr uint64_t kSlice = 20'000'000;          // ns between two looks whether the process lives
-constexpr uint64_t kCrashSlice = 500'000;        // the same once it has reported a crash
-constexpr uint64_t kCrashLimit = 6'000'000'000;  // longer than the crash handler's own limit
+constexpr uint64_t kSlice = 20'000'000;         // ns between two looks whether the process lives
+constexpr uint64_t kCrashSlice = 500'000;       // the same once it has reported a crash
+constexpr uint64_t kCrashLimit = 6'000'000'000; // longer than the crash handler's own limit
 constexpr unsigned kLooksPerClock = 32;
 
 bool ended(int pidfd) {
@@ -73,7 +74,8 @@ Slot* LaunchQueue::wait_for_room(std::unique_lock<std::mutex>& hold, uint64_t li
   return &slot;
 }
 
-// The slot is written; the dispatcher says that it sleeps before it looks a last time, so one of the two sees.
+// The slot is written; the dispatcher says that it sleeps before it looks a last time, so one of
+// the two sees.
 uint64_t LaunchQueue::submit() {
   const uint64_t ticket = queue_.produced.load() + 1;
   queue_.produced.store(ticket);
@@ -115,8 +117,10 @@ uint64_t LaunchQueue::marker(uint64_t limit_ns, int pidfd) {
 
 WaitResult LaunchQueue::wait(uint64_t ticket, uint64_t limit_ns, int pidfd) {
   if (ticket > last_ticket())
-    throw hmm::Failure(hmm::FailureKind::Range, "there is no launch " + std::to_string(ticket) + " on this device");
-  const uint64_t begin = now_ns(), deadline = limit_ns > UINT64_MAX - begin ? UINT64_MAX : begin + limit_ns;
+    throw hmm::Failure(hmm::FailureKind::Range,
+                       "there is no launch " + std::to_string(ticket) + " on this device");
+  const uint64_t begin = now_ns(),
+                 deadline = limit_ns > UINT64_MAX - begin ? UINT64_MAX : begin + limit_ns;
   const uint64_t spin_end = std::min(begin + channel_->spin_ns, deadline);
   do {
     for (unsigned i = 0; i < kLooksPerClock; i++) {
@@ -149,7 +153,8 @@ WaitResult LaunchQueue::sleep_until(uint64_t ticket, uint64_t deadline, int pidf
     queue_.waiters.fetch_add(1);
     const uint32_t bell = queue_.complete_bell.load();
     if (queue_.completed.load() < ticket)
-      futex_wait(queue_.complete_bell, bell, std::min(deadline - now, crashed ? kCrashSlice : kSlice));
+      futex_wait(queue_.complete_bell, bell,
+                 std::min(deadline - now, crashed ? kCrashSlice : kSlice));
     queue_.waiters.fetch_sub(1);
   }
 }
@@ -164,8 +169,9 @@ uint64_t LaunchQueue::marker_time(uint64_t ticket) {
       if (const auto found = times->find(ticket); found != times->end())
         return found->second;
   }
-  throw hmm::Failure(hmm::FailureKind::Range, "ticket " + std::to_string(ticket) +
-                                                  " is no marker that was reached, or too old to be remembered");
+  throw hmm::Failure(hmm::FailureKind::Range,
+                     "ticket " + std::to_string(ticket) +
+                         " is no marker that was reached, or too old to be remembered");
 }
 
 void LaunchQueue::close() {

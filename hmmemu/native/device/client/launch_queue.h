@@ -1,7 +1,8 @@
 // The CPU process's end of the launch queue: tickets out, completions in. Any thread.
 //
-// A ticket ends in one of two ways: completed, or lost with its process. Lost tickets stay known for ever, so that a
-// wait for one never mistakes the counting of the next process for its own completion.
+// A ticket ends in one of two ways: completed, or lost with its process. Lost tickets stay known
+// for ever, so that a wait for one never mistakes the counting of the next process for its own
+// completion.
 #pragma once
 #include "device/protocol.h"
 #include <mutex>
@@ -22,31 +23,34 @@ struct LaunchSpec {
 enum class WaitResult { done, timeout, dead };
 
 class LaunchQueue {
-public:
+ public:
   explicit LaunchQueue(Channel* channel) : channel_(channel), queue_(channel->queue) {}
 
-  // Returns the ticket, or 0 if the queue was full for `limit_ns`. Throws Failure(Device) while closed.
+  // Returns the ticket, or 0 if the queue was full for `limit_ns`. Throws Failure(Device) while
+  // closed.
   uint64_t launch(const LaunchSpec& spec, uint64_t limit_ns, int pidfd);
   uint64_t marker(uint64_t limit_ns, int pidfd);
 
-  // Waits for a ticket. `dead`: it is lost, and its process has ended and writes no memory any more.
+  // Waits for a ticket. `dead`: it is lost, and its process has ended and writes no memory any
+  // more.
   WaitResult wait(uint64_t ticket, uint64_t limit_ns, int pidfd);
   bool completed(uint64_t ticket);
   uint64_t last_ticket() const { return queue_.produced.load(); }
   uint64_t completed_ticket() const;
 
-  // When a completed marker was reached, CLOCK_MONOTONIC ns. Throws Failure(Range) for any other ticket, and
-  // for one older than the last kKeptTimes markers.
+  // When a completed marker was reached, CLOCK_MONOTONIC ns. Throws Failure(Range) for any other
+  // ticket, and for one older than the last kKeptTimes markers.
   uint64_t marker_time(uint64_t ticket);
 
   // No more launches: the process is being ended.
   void close();
-  // A new process is about to take over: what the ended one did not complete is lost, and the counting goes on
-  // at `last_ticket() + 1`. Until then `completed_ticket` tells how far the ended one came.
+  // A new process is about to take over: what the ended one did not complete is lost, and the
+  // counting goes on at `last_ticket() + 1`. Until then `completed_ticket` tells how far the ended
+  // one came.
   void lose_rest();
   void open();
 
-private:
+ private:
   enum class Fate { open, completed, lost };
   Fate fate(uint64_t ticket);
   bool has_room() const;
@@ -57,10 +61,12 @@ private:
   static constexpr size_t kKeptTimes = 1 << 16;
   Channel* const channel_;
   Queue& queue_;
-  std::mutex lock_; // guards what follows and writing slots; held for short sections, never while waiting
+  std::mutex
+      lock_; // guards what follows and writing slots; held for short sections, never while waiting
   bool open_ = false;
-  std::vector<std::pair<uint64_t, uint64_t>> lost_;       // [first, last]
-  std::unordered_map<uint64_t, uint64_t> times_, older_;  // of markers whose slot was used again, two generations
+  std::vector<std::pair<uint64_t, uint64_t>> lost_; // [first, last]
+  std::unordered_map<uint64_t, uint64_t> times_,
+      older_; // of markers whose slot was used again, two generations
   std::atomic<uint64_t> last_lost_{0};
 };
 

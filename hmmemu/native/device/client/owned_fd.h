@@ -1,5 +1,5 @@
-// A file descriptor with an owner. `replace` keeps the number: threads that poll it meanwhile see the old file or
-// the new one, never a stranger that got the same number.
+// A file descriptor with an owner. `replace` keeps the number: threads that poll it meanwhile see
+// the old file or the new one, never a stranger that got the same number.
 #pragma once
 #include <fcntl.h>
 #include <unistd.h>
@@ -8,7 +8,7 @@
 namespace hmmemu::device {
 
 class OwnedFd {
-public:
+ public:
   OwnedFd() = default;
   explicit OwnedFd(int fd) : fd_(fd) {}
   OwnedFd(OwnedFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
@@ -38,7 +38,7 @@ public:
     return OwnedFd(fcntl(fd, F_DUPFD_CLOEXEC, 3));
   }
 
-private:
+ private:
   int fd_ = -1;
 };
 

@@ -1,9 +1,9 @@
 // Purpose: ask the device thread of this CPU to drop page table entries, and wait for its answer.
 //
 // No spinning: the answering thread is pinned to this very CPU and runs when the caller sleeps.
-// Invariants: a mailbox is written by the holder of its lock alone, and only while no request of it is open.
-// After a request that was not answered in time its mailbox may still be answered late, so nothing is asked again
-// before `attach` has brought a new process.
+// Invariants: a mailbox is written by the holder of its lock alone, and only while no request of it
+// is open. After a request that was not answered in time its mailbox may still be answered late, so
+// nothing is asked again before `attach` has brought a new process.
 #include "shootdown.h"
 #include <poll.h>
 #include <sched.h>
@@ -67,7 +67,8 @@ bool Shootdown::zap(uint64_t address, uint64_t length) {
   const uint64_t deadline = now_ns() + kLimit;
   bool dropped = acquire(locks_[index], deadline);
   if (dropped) {
-    dropped = gone_ || (!broken_ && exchange(channel_->mailboxes[index], address, length, deadline));
+    dropped =
+        gone_ || (!broken_ && exchange(channel_->mailboxes[index], address, length, deadline));
     release(locks_[index]);
   }
   if (!dropped)

@@ -1,14 +1,15 @@
 // Purpose: start the device program with an address layout of its own.
 //
-// The layout: Linux puts a process's mappings below a gap that it leaves for the stack, as large as RLIMIT_STACK
-// allows, at most 5/6 of the address space. With a huge limit at exec the device's libraries and stacks lie far
-// below where the CPU process has its own (and so its arrays). Each layout is another size of gap. Where
-// the hard limit forbids that, the bottom-up layout of ADDR_COMPAT_LAYOUT does nearly as well.
+// The layout: Linux puts a process's mappings below a gap that it leaves for the stack, as large as
+// RLIMIT_STACK allows, at most 5/6 of the address space. With a huge limit at exec the device's
+// libraries and stacks lie far below where the CPU process has its own (and so its arrays). Each
+// layout is another size of gap. Where the hard limit forbids that, the bottom-up layout of
+// ADDR_COMPAT_LAYOUT does nearly as well.
 //
-// vfork, not fork: a fork would run pthread_atfork handlers (which bring all pages home) and copy page tables.
-// Between vfork and exec the child has this process's memory and this thread's stack, so it makes system calls
-// only. Signals stay blocked until the device program has its own handlers: one that came earlier would run a handler
-// of Python's in the shared memory.
+// vfork, not fork: a fork would run pthread_atfork handlers (which bring all pages home) and copy
+// page tables. Between vfork and exec the child has this process's memory and this thread's stack,
+// so it makes system calls only. Signals stay blocked until the device program has its own
+// handlers: one that came earlier would run a handler of Python's in the shared memory.
 #include "spawn.h"
 #include "base/failure.h"
 #include "device/protocol.h"
@@ -24,8 +25,8 @@ namespace hmmemu::device {
 namespace {
 
 constexpr uint64_t kAddressSpace = 1ull << 47;
-constexpr uint64_t kGaps[kLayouts] = {kAddressSpace / 6 * 5, kAddressSpace / 3 * 2, kAddressSpace / 2,
-                                      kAddressSpace / 5 * 2};
+constexpr uint64_t kGaps[kLayouts] = {kAddressSpace / 6 * 5, kAddressSpace / 3 * 2,
+                                      kAddressSpace / 2, kAddressSpace / 5 * 2};
 
 struct ChildPlan {
   const char* program;
@@ -49,15 +50,17 @@ struct ChildPlan {
   _exit(127);
 }
 
-// A pidfd and not just the number: someone else's wait() may reap the child, and numbers are used again.
+// A pidfd and not just the number: someone else's wait() may reap the child, and numbers are used
+// again.
 OwnedFd open_pidfd(pid_t pid) {
   OwnedFd fd = OwnedFd::above_standard(int(syscall(SYS_pidfd_open, pid, 0)));
   if (!fd) {
     const int error = errno;
     kill(pid, SIGKILL);
     waitpid(pid, nullptr, 0);
-    throw hmm::Failure(hmm::FailureKind::Unsupported,
-                       std::string("pidfd_open is refused (") + strerror(error) + "): emulated devices need Linux 5.19");
+    throw hmm::Failure(hmm::FailureKind::Unsupported, std::string("pidfd_open is refused (") +
+                                                          strerror(error) +
+                                                          "): emulated devices need Linux 5.19");
   }
   return fd;
 }
@@ -72,8 +75,13 @@ uint64_t stack_limit() {
 Child spawn(const SpawnPlan& plan) {
   std::string words[] = {plan.program, std::to_string(plan.control), std::to_string(plan.channel),
                          std::to_string(plan.vram), std::to_string(plan.index)};
-  char* arguments[] = {words[0].data(), words[1].data(), words[2].data(), words[3].data(), words[4].data(), nullptr};
-  ChildPlan child{words[0].c_str(), arguments, {plan.control, plan.channel, plan.vram}, kGaps[plan.layout % kLayouts], 0};
+  char* arguments[] = {words[0].data(), words[1].data(), words[2].data(),
+                       words[3].data(), words[4].data(), nullptr};
+  ChildPlan child{words[0].c_str(),
+                  arguments,
+                  {plan.control, plan.channel, plan.vram},
+                  kGaps[plan.layout % kLayouts],
+                  0};
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
@@ -85,7 +93,8 @@ Child spawn(const SpawnPlan& plan) {
   if (pid > 0 && error)
     waitpid(pid, nullptr, 0);
   if (error)
-    throw hmm::Failure(hmm::FailureKind::Device, "cannot run " + plan.program + ": " + strerror(error));
+    throw hmm::Failure(hmm::FailureKind::Device,
+                       "cannot run " + plan.program + ": " + strerror(error));
   return {pid, open_pidfd(pid)};
 }
 

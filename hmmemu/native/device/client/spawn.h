@@ -18,7 +18,8 @@ struct SpawnPlan {
   unsigned index, layout;
 };
 
-// Throws hmm::Failure(Device) if the program cannot be run. The child starts with all signals blocked.
+// Throws hmm::Failure(Device) if the program cannot be run. The child starts with all signals
+// blocked.
 Child spawn(const SpawnPlan& plan);
 
 // This process's soft limit of RLIMIT_STACK, for the child to go back to.

@@ -1,5 +1,6 @@
 // Purpose: answer the control socket: map, unmap, load, unload, ping. One request at a time.
-// A long load (its constructors write shared memory, which faults to the driver) holds up later requests only.
+// A long load (its constructors write shared memory, which faults to the driver) holds up later
+// requests only.
 #include "agent.h"
 #include "device.h"
 #include "failure.h"
@@ -53,8 +54,8 @@ LoadResult answer(const Agent& agent, const Request& request) {
   case kRequestUnmap:
     return unmap_range(request);
   case kRequestLoad:
-    return load_module(std::string(request.text, request.text_bytes), request.address, request.length,
-                       request.initialise != 0);
+    return load_module(std::string(request.text, request.text_bytes), request.address,
+                       request.length, request.initialise != 0);
   case kRequestUnload:
     return unload_module(request.address);
   }
@@ -95,7 +96,8 @@ bool greet(const Agent& agent, const char* error) {
     head->cmsg_len = CMSG_LEN(sizeof(int));
     memcpy(CMSG_DATA(head), &agent.userfault.fd, sizeof(int));
   }
-  return sendmsg(agent.control, &message, MSG_NOSIGNAL) == ssize_t(sizeof reply) && send_text(agent.control, text);
+  return sendmsg(agent.control, &message, MSG_NOSIGNAL) == ssize_t(sizeof reply) &&
+         send_text(agent.control, text);
 }
 
 void* answer_requests(void* argument) {

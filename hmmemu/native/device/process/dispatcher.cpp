@@ -1,6 +1,7 @@
 // Purpose: take tickets from the channel in order, run them, and report each as completed.
-// Invariants: `completed` is raised by this thread alone, after everything the ticket did; it never passes
-// `produced`. Before sleeping, the thread says so and looks once more; the producer writes first and asks then.
+// Invariants: `completed` is raised by this thread alone, after everything the ticket did; it never
+// passes `produced`. Before sleeping, the thread says so and looks once more; the producer writes
+// first and asks then.
 #include "dispatcher.h"
 #include "failure.h"
 #include "modules.h"
@@ -37,7 +38,8 @@ void wait_for(Queue& queue, uint64_t ticket) {
   }
 }
 
-// The CPU process checks launches with the user's words; this is the last line before memory is overrun.
+// The CPU process checks launches with the user's words; this is the last line before memory is
+// overrun.
 const char* refuse(const hmm_kernel* kernel, const Slot& slot) {
   static char message[256];
   const uint64_t threads = uint64_t(slot.block.x) * slot.block.y * slot.block.z;
@@ -46,17 +48,18 @@ const char* refuse(const hmm_kernel* kernel, const Slot& slot) {
   if (uint64_t(slot.grid.x) * slot.grid.y * slot.grid.z == 0 || threads == 0)
     return "the grid or the block has no threads";
   if (slot.grid.x > 0x7fffffffu || slot.grid.y > 65535 || slot.grid.z > 65535)
-    snprintf(message, sizeof message, "grid (%u, %u, %u) is beyond (2147483647, 65535, 65535)", slot.grid.x,
-             slot.grid.y, slot.grid.z);
+    snprintf(message, sizeof message, "grid (%u, %u, %u) is beyond (2147483647, 65535, 65535)",
+             slot.grid.x, slot.grid.y, slot.grid.z);
   else if (threads > kernel->max_threads || threads > HMM_MAX_THREADS)
-    snprintf(message, sizeof message, "kernel %.100s takes at most %u threads a block, not %llu", kernel->name,
-             kernel->max_threads, static_cast<unsigned long long>(threads));
+    snprintf(message, sizeof message, "kernel %.100s takes at most %u threads a block, not %llu",
+             kernel->name, kernel->max_threads, static_cast<unsigned long long>(threads));
   else if (uint64_t(kernel->static_shared) + slot.dynamic_shared > HMM_SHARED_BYTES)
-    snprintf(message, sizeof message, "kernel %.100s: %u + %u bytes of shared memory are more than %u", kernel->name,
+    snprintf(message, sizeof message,
+             "kernel %.100s: %u + %u bytes of shared memory are more than %u", kernel->name,
              kernel->static_shared, slot.dynamic_shared, HMM_SHARED_BYTES);
   else if (slot.param_bytes > kParamBytes || slot.param_bytes < kernel->param_bytes)
-    snprintf(message, sizeof message, "kernel %.100s takes %u bytes of parameters, not %u", kernel->name,
-             kernel->param_bytes, slot.param_bytes);
+    snprintf(message, sizeof message, "kernel %.100s takes %u bytes of parameters, not %u",
+             kernel->name, kernel->param_bytes, slot.param_bytes);
   else
     return nullptr;
   return message;

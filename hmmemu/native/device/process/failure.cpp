@@ -1,10 +1,11 @@
 // Purpose: turn a signal or a kernel's own failure into the crash record, and end the process.
 //
-// Finding the thread: a kernel that runs as a vectorised loop does not know which CUDA thread faulted. The handler
-// then runs the faulting block once more with HMM_LAUNCH_PRECISE, from within the handler and on the signal
-// stack. The kernel is dead already and what it wrote is undefined, so a second run of one block does no
-// further harm; its fault arrives as a nested signal, which completes the record. The rerun is bounded by
-// kRerunSeconds (SIGALRM), and if it does not fault again the record stands as it is, without a thread.
+// Finding the thread: a kernel that runs as a vectorised loop does not know which CUDA thread
+// faulted. The handler then runs the faulting block once more with HMM_LAUNCH_PRECISE, from within
+// the handler and on the signal stack. The kernel is dead already and what it wrote is undefined,
+// so a second run of one block does no further harm; its fault arrives as a nested signal, which
+// completes the record. The rerun is bounded by kRerunSeconds (SIGALRM), and if it does not fault
+// again the record stands as it is, without a thread.
 //
 // Invariants: only the reporting thread writes the record; everything here is async-signal-safe.
 #include "failure.h"
@@ -77,7 +78,8 @@ void record_kernel(Crash& crash, const Worker* w) {
   crash.grid = launch->grid;
   crash.block_size = launch->block;
   crash.block = read(w->abi.block);
-  crash.block_known = crash.block.x < crash.grid.x && crash.block.y < crash.grid.y && crash.block.z < crash.grid.z;
+  crash.block_known =
+      crash.block.x < crash.grid.x && crash.block.y < crash.grid.y && crash.block.z < crash.grid.z;
   crash.thread_known = w->abi.thread_known != 0;
   crash.thread = read(w->abi.thread);
 }
@@ -88,7 +90,9 @@ void record_registers(Crash& crash, const ucontext_t* context) {
   const greg_t* const r = context->uc_mcontext.gregs;
   crash.instruction = uint64_t(r[REG_RIP]);
   if (r[REG_TRAPNO] == kPageFault)
-    crash.access = r[REG_ERR] & kFetch ? kAccessExecute : r[REG_ERR] & kWrite ? kAccessWrite : kAccessRead;
+    crash.access = r[REG_ERR] & kFetch   ? kAccessExecute
+                   : r[REG_ERR] & kWrite ? kAccessWrite
+                                         : kAccessRead;
 }
 #elif defined(__aarch64__)
 void record_registers(Crash& crash, const ucontext_t* context) {
@@ -99,7 +103,8 @@ void record_registers(Crash& crash, const ucontext_t* context) {
     if (head->magic != ESR_MAGIC)
       continue;
     const uint64_t esr = reinterpret_cast<const esr_context*>(head)->esr;
-    const uint64_t kind = esr >> 26; // exception class: 0x20 instruction abort, 0x24 data abort, from user mode
+    const uint64_t kind =
+        esr >> 26; // exception class: 0x20 instruction abort, 0x24 data abort, from user mode
     if (kind == 0x20)
       crash.access = kAccessExecute;
     else if (kind == 0x24)
@@ -113,7 +118,9 @@ void record_registers(Crash&, const ucontext_t*) {}
 bool in_guard(const Worker* w, uint64_t address) {
   if (!w)
     return false;
-  const auto offset = [&](const unsigned char* low) { return address - reinterpret_cast<uint64_t>(low); };
+  const auto offset = [&](const unsigned char* low) {
+    return address - reinterpret_cast<uint64_t>(low);
+  };
   const uint64_t fiber = offset(w->abi.stacks);
   if (fiber < uint64_t(HMM_MAX_THREADS) * HMM_STACK_BYTES)
     return fiber % HMM_STACK_BYTES < kPage;
@@ -127,7 +134,8 @@ void record_signal(Crash& crash, int signal, const siginfo_t* info, const uconte
   crash.access = kAccessUnknown;
   record_registers(crash, context);
   // SI_KERNEL: the processor did not say which address (on x86, one that is not canonical).
-  crash.address_known = (signal == SIGSEGV || signal == SIGBUS) && info->si_code > 0 && info->si_code != SI_KERNEL;
+  crash.address_known =
+      (signal == SIGSEGV || signal == SIGBUS) && info->si_code > 0 && info->si_code != SI_KERNEL;
   crash.address = crash.address_known ? reinterpret_cast<uint64_t>(info->si_addr) : 0;
   crash.stack_overflow = crash.address_known && in_guard(this_worker(), crash.address);
   const Place place = find_object(crash.instruction);
@@ -139,7 +147,9 @@ void record_signal(Crash& crash, int signal, const siginfo_t* info, const uconte
 void rerun_block(Worker& w, const Crash& crash) {
   hmm_launch again = *w.launch;
   again.flags |= HMM_LAUNCH_PRECISE;
-  const uint64_t number = crash.block.x + uint64_t(crash.grid.x) * (crash.block.y + uint64_t(crash.grid.y) * crash.block.z);
+  const uint64_t number =
+      crash.block.x +
+      uint64_t(crash.grid.x) * (crash.block.y + uint64_t(crash.grid.y) * crash.block.z);
   w.rerun = true;
   alarm(kRerunSeconds);
   w.kernel->run(&w.abi, &again, number, number + 1);
@@ -157,7 +167,8 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   become_reporter();
   record_signal(crash, signal, info, registers);
   channel->crash_state = kCrashPartial;
-  if (crash.in_kernel && crash.block_known && !crash.thread_known && !crash.stack_overflow && signal != SIGABRT)
+  if (crash.in_kernel && crash.block_known && !crash.thread_known && !crash.stack_overflow &&
+      signal != SIGABRT)
     rerun_block(*w, crash);
   finish();
 }
@@ -170,12 +181,12 @@ void on_alarm(int) {
 } // namespace
 
 void install_fault_handlers() {
-  struct sigaction action {};
+  struct sigaction action{};
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
   for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT})
     sigaction(signal, &action, nullptr);
-  struct sigaction alarm_action {};
+  struct sigaction alarm_action{};
   alarm_action.sa_handler = on_alarm;
   alarm_action.sa_flags = SA_ONSTACK;
   sigaction(SIGALRM, &alarm_action, nullptr);

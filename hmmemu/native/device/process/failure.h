@@ -1,7 +1,8 @@
 // How the device process dies: a record of what happened in the channel, then exit.
 //
-// The process never outlives a failure: memory that a failed kernel was writing is in no known state, and the
-// CPU process starts a new device on the same video memory. The first thread that fails reports; others stop.
+// The process never outlives a failure: memory that a failed kernel was writing is in no known
+// state, and the CPU process starts a new device on the same video memory. The first thread that
+// fails reports; others stop.
 #pragma once
 #include "device.h"
 

@@ -7,7 +7,7 @@
 namespace hmmemu::device {
 
 class JsonWriter {
-public:
+ public:
   JsonWriter& open(char bracket) {
     comma();
     text_ += bracket;
@@ -45,7 +45,7 @@ public:
   }
   const std::string& text() const { return text_; }
 
-private:
+ private:
   void comma() {
     if (!first_)
       text_ += ',';

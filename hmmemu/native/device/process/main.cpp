@@ -1,14 +1,17 @@
-// hmmemu-device: the process of one emulated device. Started by hmmemu; not a program to run by hand.
+// hmmemu-device: the process of one emulated device. Started by hmmemu; not a program to run by
+// hand.
 //
 //   hmmemu-device FD_CONTROL FD_CHANNEL FD_VRAM INDEX
 //
-// Control: socket for requests. Channel: shared memory (protocol.h). VRAM: the device's frames; file offset is
-// virtual address. The CPU process starts it with a stack limit that moves this process's own mappings away from
-// the CPU process's (client/spawn.cpp), and with all signals blocked.
+// Control: socket for requests. Channel: shared memory (protocol.h). VRAM: the device's frames;
+// file offset is virtual address. The CPU process starts it with a stack limit that moves this
+// process's own mappings away from the CPU process's (client/spawn.cpp), and with all signals
+// blocked.
 //
-// It ends when its parent ends, in whatever way: the socket closes, or the parent's pidfd becomes readable, or
-// the parent's process id is not the one it was. The socket alone is not enough, because children that the
-// parent forked hold it too; PR_SET_PDEATHSIG follows the parent's thread and not its process.
+// It ends when its parent ends, in whatever way: the socket closes, or the parent's pidfd becomes
+// readable, or the parent's process id is not the one it was. The socket alone is not enough,
+// because children that the parent forked hold it too; PR_SET_PDEATHSIG follows the parent's thread
+// and not its process.
 #include "agent.h"
 #include "device.h"
 #include "failure.h"
@@ -92,7 +95,8 @@ void set_signals() {
 
 [[noreturn]] void watch_parent(int control) {
   const pid_t parent = channel->parent;
-  pollfd sources[2] = {{control, POLLRDHUP, 0}, {int(syscall(SYS_pidfd_open, parent, 0)), POLLIN, 0}};
+  pollfd sources[2] = {{control, POLLRDHUP, 0},
+                       {int(syscall(SYS_pidfd_open, parent, 0)), POLLIN, 0}};
   while (getppid() == parent) {
     if (poll(sources, 2, kParentLookMs) <= 0)
       continue;

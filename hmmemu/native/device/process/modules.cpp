@@ -1,9 +1,11 @@
-// Purpose: load kernel modules, give their variables addresses in shared memory, and describe them as JSON.
+// Purpose: load kernel modules, give their variables addresses in shared memory, and describe them
+// as JSON.
 //
-// Globals are placed one after another in the order in which the module's constructors ask, so that loading
-// the same module at the same base gives every variable its old address: a new process finds the values there.
-// Invariants: one thread (the agent) loads and unloads. Kernel handles are never used twice, so a stale one is
-// refused and not mistaken; the table of kernels is read by worker 0 without a lock.
+// Globals are placed one after another in the order in which the module's constructors ask, so that
+// loading the same module at the same base gives every variable its old address: a new process
+// finds the values there. Invariants: one thread (the agent) loads and unloads. Kernel handles are
+// never used twice, so a stale one is refused and not mistaken; the table of kernels is read by
+// worker 0 without a lock.
 #include "modules.h"
 #include "failure.h"
 #include "json.h"
@@ -33,15 +35,21 @@ uint64_t module_count = 0;
 struct Placement {
   uint64_t base, capacity, used;
   bool initialise, active;
-  std::vector<std::string> spill; // room for variables that do not fit: the load fails after its constructors
+  std::vector<std::string>
+      spill; // room for variables that do not fit: the load fails after its constructors
 } placement;
 
 bool overflowed() { return placement.used > placement.capacity; }
 
 void describe_param(JsonWriter& json, const hmm_param& p) {
-  json.open('{').key("name").string(p.name).key("type").string(p.type).key("offset").number(p.offset);
+  json.open('{').key("name").string(p.name).key("type").string(p.type).key("offset").number(
+      p.offset);
   json.key("size").number(p.size).key("kind").number(p.kind).key("is_signed").boolean(p.is_signed);
-  json.key("pointee_const").boolean(p.pointee_const).key("pointee_size").number(p.pointee_size).close('}');
+  json.key("pointee_const")
+      .boolean(p.pointee_const)
+      .key("pointee_size")
+      .number(p.pointee_size)
+      .close('}');
 }
 
 void describe_kernel(JsonWriter& json, const hmm_kernel& k, uint64_t handle) {
@@ -61,7 +69,13 @@ void describe_global(JsonWriter& json, const hmm_global& g) {
 
 std::string describe(const hmm_module& table, uint64_t id, const Module& module) {
   JsonWriter json;
-  json.open('{').key("module").number(id).key("bytes_used").number(module.bytes_used).key("kernels").open('[');
+  json.open('{')
+      .key("module")
+      .number(id)
+      .key("bytes_used")
+      .number(module.bytes_used)
+      .key("kernels")
+      .open('[');
   for (uint32_t i = 0; i < table.kernel_count; i++)
     describe_kernel(json, table.kernels[i], module.first_kernel + i + 1);
   json.close(']').key("globals").open('[');
@@ -85,7 +99,8 @@ const hmm_module* module_table(void* handle) {
   return entry ? entry() : nullptr;
 }
 
-void* run_constructors(const std::string& path, uint64_t globals, uint64_t capacity, bool initialise) {
+void* run_constructors(const std::string& path, uint64_t globals, uint64_t capacity,
+                       bool initialise) {
   placement = {globals, capacity, 0, initialise, true, {}};
   void* const handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   placement.active = false;
@@ -112,7 +127,8 @@ bool drain_queue() {
 
 } // namespace
 
-LoadResult load_module(const std::string& path, uint64_t globals, uint64_t capacity, bool initialise) {
+LoadResult load_module(const std::string& path, uint64_t globals, uint64_t capacity,
+                       bool initialise) {
   void* const handle = run_constructors(path, globals, capacity, initialise);
   if (!handle) {
     const char* const reason = dlerror();
@@ -127,10 +143,11 @@ LoadResult load_module(const std::string& path, uint64_t globals, uint64_t capac
   if (!table)
     return refuse(handle, path + " is not a kernel module: it has no hmmemu_module()");
   if (table->abi != HMMEMU_ABI)
-    return refuse(handle, path + " was built for module interface " + std::to_string(table->abi) + ", not " +
-                              std::to_string(HMMEMU_ABI) + ": compile it again");
+    return refuse(handle, path + " was built for module interface " + std::to_string(table->abi) +
+                              ", not " + std::to_string(HMMEMU_ABI) + ": compile it again");
   if (kernel_count + table->kernel_count > kKernels)
-    return refuse(handle, "too many kernels were loaded into this device: start a new address space");
+    return refuse(handle,
+                  "too many kernels were loaded into this device: start a new address space");
   if (overflowed()) {
     const uint64_t needed = placement.used;
     refuse(handle, "");
@@ -174,7 +191,8 @@ void* hmmemu_global_address(const char* name, size_t bytes, size_t align, const 
     fail_device("a module asked for a variable outside its constructors");
   (void)name;
   const uint64_t alignment = align ? align : 1;
-  const uint64_t address = (placement.base + placement.used + alignment - 1) / alignment * alignment;
+  const uint64_t address =
+      (placement.base + placement.used + alignment - 1) / alignment * alignment;
   placement.used = address + bytes - placement.base;
   if (overflowed()) {
     placement.spill.emplace_back(bytes + alignment, 0);

@@ -1,6 +1,6 @@
 // Purpose: a table of the loaded objects that a signal handler can read.
-// Invariants: one writer (see the header). An entry is valid while `end` is not 0; `end` is written last and
-// cleared first. Objects beyond the table's size are not named in crash records.
+// Invariants: one writer (see the header). An entry is valid while `end` is not 0; `end` is written
+// last and cleared first. Objects beyond the table's size are not named in crash records.
 #include "objects.h"
 #include <atomic>
 #include <cstdio>

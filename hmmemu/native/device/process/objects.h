@@ -1,5 +1,6 @@
-// Which shared object an instruction belongs to, for crash records. dladdr takes the loader's lock and so has
-// no place in a signal handler; this table is filled after every load and read without any lock.
+// Which shared object an instruction belongs to, for crash records. dladdr takes the loader's lock
+// and so has no place in a signal handler; this table is filled after every load and read without
+// any lock.
 #pragma once
 #include <cstdint>
 

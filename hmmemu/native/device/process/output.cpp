@@ -1,6 +1,7 @@
-// Purpose: append a kernel's printf text to the channel's ring. Several workers at once; the CPU process reads.
-// Invariants: text in [tail, head) is whole; a text that does not fit is dropped and counted, never cut.
-// Lock: Output::lock, among the workers of this process, held for one copy. The reader takes no lock.
+// Purpose: append a kernel's printf text to the channel's ring. Several workers at once; the CPU
+// process reads. Invariants: text in [tail, head) is whole; a text that does not fit is dropped and
+// counted, never cut. Lock: Output::lock, among the workers of this process, held for one copy. The
+// reader takes no lock.
 #include "output.h"
 #include <algorithm>
 #include <cstring>

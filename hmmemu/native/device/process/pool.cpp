@@ -1,24 +1,28 @@
 // Purpose: hand out a launch's blocks in chunks, in order, to the workers that come.
 //
-// Worker 0 writes the job, opens the gate, rings the bell and works. A helper enters through the gate (a count of
-// those inside), takes chunks until none is left, and leaves. Worker 0 closes the gate when the chunks are gone and
-// waits only for those inside: a helper that wakes up too late finds the gate shut and costs nothing.
+// Worker 0 writes the job, opens the gate, rings the bell and works. A helper enters through the
+// gate (a count of those inside), takes chunks until none is left, and leaves. Worker 0 closes the
+// gate when the chunks are gone and waits only for those inside: a helper that wakes up too late
+// finds the gate shut and costs nothing.
 //
-// Waking a sleeping helper costs tens of microseconds, more than many launches take. So worker 0 remembers how long
-// a kernel's blocks took the last time, and calls nobody to a launch that it will have finished before anybody
-// comes; it still calls once the launch has lasted longer than that. A helper that was not called finds the open
-// gate within kSleep, so that even blocks that wait for each other make progress in the end.
-// Wake-ups spread as a tree (each that wakes wakes two more), so worker 0 pays for at most two.
+// Waking a sleeping helper costs tens of microseconds, more than many launches take. So worker 0
+// remembers how long a kernel's blocks took the last time, and calls nobody to a launch that it
+// will have finished before anybody comes; it still calls once the launch has lasted longer than
+// that, or when a kernel says that it spins. Blocks may wait for each other without a word: helper
+// 1 looks for an open gate every kLook even if nobody calls. Wake-ups spread as a tree (each that
+// wakes wakes two more), so worker 0 pays for at most two.
 //
 // Invariant: the job is written only while the gate is shut and nobody is inside.
 #include "pool.h"
+#include <sched.h>
 
 namespace hmmemu::device {
 namespace {
 
 constexpr uint32_t kOpen = 1u << 31, kOwnerSleeps = 1u << 30;
 constexpr uint64_t kChunksPerWorker = 8;
-constexpr uint64_t kOwnerSpin = 50'000, kWorthCalling = 50'000, kSleep = 1'000'000'000; // ns
+constexpr uint64_t kOwnerSpin = 50'000, kWorthCalling = 50'000; // ns
+constexpr uint64_t kLook = 200'000'000, kSleep = 5'000'000'000; // ns
 
 struct Job {
   hmm_launch launch;
@@ -26,8 +30,8 @@ struct Job {
   uint64_t ticket, total, chunk;
 };
 
-// How long one block of a kernel took, the last time; worker 0 only. A stranger in the slot is no more than a
-// wrong guess.
+// How long one block of a kernel took, the last time; worker 0 only. A stranger in the slot is no
+// more than a wrong guess.
 struct Habit {
   const hmm_kernel* kernel;
   uint64_t threads;
@@ -35,6 +39,7 @@ struct Habit {
 } habits[256];
 
 uint32_t worker_count = 1;
+bool called = true; // worker 0 only: whether helpers know of the launch, or none are wanted
 Job job;
 alignas(64) std::atomic<uint64_t> next_block{0};
 alignas(64) std::atomic<uint32_t> gate{0};
@@ -76,6 +81,11 @@ void wake_two() {
     futex_wake(bell, 2, Scope::process);
 }
 
+void call_helpers() {
+  called = true;
+  wake_two();
+}
+
 Habit& habit_of(const hmm_kernel* kernel, const hmm_launch& launch) {
   const uint64_t threads = uint64_t(launch.block.x) * launch.block.y * launch.block.z;
   Habit& habit = habits[(reinterpret_cast<uint64_t>(kernel) / sizeof(hmm_kernel) + threads) % 256];
@@ -89,16 +99,15 @@ void work_with_help(Worker& w) {
   Habit& habit = habit_of(job.kernel, job.launch);
   gate.store(kOpen, std::memory_order_release);
   bell.fetch_add(1);
-  bool called = habit.ns_per_block * double(job.total) >= double(kWorthCalling);
+  called = habit.ns_per_block * double(job.total) >= double(kWorthCalling);
   if (called)
     wake_two();
   const uint64_t begin = now_ns();
-  const uint64_t blocks = work(w, job, [&] {
-    if (called || now_ns() - begin < kWorthCalling)
-      return;
-    called = true;
-    wake_two();
+  const uint64_t blocks = work(w, job, [begin] {
+    if (!called && now_ns() - begin >= kWorthCalling)
+      call_helpers();
   });
+  called = true;
   if (blocks)
     habit.ns_per_block = double(now_ns() - begin) / double(blocks);
 }
@@ -138,6 +147,12 @@ void close_and_wait() {
 
 void open_pool(uint32_t workers) { worker_count = workers; }
 
+void yield(hmm_worker* worker) {
+  if (worker->index == 0 && !called)
+    call_helpers();
+  sched_yield();
+}
+
 void run_launch(Worker& w, const hmm_kernel* kernel, const hmm_launch& launch, uint64_t ticket) {
   const uint64_t total = block_count(launch), chunk = total / (worker_count * kChunksPerWorker);
   job = {launch, kernel, ticket, total, worker_count == 1 ? total : chunk ? chunk : 1};
@@ -156,7 +171,7 @@ void help(Worker& w) {
     sleepers.fetch_add(1);
     uint32_t now = bell.load();
     if (now == heard)
-      futex_wait(bell, heard, kSleep, Scope::process);
+      futex_wait(bell, heard, w.abi.index == 1 ? kLook : kSleep, Scope::process);
     sleepers.fetch_sub(1);
     now = bell.load();
     if (now == heard || !enter()) {

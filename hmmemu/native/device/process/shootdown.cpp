@@ -1,9 +1,10 @@
-// Purpose: answer `zap` requests of the driver: drop the page table entries of a range, keep its frames.
+// Purpose: answer `zap` requests of the driver: drop the page table entries of a range, keep its
+// frames.
 //
-// A thread per CPU: the driver thread that asks sleeps at once, and its own CPU runs the answer. Waking a thread
-// elsewhere costs about ten times as much. Requests are small and never block: MADV_DONTNEED on a mapping of
-// shared memory frees no frame and faults nothing.
-// Invariants: mailbox i is answered by thread i alone, in order of its sequence number.
+// A thread per CPU: the driver thread that asks sleeps at once, and its own CPU runs the answer.
+// Waking a thread elsewhere costs about ten times as much. Requests are small and never block:
+// MADV_DONTNEED on a mapping of shared memory frees no frame and faults nothing. Invariants:
+// mailbox i is answered by thread i alone, in order of its sequence number.
 #include "shootdown.h"
 #include "device.h"
 #include <cerrno>
@@ -24,7 +25,8 @@ struct Post {
 int drop_entries(uint64_t address, uint64_t length) {
   if (madvise(reinterpret_cast<void*>(address), length, MADV_DONTNEED) == 0)
     return 0;
-  return errno == ENOMEM ? 0 : errno; // nothing is mapped in part of the range: no entries there either
+  return errno == ENOMEM ? 0
+                         : errno; // nothing is mapped in part of the range: no entries there either
 }
 
 void* answer(void* argument) {

@@ -3,7 +3,8 @@
 
 namespace hmmemu::device {
 
-// One thread per allowed CPU, each pinned there and answering one mailbox. False if threads cannot start.
+// One thread per allowed CPU, each pinned there and answering one mailbox. False if threads cannot
+// start.
 bool start_shootdown();
 
 } // namespace hmmemu::device

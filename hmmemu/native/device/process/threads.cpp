@@ -8,12 +8,13 @@ namespace hmmemu::device {
 
 hmm_dim3 block_at(const hmm_launch& launch, uint64_t number) {
   const uint64_t row = number / launch.grid.x;
-  return {uint32_t(number % launch.grid.x), uint32_t(row % launch.grid.y), uint32_t(row / launch.grid.y)};
+  return {uint32_t(number % launch.grid.x), uint32_t(row % launch.grid.y),
+          uint32_t(row / launch.grid.y)};
 }
 
 unsigned char* reserve_memory(size_t bytes, size_t guard) {
-  void* const low =
-      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const low = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (low == MAP_FAILED)
     return nullptr;
   if (guard && mprotect(low, guard, PROT_NONE) != 0) {
@@ -24,7 +25,8 @@ unsigned char* reserve_memory(size_t bytes, size_t guard) {
 }
 
 bool start_thread(const char* name, void* (*body)(void*), void* argument) {
-  // Sizes are given: the default comes from RLIMIT_STACK, which the start of this process has played with.
+  // Sizes are given: the default comes from RLIMIT_STACK, which the start of this process has
+  // played with.
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setstacksize(&attributes, 256u << 10);

@@ -1,5 +1,5 @@
-// Purpose: open the userfaultfd with the features that the driver needs, and register mapped ranges with it.
-// Invariant: a mapping of video memory becomes accessible only after its registration.
+// Purpose: open the userfaultfd with the features that the driver needs, and register mapped ranges
+// with it. Invariant: a mapping of video memory becomes accessible only after its registration.
 #include "userfault.h"
 #include <cerrno>
 #include <cstring>
@@ -40,7 +40,8 @@ int open_raw(bool* user_mode_only, int* error) {
   return int(syscall(SYS_userfaultfd, flags | kUserModeOnly));
 }
 
-// UFFDIO_API settles a descriptor for good, so a first one asks what there is and a second one takes it.
+// UFFDIO_API settles a descriptor for good, so a first one asks what there is and a second one
+// takes it.
 bool settle(int fd, uint64_t features, uint64_t* available) {
   uffdio_api api{};
   api.api = UFFD_API;
@@ -59,15 +60,17 @@ Userfault open_userfault() {
   uint64_t available = 0;
   const int probe = open_raw(&result.user_mode_only, &error);
   if (probe < 0) {
-    result.error = std::string("userfaultfd is refused (") + strerror(error) +
-                   "): set vm.unprivileged_userfaultfd=1, or give this user access to /dev/userfaultfd; in a "
-                   "container, allow the system call in its seccomp profile";
+    result.error =
+        std::string("userfaultfd is refused (") + strerror(error) +
+        "): set vm.unprivileged_userfaultfd=1, or give this user access to /dev/userfaultfd; in a "
+        "container, allow the system call in its seccomp profile";
     return result;
   }
   const bool settled = settle(probe, 0, &available);
   close(probe);
   if (!settled || (available & kNeeded) != kNeeded) {
-    result.error = "this kernel's userfaultfd cannot write-protect shared memory: Linux 5.19 or newer is needed";
+    result.error = "this kernel's userfaultfd cannot write-protect shared memory: Linux 5.19 or "
+                   "newer is needed";
     return result;
   }
   result.fd = open_raw(&result.user_mode_only, &error);
@@ -83,8 +86,8 @@ Userfault open_userfault() {
 
 int map_vram(const Userfault& userfault, int vram, uint64_t address, uint64_t length) {
   void* const wish = reinterpret_cast<void*>(address);
-  void* const got = mmap(wish, length, PROT_NONE, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_NORESERVE, vram,
-                         off_t(address));
+  void* const got = mmap(wish, length, PROT_NONE, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_NORESERVE,
+                         vram, off_t(address));
   if (got == MAP_FAILED)
     return errno;
   int error = 0;
@@ -98,7 +101,8 @@ int map_vram(const Userfault& userfault, int vram, uint64_t address, uint64_t le
   request.mode = kRegisterMissing | kRegisterWp;
   if (userfault.features & kMinorShmem)
     request.mode |= kRegisterMinor;
-  if (ioctl(userfault.fd, UFFDIO_REGISTER, &request) != 0 || mprotect(got, length, PROT_READ | PROT_WRITE) != 0) {
+  if (ioctl(userfault.fd, UFFDIO_REGISTER, &request) != 0 ||
+      mprotect(got, length, PROT_READ | PROT_WRITE) != 0) {
     error = errno;
     munmap(got, length);
   }

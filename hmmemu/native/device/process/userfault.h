@@ -1,4 +1,5 @@
-// The device's userfaultfd: made here, because it watches the process that makes it; used by the CPU process.
+// The device's userfaultfd: made here, because it watches the process that makes it; used by the
+// CPU process.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -14,8 +15,9 @@ struct Userfault {
 
 Userfault open_userfault();
 
-// Maps [address, address + length) of the video memory at its own address and hands its faults to the
-// userfaultfd before anything can touch it. Returns 0 or an errno; EEXIST if the range is in use here.
+// Maps [address, address + length) of the video memory at its own address and hands its faults to
+// the userfaultfd before anything can touch it. Returns 0 or an errno; EEXIST if the range is in
+// use here.
 int map_vram(const Userfault& userfault, int vram, uint64_t address, uint64_t length);
 
 } // namespace hmmemu::device

@@ -1,5 +1,6 @@
 // Purpose: memory, threads and CPUs of the workers.
-// Invariants: a worker's memory never moves or goes away; its `abi` is filled before its thread starts.
+// Invariants: a worker's memory never moves or goes away; its `abi` is filled before its thread
+// starts.
 #include "workers.h"
 #include "dispatcher.h"
 #include "failure.h"
@@ -13,19 +14,18 @@
 namespace hmmemu::device {
 namespace {
 
-constexpr int kGuardInstall = 102;          // MADV_GUARD_INSTALL, Linux 6.13
-constexpr size_t kGuardedMappings = 32768;  // half of the usual vm.max_map_count
+constexpr int kGuardInstall = 102;         // MADV_GUARD_INSTALL, Linux 6.13
+constexpr size_t kGuardedMappings = 32768; // half of the usual vm.max_map_count
 constexpr size_t kStackBytes = size_t(HMM_MAX_THREADS) * HMM_STACK_BYTES;
 
 Worker workers[kMaxWorkers];
 std::atomic<uint32_t> running{0};
 
-void yield(hmm_worker*) { sched_yield(); }
-
 const hmm_services services = {print, fail_kernel, yield};
 
-// The lowest page of each stack becomes a guard. Older kernels need two mappings for each one; where that would
-// use up the process's mappings, only the stacks that every launch uses first are guarded.
+// The lowest page of each stack becomes a guard. Older kernels need two mappings for each one;
+// where that would use up the process's mappings, only the stacks that every launch uses first are
+// guarded.
 void guard_stacks(unsigned char* stacks, uint32_t worker_count) {
   const size_t limit = kGuardedMappings / 2 / worker_count;
   bool cheap = true;
