@@ -204,7 +204,8 @@ class Device:
 
     def launch(
         self,
-        kernel: LoadedKernel,
+        compiled: Compiled,
+        name: str,
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
         args: Sequence[Any],
@@ -212,14 +213,27 @@ class Device:
     ) -> int:
         """Checks and packs the arguments, and queues the launch; returns its ticket (for the library's own use)."""
         self.space.session_or_raise()
+        kernel = self.load(compiled).kernel(name)
         packed = pack(kernel.name, kernel.parameters, kernel.parameter_bytes, args)
         for pointer in packed.pointers:
             self.space.prepare(pointer, self)
-        ticket: int = self._ask(self.process.launch, kernel.handle, grid, block, shared_mem, packed.block)
+        ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block)
         if packed.pointers:
             self._pending.append((ticket, packed.pointers))
         self._forget_completed()
         return ticket
+
+    def _queue(self, compiled: Compiled, name: str, *launch: Any) -> int:
+        """Queues a launch in the process that the kernel is loaded in, whichever that is by now."""
+        while True:
+            with self._lock:
+                handle = self.load(compiled).kernel(name).handle
+                try:
+                    ticket: int = self._ask(self.process.launch, handle, *launch, timeout=0.05)
+                    return ticket
+                except KernelTimeout:
+                    pass  # the queue is full: without the lock, a kernel that hangs can be stopped
+            time.sleep(0.001)
 
     def _forget_completed(self) -> None:
         while self._pending and self.process.completed(self._pending[0][0]):
@@ -290,11 +304,13 @@ class Device:
         elif outcome == "dead":
             self._restart(generation, None)
 
-    def _ask(self, request: Callable[..., Any], *args: Any) -> Any:
+    def _ask(self, request: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """A request of the process; if the process is found dead, it is replaced and its error raised."""
         generation = self._generation
         try:
-            return request(*args)
+            return request(*args, **options)
+        except KernelTimeout:
+            raise
         except DeviceError:
             if self._lives_on():
                 raise

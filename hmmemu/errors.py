@@ -57,3 +57,7 @@ class KernelAssertion(KernelError):
 
 class KernelTimeout(KernelError, TimeoutError):
     """A kernel did not end in time and was stopped."""
+
+
+class FallbackWarning(UserWarning):
+    """Something slower or simpler than what "auto" could mean is in use; told once."""

@@ -105,7 +105,7 @@ class Kernel:
         if not 0 <= shared_mem <= room:
             raise ArgumentError(f"shared_mem={shared_mem}: {self.name} can have 0 to {room} bytes")
         stream = stream or current_stream()
-        ticket = device.launch(kernel, grid3, block3, args, shared_mem)
+        ticket = device.launch(self._module.compiled, self.name, grid3, block3, args, shared_mem)
         if stream.is_default:
             device.wait(ticket, device.space.timeout)
         else:

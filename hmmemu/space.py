@@ -10,6 +10,7 @@ import atexit
 import math
 import os
 import threading
+import warnings
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -22,7 +23,7 @@ from hmmemu._native import Session
 from hmmemu.arena import Arena, ArenaMemory
 from hmmemu.arguments import Pointer
 from hmmemu.device import Device
-from hmmemu.errors import ArgumentError, RangeError, SpaceClosedError, UnsupportedError
+from hmmemu.errors import ArgumentError, FallbackWarning, RangeError, SpaceClosedError, UnsupportedError
 from hmmemu.policy import Policy
 from hmmemu.ranges import Array, Range, Registration, describe, extent, is_shared_mapping, root
 from hmmemu.trace import CAUSES, Stats, read_stats
@@ -434,10 +435,12 @@ class AddressSpace:
     def push_device(self, device: Device) -> None:
         """See `Device.__enter__`."""
         self._current.append(device)
+        _stack().append(self)
 
     def pop_device(self) -> None:
         """See `Device.__exit__`."""
         self._current.pop()
+        _stack().pop()
 
     def synchronize(self, timeout: float | None = None) -> None:
         """Waits until everything launched on any device has ended; see `Stream.synchronize`."""
@@ -469,10 +472,24 @@ def _choose_device(device: str) -> str:
     if asked == "emulated":
         return "asked for" if device != "auto" else "HMMEMU_DEVICE=emulated"
     if asked == "auto":
-        return "device='auto' and CUDA devices are not supported yet"
+        _tell_fallback()
+        return "device='auto', and this version has no CUDA device yet"
     if asked.startswith("cuda"):
         raise UnsupportedError("CUDA devices are not supported yet: use device='emulated' (or 'auto')")
     raise ArgumentError(f"device={asked!r}: use 'auto', 'emulated' or 'cuda'")
+
+
+def _tell_fallback() -> None:
+    """Says once a process that nothing runs on a GPU."""
+    global _told_fallback
+    if not _told_fallback:
+        _told_fallback = True
+        warnings.warn(
+            "kernels run on an emulated device: this version of hmmemu has no CUDA device yet "
+            "(device='emulated' or HMMEMU_DEVICE=emulated says that this is meant)",
+            FallbackWarning,
+            stacklevel=4,
+        )
 
 
 def _choose_tracker(tracker: str) -> str:
@@ -485,6 +502,7 @@ def _choose_tracker(tracker: str) -> str:
 _open_spaces: weakref.WeakSet[AddressSpace] = weakref.WeakSet()
 _threads = threading.local()
 _default: AddressSpace | None = None
+_told_fallback = False
 _default_lock = threading.Lock()
 
 

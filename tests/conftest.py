@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 import hmmemu as hmm
+
+os.environ.setdefault("HMMEMU_DEVICE", "emulated")
 
 FILL = r"""
 extern "C" __global__ void fill(int* x, long long n, int value) {
