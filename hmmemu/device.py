@@ -21,8 +21,8 @@ import numpy as np
 
 from hmmemu import _native
 from hmmemu._native import DeviceProcess
-from hmmemu.arguments import Parameter, pack
 from hmmemu.arena import page_up
+from hmmemu.arguments import Parameter, pack
 from hmmemu.compiler import Compiled
 from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError
 from hmmemu.failure import describe_crash
@@ -31,7 +31,9 @@ from hmmemu.ranges import Array, describe, extent
 if TYPE_CHECKING:
     from hmmemu.space import AddressSpace
 
-PROGRAM = Path(_native.__file__).parent / "hmmemu-device"  # beside the extension module, in editable installs too
+PROGRAM = (
+    Path(_native.__file__).parent / "hmmemu-device"
+)  # beside the extension module, in editable installs too
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,14 @@ class LoadedModule:
         return self._space.view(entry["address"], entry["bytes"])
 
 
-_KINDS = ("", "pointer", "integer", "floating", "bool", "other")  # hmm_param_kind of compiler/include/hmmemu/abi.h
+_KINDS = (
+    "",
+    "pointer",
+    "integer",
+    "floating",
+    "bool",
+    "other",
+)  # hmm_param_kind of compiler/include/hmmemu/abi.h
 
 
 def _loaded_kernel(entry: dict[str, Any]) -> LoadedKernel:
@@ -409,4 +418,3 @@ class Device:
     def close(self) -> None:
         """Ends the process. Its pages must be home."""
         self.process.kill()
-

@@ -32,7 +32,9 @@ def describe_crash(
         error.__cause__ = memory
         return error
     if crash is None:
-        return DeviceError(f"the device process was killed (by the system, for want of memory?). {_AFTERWARDS}")
+        return DeviceError(
+            f"the device process was killed (by the system, for want of memory?). {_AFTERWARDS}"
+        )
     if crash["kind"] == "kernel":
         text = str(crash["message"])
         return KernelAssertion(text) if crash["failure"] in ("assert", "trap") else KernelError(text)
@@ -44,14 +46,18 @@ def describe_crash(
 def _signal(crash: dict[str, Any], refused: int, space: AddressSpace) -> DeviceError:
     where = _where(crash)
     if crash["stack_overflow"]:
-        return KernelFault(f"{where}: a thread's stack is full (64 KiB: local arrays, recursion). {_AFTERWARDS}")
+        return KernelFault(
+            f"{where}: a thread's stack is full (64 KiB: local arrays, recursion). {_AFTERWARDS}"
+        )
     if crash["signal"] in (signal.SIGSEGV, signal.SIGBUS):
         address = crash["address"] if crash["address_known"] else refused
         access = {"read": "read from", "write": "write to"}.get(crash["access"], "access to")
         if address is None or not (crash["address_known"] or refused):
             return KernelFault(f"{where}: illegal {access} an unknown address. {_AFTERWARDS}")
         nearest = space.nearest(address)
-        return KernelFault(f"{where}: illegal {access} {address:#x}, which nobody owns; {nearest}. {_AFTERWARDS}")
+        return KernelFault(
+            f"{where}: illegal {access} {address:#x}, which nobody owns; {nearest}. {_AFTERWARDS}"
+        )
     name = {signal.SIGFPE: "integer division by zero", signal.SIGILL: "illegal instruction"}.get(
         crash["signal"], f"signal {crash['signal']}"
     )
@@ -75,13 +81,15 @@ def _triple(value: Any) -> str:
 
 
 def _source_line(crash: dict[str, Any]) -> str | None:
-    """"file:line" of the instruction, if the module has line tables and addr2line (binutils) is there."""
+    """ "file:line" of the instruction, if the module has line tables and addr2line (binutils) is there."""
     tool = shutil.which("addr2line")
     if not tool or not crash["module"].endswith(".so"):
         return None
     command = [tool, "-e", crash["module"], hex(crash["module_offset"])]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout.strip()
+        answer = subprocess.run(
+            command, capture_output=True, text=True, timeout=5, check=False
+        ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return None
     return None if not answer or answer.startswith("??") or answer.endswith(":?") else answer.split(" ")[0]

@@ -94,7 +94,9 @@ class Kernel:
                 one launched earlier did.
         """
         if not isinstance(args, (tuple, list)):
-            raise ArgumentError(f"the arguments of {self.name} are a tuple or a list, not {type(args).__name__}")
+            raise ArgumentError(
+                f"the arguments of {self.name} are a tuple or a list, not {type(args).__name__}"
+            )
         grid3, block3 = _dimensions("grid", grid), _dimensions("block", block)
         device = device or current_space().current_device
         kernel = self._loaded(device)

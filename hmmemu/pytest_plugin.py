@@ -11,6 +11,7 @@ imported until a test asks for a space. A test's items and stash belong to pytes
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Generator, Iterator
 from functools import cache
 from importlib import import_module
@@ -65,7 +66,10 @@ def hmm_space(request: pytest.FixtureRequest) -> Iterator[AddressSpace]:
 
     marked = request.node.get_closest_marker("hmm_gpu") is not None
     device = "cuda" if marked else _device(request.config)
-    with hmmemu.AddressSpace(device=device, tracker=_tracker()) as space:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", hmmemu.FallbackWarning)  # the header of the run has told it
+        opened = hmmemu.AddressSpace(device=device, tracker=_tracker())
+    with opened as space:
         request.node.stash[_SPACE] = space
         yield space
         del request.node.stash[_SPACE]

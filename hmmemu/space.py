@@ -51,7 +51,12 @@ class _Owner:
 
     def __init__(self, memory: ArenaMemory, address: int, size: int) -> None:
         self._memory = memory
-        self.__array_interface__ = {"version": 3, "data": (address, False), "shape": (size,), "typestr": "|u1"}
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, False),
+            "shape": (size,),
+            "typestr": "|u1",
+        }
 
 
 class AddressSpace:
@@ -268,7 +273,9 @@ class AddressSpace:
         if self._is_shared(array):
             return array
         if array.dtype.hasobject:
-            raise ArgumentError(f"the {describe(array)} holds Python objects, which cannot be shared with a device")
+            raise ArgumentError(
+                f"the {describe(array)} holds Python objects, which cannot be shared with a device"
+            )
         owner = root(array)
         memory = extent(owner)
         with self._lock:
@@ -400,7 +407,7 @@ class AddressSpace:
         words = np.frombuffer(self.session.snapshot(*memory.pages), np.uint64)
         letters = np.array(["-", "S", "X", "?"])
         columns = [letters[(words >> np.uint64(2 * p)) & np.uint64(3)] for p in range(1 + len(self.devices))]
-        result = columns[0]
+        result: Array = columns[0]
         for column in columns[1:]:
             result = np.char.add(result, column)
         return result

@@ -162,9 +162,11 @@ def test_anon_teardown(space: hmm.AddressSpace) -> None:
     for delay in np.linspace(0, 0.01, REPEATS):
         whole = anonymous()
         whole[:] = numbers()
-        halves = [space.register(half.view()) for half in (whole[: whole.size // 2], whole[whole.size // 2 :])]
+        halves = [
+            space.register(half.view()) for half in (whole[: whole.size // 2], whole[whole.size // 2 :])
+        ]
         second = halves[1]
-        timer = threading.Timer(delay, lambda: space.unregister(second))
+        timer = threading.Timer(delay, space.unregister, (second,))
         timer.start()
         try:
             while timer.is_alive():

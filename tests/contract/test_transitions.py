@@ -83,9 +83,11 @@ def test_counts_are_exact_without_growth(page_by_page: hmm.AddressSpace, kernels
     cpu, device = space.stats().processors
     assert (cpu.read_faults, cpu.write_faults) == (pages, 0)
     assert device.faults >= pages  # a load first, then the store: a duplicate, then an upgrade
-    assert device.upgraded_pages + sum(
-        t.bytes - t.duplicated_bytes for t in space.stats().transfers if t.direction == "HtoD"
-    ) // 4096 == pages
+    assert (
+        device.upgraded_pages
+        + sum(t.bytes - t.duplicated_bytes for t in space.stats().transfers if t.direction == "HtoD") // 4096
+        == pages
+    )
 
 
 def test_reading_in_order_costs_few_faults(space: hmm.AddressSpace, kernels: hmm.RawModule) -> None:

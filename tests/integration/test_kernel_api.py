@@ -89,7 +89,9 @@ def test_views_and_strides(space: hmm.AddressSpace, module: hmm.RawModule) -> No
     part = x[4:12, 10:20]
     module.get_function("rows")(1, 8, (part, part.strides[0] // 4, sums))
     np.testing.assert_array_equal(sums, part.sum(1))
-    backwards = np.arange(300, dtype=np.float32)[::-1].reshape(10, 30)[2:, 5:15]  # negative strides, plain memory
+    backwards = np.arange(300, dtype=np.float32)[::-1].reshape(10, 30)[
+        2:, 5:15
+    ]  # negative strides, plain memory
     module.get_function("rows")(1, 8, (backwards[::-1, ::-1], 30, sums))
     np.testing.assert_array_equal(sums, backwards[::-1, ::-1].sum(1))
 
@@ -126,7 +128,9 @@ def test_launch_bounds_and_attributes(space: hmm.AddressSpace, module: hmm.RawMo
         ("x", 1, "must be integers"),
     ],
 )
-def test_bad_shapes(space: hmm.AddressSpace, module: hmm.RawModule, grid: object, block: object, message: str) -> None:
+def test_bad_shapes(
+    space: hmm.AddressSpace, module: hmm.RawModule, grid: object, block: object, message: str
+) -> None:
     with pytest.raises(hmm.ArgumentError, match=message):
         module.get_function("tick")(grid, block)  # type: ignore[arg-type]
 
@@ -141,7 +145,9 @@ def test_names_that_are_not_there(space: hmm.AddressSpace, module: hmm.RawModule
 
 
 def test_wrong_source_shows_the_users_line(space: hmm.AddressSpace) -> None:
-    kernel = hmm.RawKernel("extern \"C\" __global__ void k(int* x) {\n  x[0] = 1;\n  y[0] = 2;\n}\n", "k", filename="mine.cu")
+    kernel = hmm.RawKernel(
+        'extern "C" __global__ void k(int* x) {\n  x[0] = 1;\n  y[0] = 2;\n}\n', "k", filename="mine.cu"
+    )
     with pytest.raises(hmm.CompileError, match=r"mine\.cu:3"):
         kernel(1, 1, (space.zeros(1, np.int32),))
 
@@ -268,7 +274,10 @@ def test_memory_where_the_device_itself_lives(space: hmm.AddressSpace, kernels: 
     maps = Path(f"/proc/{space.devices[0].process.pid}/maps").read_text()
     libc = min(int(a, 16) for a in re.findall(r"^([0-9a-f]+)-.*libc", maps, re.M))
     mmap = ctypes.CDLL(None).mmap
-    mmap.restype, mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    mmap.restype, mmap.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long],
+    )
     private_anonymous_fixed_noreplace = 0x100022
     got = mmap(libc, 1 << 16, 3, private_anonymous_fixed_noreplace, -1, 0)
     assert got == libc

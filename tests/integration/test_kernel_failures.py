@@ -49,7 +49,9 @@ def still_works(space: hmm.AddressSpace, bad: hmm.RawModule, x: np.ndarray) -> N
     np.testing.assert_array_equal(x, before + 1)
 
 
-def test_wild_pointer_names_kernel_block_thread_and_array(space: hmm.AddressSpace, bad: hmm.RawModule) -> None:
+def test_wild_pointer_names_kernel_block_thread_and_array(
+    space: hmm.AddressSpace, bad: hmm.RawModule
+) -> None:
     x, kept = space.zeros(1024, np.int32), space.zeros(5000, np.int32)
     space.devices[0].write(kept, 7)  # only the device holds it
     assert set(space.residency(kept)) == {"-X"}

@@ -59,7 +59,11 @@ def test_every_argument_has_its_place() -> None:
 )
 def test_bytes(value: Any, fields: dict[str, Any] | None, raw: bytes | None) -> None:
     if fields is None:  # a ctypes structure by value
-        value, fields, raw = value(3, 4), {"type": "Pair", "kind": "other", "size": 8}, struct.pack("<ii", 3, 4)
+        value, fields, raw = (
+            value(3, 4),
+            {"type": "Pair", "kind": "other", "size": 8},
+            struct.pack("<ii", 3, 4),
+        )
     assert one(value, **fields) == raw
 
 
@@ -102,7 +106,10 @@ def test_raw_bytes_and_structures_pass_for_any_type() -> None:
 
 def test_intents() -> None:
     x = np.zeros(3, np.float32)
-    const, plain = ({"type": t, "pointee_const": c, "pointee_size": 4, **POINTER} for t, c in (("const float*", True), ("float*", False)))
+    const, plain = (
+        {"type": t, "pointee_const": c, "pointee_size": 4, **POINTER}
+        for t, c in (("const float*", True), ("float*", False))
+    )
 
     def writes(value: Any, fields: dict[str, Any]) -> tuple[bool, bool]:
         (pointer,) = pack("k", [parameter(**fields)], 8, [value]).pointers
