@@ -170,7 +170,7 @@ def test_norms() -> None:
             for prefix in ("", "r") for n in (3, 4) for kind in ("float", "double")
         )
         + 'extern "C" double many(int n, const double* x) { return norm(n, x); }\n'
-        + 'extern "C" float manyf(int n, const float* x) { return normf(n, x) + 0 * norm(n, x); }\n'
+        + 'extern "C" float manyf(int n, const float* x) { return normf(n, x) + 0 * rnormf(n, x); }\n'
     )  # fmt: skip
     rng = np.random.default_rng(4)
     for n in (3, 4):

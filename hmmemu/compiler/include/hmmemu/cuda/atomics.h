@@ -164,7 +164,11 @@ HMM_ATOMIC_BITS(atomicXor, hmm_op_xor)
 HMM_ATOMIC_CAS(int)
 HMM_ATOMIC_CAS(unsigned int)
 HMM_ATOMIC_CAS(unsigned long long)
-HMM_ATOMIC_CAS(unsigned short)
 #undef HMM_ATOMIC_CAS
+// CUDA has the 16-bit one for device scope only.
+HMM_INLINE unsigned short atomicCAS(unsigned short* address, unsigned short compare,
+                                    unsigned short value) {
+  return hmm_atomic_cas<hmm_scope::device>(address, compare, value);
+}
 
 } // namespace hmm_cuda

@@ -108,25 +108,19 @@ template <class T> HMM_INLINE T hmm_norm_of(int count, const T* x) {
 }
 HMM_INLINE float norm3df(float a, float b, float c) { return hmm_norm(a, b, c); }
 HMM_INLINE double norm3d(double a, double b, double c) { return hmm_norm(a, b, c); }
-HMM_INLINE float norm3d(float a, float b, float c) { return hmm_norm(a, b, c); }
 HMM_INLINE float rnorm3df(float a, float b, float c) { return 1.0f / hmm_norm(a, b, c); }
 HMM_INLINE double rnorm3d(double a, double b, double c) { return 1.0 / hmm_norm(a, b, c); }
-HMM_INLINE float rnorm3d(float a, float b, float c) { return 1.0f / hmm_norm(a, b, c); }
 HMM_INLINE float norm4df(float a, float b, float c, float d) { return hmm_norm(a, b, c, d); }
 HMM_INLINE double norm4d(double a, double b, double c, double d) { return hmm_norm(a, b, c, d); }
-HMM_INLINE float norm4d(float a, float b, float c, float d) { return hmm_norm(a, b, c, d); }
 HMM_INLINE float rnorm4df(float a, float b, float c, float d) {
   return 1.0f / hmm_norm(a, b, c, d);
 }
 HMM_INLINE double rnorm4d(double a, double b, double c, double d) {
   return 1.0 / hmm_norm(a, b, c, d);
 }
-HMM_INLINE float rnorm4d(float a, float b, float c, float d) { return 1.0f / hmm_norm(a, b, c, d); }
 HMM_INLINE float normf(int count, const float* x) { return hmm_norm_of(count, x); }
 HMM_INLINE double norm(int count, const double* x) { return hmm_norm_of(count, x); }
-HMM_INLINE float norm(int count, const float* x) { return hmm_norm_of(count, x); }
 HMM_INLINE float rnormf(int count, const float* x) { return 1.0f / hmm_norm_of(count, x); }
 HMM_INLINE double rnorm(int count, const double* x) { return 1.0 / hmm_norm_of(count, x); }
-HMM_INLINE float rnorm(int count, const float* x) { return 1.0f / hmm_norm_of(count, x); }
 
 } // namespace hmm_cuda

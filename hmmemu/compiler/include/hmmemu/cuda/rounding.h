@@ -112,32 +112,39 @@ template <class F> inline F hmm_root(F x, hmm_mode mode) {
   return hmm_round_to(root, hmm_sign_of((hmm_wide<F>)x - (hmm_wide<F>)root * root), mode);
 }
 
-// To nearest: the plain operation, kept apart from its neighbours, because CUDA never fuses these
-// into an fma.
-#if defined(__clang__)
-#define HMM_NO_FUSION _Pragma("clang fp contract(off)")
-#define HMM_ALONE(expression) (expression)
-#elif __GNUC__ >= 12
-#define HMM_NO_FUSION
-#define HMM_ALONE(expression) __builtin_assoc_barrier(expression)
-#else
-#define HMM_NO_FUSION
-template <class F> HMM_INLINE F HMM_ALONE(F x) {
-  __asm__("" : "+x"(x));
-  return x;
+// To nearest: the plain operation, but never fused with its neighbours into an fma, which CUDA
+// rules out for these and compilers do by default where the CPU has one. There, the operation is
+// itself an fma that rounds once: x * y + -0, and x * 1 + y with a 1 that the compiler cannot see
+// through. Both still vectorise.
+#if defined(__FMA__) || defined(__aarch64__)
+extern "C" {
+extern __attribute__((visibility("hidden"))) const float hmm_one_float;
+extern __attribute__((visibility("hidden"))) const double hmm_one_double;
 }
+__asm__(".pushsection .rodata.hmm_one,\"a\"\n"
+        ".balign 8\n"
+        "hmm_one_double: .quad 0x3ff0000000000000\n"
+        "hmm_one_float: .long 0x3f800000\n"
+        ".popsection\n");
+HMM_INLINE float hmm_lone_mul(float x, float y) { return __builtin_fmaf(x, y, -0.0f); }
+HMM_INLINE double hmm_lone_mul(double x, double y) { return __builtin_fma(x, y, -0.0); }
+HMM_INLINE float hmm_lone_add(float x, float y) { return __builtin_fmaf(x, hmm_one_float, y); }
+HMM_INLINE double hmm_lone_add(double x, double y) { return __builtin_fma(x, hmm_one_double, y); }
+#else
+template <class F> HMM_INLINE F hmm_lone_mul(F x, F y) { return x * y; }
+template <class F> HMM_INLINE F hmm_lone_add(F x, F y) { return x + y; }
 #endif
 
 #define HMM_NEAREST(F, name, parameters, expression)                                               \
-  HMM_INLINE F name##_rn parameters { HMM_NO_FUSION return HMM_ALONE(expression); }
+  HMM_INLINE F name##_rn parameters { return expression; }
 #define HMM_DIRECTED(F, name, parameters, function, ...)                                           \
   HMM_INLINE F name##_rz parameters { return function<F>(__VA_ARGS__, hmm_mode::zero); }           \
   HMM_INLINE F name##_ru parameters { return function<F>(__VA_ARGS__, hmm_mode::up); }             \
   HMM_INLINE F name##_rd parameters { return function<F>(__VA_ARGS__, hmm_mode::down); }
 #define HMM_ARITHMETIC(F, p, fma_name)                                                             \
-  HMM_NEAREST(F, __##p##add, (F x, F y), x + y)                                                    \
-  HMM_NEAREST(F, __##p##sub, (F x, F y), x - y)                                                    \
-  HMM_NEAREST(F, __##p##mul, (F x, F y), x* y)                                                     \
+  HMM_NEAREST(F, __##p##add, (F x, F y), hmm_lone_add(x, y))                                       \
+  HMM_NEAREST(F, __##p##sub, (F x, F y), hmm_lone_add(x, -y))                                      \
+  HMM_NEAREST(F, __##p##mul, (F x, F y), hmm_lone_mul(x, y))                                       \
   HMM_NEAREST(F, __##p##div, (F x, F y), x / y)                                                    \
   HMM_NEAREST(F, __##p##rcp, (F x), (F)1 / x)                                                      \
   HMM_NEAREST(F, __##p##sqrt, (F x), hmm_sqrt(x))                                                  \

@@ -1,0 +1,187 @@
+"""Atomic functions: return values and wrap rules exactly as CUDA's, and nothing lost between real threads."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import subprocess
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from cudalib import FLAGS, INCLUDE, PRELUDE, build
+
+from hmmemu.compiler.toolchain import find_compiler
+
+TYPES = {
+    "int": np.int32, "unsigned int": np.uint32, "long long": np.int64, "unsigned long long": np.uint64,
+    "float": np.float32, "double": np.float64, "unsigned short": np.uint16,
+}  # fmt: skip
+SHORT = {"int": "i", "unsigned int": "u", "long long": "I", "unsigned long long": "U", "float": "f", "double": "d", "unsigned short": "s"}
+ALL = ("int", "unsigned int", "long long", "unsigned long long")
+# Operation: (types that CUDA has it for, new value from old and operand)
+OPERATIONS: dict[str, tuple[tuple[str, ...], Callable[[int, int], int]]] = {
+    "Add": (("int", "unsigned int", "unsigned long long", "float", "double"), lambda old, v: old + v),
+    "Sub": (("int", "unsigned int"), lambda old, v: old - v),
+    "Exch": (("int", "unsigned int", "unsigned long long", "float"), lambda old, v: v),
+    "Min": (ALL, min),
+    "Max": (ALL, max),
+    "Inc": (("unsigned int",), lambda old, v: 0 if old >= v else old + 1),
+    "Dec": (("unsigned int",), lambda old, v: v if old == 0 or old > v else old - 1),
+    "And": (ALL, lambda old, v: old & v),
+    "Or": (ALL, lambda old, v: old | v),
+    "Xor": (ALL, lambda old, v: old ^ v),
+}
+CAS_TYPES = ("int", "unsigned int", "unsigned long long", "unsigned short")
+SCOPES = ("", "_block", "_system")
+CAS_CASES = [(kind, scope) for kind in CAS_TYPES for scope in SCOPES if kind != "unsigned short" or not scope]
+CASES = [(name, kind, scope) for name, (kinds, _) in OPERATIONS.items() for kind in kinds for scope in SCOPES]
+
+
+def expressions() -> dict[str, tuple[str, list[str], str]]:
+    """Every overload as CUDA code, for test_nvrtc.py."""
+    made = {f"{name}{scope}_{SHORT[kind]}": (f"atomic{name}{scope}(&target, a)", [kind], kind) for name, kind, scope in CASES}
+    made |= {f"CAS{scope}_{SHORT[kind]}": (f"atomicCAS{scope}(&target, a, b)", [kind, kind], kind) for kind, scope in CAS_CASES}
+    return made
+
+
+HAMMER = """
+extern "C" void hammer_add(int* i, unsigned* u, unsigned long long* ull, float* f, double* d, long n) {
+  for (long k = 0; k < n; ++k) {
+    atomicAdd(i, 1), atomicAdd(u, 3u), atomicAdd(ull, 5ull), atomicAdd(f, 1.0f), atomicAdd(d, 0.5);
+  }
+}
+extern "C" void hammer_cas(int* value, long n) {
+  for (long k = 0; k < n; ++k) {
+    int old = *(volatile int*)value, seen;
+    while ((seen = atomicCAS(value, old, old + 1)) != old) old = seen;
+  }
+}
+extern "C" void hammer_inc(unsigned* value, unsigned limit, unsigned* histogram, long n) {
+  for (long k = 0; k < n; ++k) ++histogram[atomicInc(value, limit)];
+}
+extern "C" void hammer_exch(int* slot, unsigned char* seen, int first, int n) {  // a token is never lost or doubled
+  for (int k = first; k < first + n; ++k) { int old = atomicExch(slot, k); if (old >= 0) ++seen[old]; }
+}
+extern "C" void hammer_max(long long* greatest, unsigned long long* bits, long seed, long n) {
+  for (long k = 0; k < n; ++k) {
+    seed = (seed * 1103515245 + 12345) & 0x7fffffff;
+    atomicMax(greatest, (long long)seed), atomicOr(bits, 1ull << (seed >> 8 & 63));
+  }
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def library() -> ctypes.CDLL:
+    text = HAMMER
+    for name, kind, scope in CASES:
+        text += f'extern "C" void {name}{scope}_{SHORT[kind]}({kind}* p, const {kind}* v, {kind}* old) {{ *old = atomic{name}{scope}(p, *v); }}\n'
+    for kind, scope in CAS_CASES:
+        text += f'extern "C" void CAS{scope}_{SHORT[kind]}({kind}* p, const {kind}* v, {kind}* old) {{ *old = atomicCAS{scope}(p, v[0], v[1]); }}\n'
+    return build(text)
+
+
+def pointer(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def values_of(kind: str) -> list[int | float]:
+    dtype = TYPES[kind]
+    if np.issubdtype(dtype, np.floating):
+        return [0.0, 1.5, -2.25, 1e6]
+    limits = np.iinfo(dtype)
+    return sorted({limits.min, limits.min + 1, 0, 1, 2, 5, 7, limits.max - 1, limits.max} | ({-1, -5} if limits.min else set()))
+
+
+@pytest.mark.parametrize(("name", "kind", "scope"), CASES)
+def test_result_and_effect(library: ctypes.CDLL, name: str, kind: str, scope: str) -> None:
+    dtype, apply = TYPES[kind], OPERATIONS[name][1]
+    for before in values_of(kind):
+        for value in values_of(kind):
+            memory = np.array([77, before, 77], dtype)  # neighbours stay as they are
+            operand, old = np.array([value], dtype), np.zeros(1, dtype)
+            getattr(library, f"{name}{scope}_{SHORT[kind]}")(pointer(memory[1:]), pointer(operand), pointer(old))
+            wanted = apply(before, value)
+            if isinstance(wanted, int) and not np.issubdtype(dtype, np.floating):
+                bits = 8 * np.dtype(dtype).itemsize
+                wanted_array = np.array([wanted & ((1 << bits) - 1)], f"u{bits // 8}").view(dtype)
+            else:
+                wanted_array = np.array([wanted], dtype)
+            assert old[0] == dtype(before), (before, value)
+            assert memory[1] == wanted_array[0], (before, value)
+            assert memory[0] == 77 and memory[2] == 77
+
+
+@pytest.mark.parametrize(("kind", "scope"), CAS_CASES)
+def test_compare_and_swap(library: ctypes.CDLL, kind: str, scope: str) -> None:
+    dtype = TYPES[kind]
+    for before, compare, value in [(5, 5, 9), (5, 6, 9), (0, 0, 0), (int(np.iinfo(dtype).max), int(np.iinfo(dtype).max), 1)]:
+        memory, old = np.array([3, before, 4], dtype), np.zeros(1, dtype)
+        getattr(library, f"CAS{scope}_{SHORT[kind]}")(pointer(memory[1:]), pointer(np.array([compare, value], dtype)), pointer(old))
+        assert old[0] == before and memory.tolist() == [3, value if before == compare else before, 4]
+
+
+def together(count: int, body: Callable[[int], None]) -> None:
+    """Runs body(0) ... body(count - 1) at the same time; ctypes lets go of the GIL."""
+    start = threading.Barrier(count)
+
+    def run(i: int) -> None:
+        start.wait()
+        body(i)
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_sums_between_threads(library: ctypes.CDLL) -> None:
+    i, u, ull = np.zeros(1, np.int32), np.zeros(1, np.uint32), np.zeros(1, np.uint64)
+    f, d = np.zeros(1, np.float32), np.zeros(1, np.float64)
+    together(4, lambda _: library.hammer_add(*map(pointer, (i, u, ull, f, d)), ctypes.c_long(50_000)))
+    assert (i[0], u[0], ull[0], f[0], d[0]) == (200_000, 600_000, 1_000_000, 200_000.0, 100_000.0)
+
+
+def test_compare_and_swap_between_threads(library: ctypes.CDLL) -> None:
+    value = np.zeros(1, np.int32)
+    together(4, lambda _: library.hammer_cas(pointer(value), ctypes.c_long(50_000)))
+    assert value[0] == 200_000
+
+
+def test_inc_wraps_between_threads(library: ctypes.CDLL) -> None:
+    value, limit = np.zeros(1, np.uint32), 9
+    histograms = np.zeros((4, limit + 1), np.uint32)
+    together(4, lambda i: library.hammer_inc(pointer(value), limit, pointer(histograms[i]), ctypes.c_long(50_000)))
+    assert histograms.sum(axis=0).tolist() == [20_000] * 10 and value[0] == 0
+
+
+def test_exchange_between_threads(library: ctypes.CDLL) -> None:
+    each = 50_000
+    slot, seen = np.array([-1], np.int32), np.zeros(4 * each, np.uint8)
+    together(4, lambda i: library.hammer_exch(pointer(slot), pointer(seen), i * each, each))
+    seen[slot[0]] += 1
+    assert (seen == 1).all()
+
+
+def test_max_and_or_between_threads(library: ctypes.CDLL) -> None:
+    greatest, bits = np.array([-1], np.int64), np.zeros(1, np.uint64)
+    together(4, lambda i: library.hammer_max(pointer(greatest), pointer(bits), ctypes.c_long(i), ctypes.c_long(20_000)))
+    alone, alone_bits = np.array([-1], np.int64), np.zeros(1, np.uint64)
+    for i in range(4):
+        library.hammer_max(pointer(alone), pointer(alone_bits), ctypes.c_long(i), ctypes.c_long(20_000))
+    assert greatest[0] == alone[0] and bits[0] == alone_bits[0]
+
+
+def test_native_operations_are_one_instruction() -> None:
+    """A locked add for integers, no lock for block scope: what the kernels' speed rests on."""
+    if platform.machine() != "x86_64":
+        pytest.skip("looks for x86-64 instructions")
+    source = PRELUDE + 'extern "C" void shared_(int* p) { atomicAdd(p, 3); }\nextern "C" void own(int* p) { atomicAdd_block(p, 3); }\n'
+    command = [*find_compiler().command, "-std=gnu++17", *(f for f in FLAGS if f != "-shared"), "-I", str(INCLUDE), "-xc++", "-S", "-o-", "-"]
+    text = subprocess.run(command, input=source, capture_output=True, text=True, check=True, timeout=60).stdout
+    shared_, own = text[text.index("shared_:") :].split("ret")[0], text[text.index("own:") :].split("ret")[0]
+    assert "lock" in shared_ and "cmpxchg" not in shared_
+    assert "lock" not in own
