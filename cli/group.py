@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from hmmemu._version import __version__
 from hmmemu.cli.bench import bench
 from hmmemu.cli.doctor import doctor
 from hmmemu.cli.run import run
-from hmmemu.errors import Error
+from hmmemu.errors import Error, FallbackWarning
 
 FAILED, INTERRUPTED = 1, 130
 
@@ -38,7 +39,9 @@ class Commands(click.Group):
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         try:
-            status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FallbackWarning)  # the commands say themselves what is in use
+                status = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         except click.ClickException as error:
             error.show()
             status = error.exit_code

@@ -39,6 +39,11 @@ def test_installed_as_a_command():
     assert done.stdout.startswith("hmmemu ")
 
 
+def test_no_python_warnings():
+    done = hmmemu("run", "vector_add", "--size", "tiny", HMMEMU_DEVICE=None)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_unknown_command_is_bad_usage():
     done = hmmemu("nosuch")
     assert done.returncode == 2 and "No such command 'nosuch'" in done.stderr

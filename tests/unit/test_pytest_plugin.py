@@ -121,6 +121,11 @@ def test_header_says_why_auto_is_emulated(pytester, monkeypatch):
     result.stdout.fnmatch_lines(["hmmemu: device auto (*), tracker auto"])
 
 
+def test_fallback_is_told_by_the_header_and_not_by_a_warning(pytester):
+    pytester.makepyfile("def test_passes(hmm_space): pass")
+    run(pytester, "-W", "error::hmmemu.errors.FallbackWarning").assert_outcomes(passed=1)
+
+
 def test_unknown_device_is_refused(pytester, monkeypatch):
     result = run(pytester, "--hmm-device=tpu")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -248,6 +248,17 @@ def test_two_devices_share_the_work():
         assert all(device.faults > 0 for device in space.stats().processors[1:])
 
 
+def test_the_space_need_not_be_the_current_one(hmm_space):
+    other = hmm.AddressSpace(device="emulated")
+    try:
+        for name in ("reduction", "kmeans"):  # a template, and a __constant__ variable
+            outcome = WORKLOADS[name].run(other, "tiny")
+            assert outcome.verified, outcome.mismatch
+    finally:
+        other.close()
+    assert hmm_space.stats().transfers == []
+
+
 def test_unknown_size(hmm_space):
     with pytest.raises(hmm.ArgumentError, match="vector_add has no size 'huge'; choose one of tiny, small"):
         WORKLOADS["vector_add"].run(hmm_space, "huge")
