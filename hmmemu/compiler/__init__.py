@@ -1,0 +1,8 @@
+"""The kernel compiler: CUDA C++ source to a shared object that runs on the CPU (see README.md here)."""
+
+from hmmemu.compiler.build import Compiled, compile_module
+from hmmemu.compiler.parse import Parameter
+from hmmemu.compiler.signature import KernelSignature, signatures
+from hmmemu.compiler.toolchain import Toolchain, find_compiler
+
+__all__ = ["Compiled", "KernelSignature", "Parameter", "Toolchain", "compile_module", "find_compiler", "signatures"]

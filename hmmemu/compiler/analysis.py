@@ -1,0 +1,218 @@
+"""Who needs a context, and how each kernel can run.
+
+Both follow from which names a function mentions, itself or through what it mentions (matched by spelling). A name that
+might mean two things is taken to mean both: a kernel then runs in a slower way than it could, never in a wrong one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hmmemu.compiler.parse import Function, Node, Source, Variable, text, walk
+
+INDICES = {"threadIdx": ("uint3", "thread"), "blockIdx": ("uint3", "block"), "blockDim": ("dim3", "block_dim"), "gridDim": ("dim3", "grid_dim")}
+BARRIERS = {"__syncthreads", "__syncthreads_count", "__syncthreads_and", "__syncthreads_or"}
+WARP = {
+    "__syncwarp", "__activemask", "__shfl_sync", "__shfl_up_sync", "__shfl_down_sync", "__shfl_xor_sync", "__ballot_sync",
+    "__any_sync", "__all_sync", "__match_any_sync", "__match_all_sync", "__reduce_add_sync", "__reduce_min_sync",
+    "__reduce_max_sync", "__reduce_and_sync", "__reduce_or_sync", "__reduce_xor_sync",
+}  # fmt: skip
+# What ends or reports a thread tells which one it was, so the thread loop must keep its index.
+TELLS_THREAD = {"assert", "__assert_fail", "__assertfail", "__trap", "hmm_here"}
+_CONTEXT = INDICES.keys() | BARRIERS | WARP
+_LOOPS = {"while_statement", "do_statement", "for_statement"}
+
+
+@dataclass
+class Analysis:
+    """What the rewriter does to each function, and each kernel's way to run."""
+
+    source: Source
+    parameter: set[str] = field(default_factory=set)  # names of functions that get the context as a parameter
+    needs: set[Function] = field(default_factory=set)  # functions that use the context
+    recursive: set[str] = field(default_factory=set)
+    spins: dict[Function, list[Node]] = field(default_factory=dict)
+    shared: dict[str, Variable] = field(default_factory=dict)  # __shared__ variables at namespace scope, by name
+    ways: dict[Function, str] = field(default_factory=dict)
+    closures: dict[Function, set[str]] = field(default_factory=dict)
+
+    def takes_parameter(self, function: Function) -> bool:
+        """Whether this function is rewritten to take the context as its first parameter."""
+        return function.is_kernel or (function.name in self.parameter and not function.owner)
+
+
+def analyse(source: Source) -> Analysis:
+    """Finds the functions that need a context and the way each kernel runs."""
+    found = Analysis(source)
+    found.shared = {text(n): v for v in source.variables if v.function is None and v.has("__shared__") for n in v.names}
+    volatile = _volatile_names(source)
+    for function in source.functions:
+        loops = [loop for loop in _loops(function) if _waits(loop, volatile)]
+        if loops:
+            found.spins[function] = loops
+    _find_needs(found)
+    graph = _graph(source)
+    found.recursive = {f.name for f in source.functions if f.name in _reach(graph, graph.get(f.name, set()))}
+    for kernel in source.functions:
+        if kernel.is_kernel and kernel.body is not None:
+            closure = _reach(graph, kernel.mentions)
+            found.closures[kernel] = closure
+            found.ways[kernel] = _way(found, kernel, closure)
+    return found
+
+
+def _way(found: Analysis, kernel: Function, closure: set[str]) -> str:
+    waiting = {f.name for f in found.spins} & (closure | {kernel.name})
+    if closure & WARP or waiting:
+        return "HMM_WAY_COUNTED"
+    if closure & BARRIERS:
+        return "HMM_WAY_RING"
+    if closure & TELLS_THREAD or _asks_here(found, closure):
+        return "HMM_WAY_LOOP_STORED"
+    return "HMM_WAY_LOOP"
+
+
+def _asks_here(found: Analysis, closure: set[str]) -> bool:
+    """Whether code in reach uses the context and cannot be given it."""
+    for function in found.needs:
+        if not found.takes_parameter(function) and closure & {function.name, function.owner or function.name}:
+            return True
+    return any(_captures_nothing(n) and _uses_context(found, n) for f in found.source.functions
+               if f.name in closure or f.is_kernel for n in walk(f.node) if n.type == "lambda_expression")  # fmt: skip
+
+
+def _graph(source: Source) -> dict[str, set[str]]:
+    """Name to mentioned names. Members without a usable name (operators, constructors) hang on their class."""
+    graph: dict[str, set[str]] = {name: set(found) for name, found in source.entities.items()}
+    for function in source.functions:
+        graph.setdefault(function.owner if function.is_operator and function.owner else function.name, set()).update(function.mentions - {function.name} if not _calls(function, function.name) else function.mentions)
+    return graph
+
+
+def _calls(function: Function, name: str) -> bool:
+    body = function.body
+    return body is not None and any(n.type == "identifier" and text(n) == name for n in walk(body))
+
+
+def _reach(graph: dict[str, set[str]], start: set[str]) -> set[str]:
+    seen: set[str] = set()
+    todo = list(start)
+    while todo:
+        name = todo.pop()
+        if name not in seen:
+            seen.add(name)
+            todo.extend(graph.get(name, ()))
+    return seen
+
+
+# -- contexts -------------------------------------------------------------------------------------------------------
+
+
+def _find_needs(found: Analysis) -> None:
+    source = found.source
+    direct = _CONTEXT | found.shared.keys()
+    has_shared = {v.function for v in source.variables if v.function is not None and v.has("__shared__")}
+    found.needs = {
+        f for f in source.functions if f.body is not None and (f.mentions & direct or f in has_shared or f in found.spins)
+    }
+    while True:
+        wanted = {f.name for f in found.needs if not f.is_kernel and not f.owner and not f.is_operator}
+        found.parameter = {name for name in wanted if name and name not in _not_passable(found, wanted)}
+        callers = {f for f in source.functions if f.body is not None and f.mentions & found.parameter - {f.name}}
+        if callers <= found.needs:
+            return
+        found.needs |= callers
+
+
+def _not_passable(found: Analysis, wanted: set[str]) -> set[str]:
+    """Names with a use that cannot be given one more argument: taken as a value, a member, used outside functions."""
+    source = found.source
+    refused = {f.name for f in source.functions if f.owner or f.is_operator or f.is_kernel} & wanted
+    declared = {n.id for f in source.functions for n in walk(f.declarator.child_by_field_name("declarator") or f.declarator) if n.type in ("identifier", "field_identifier")}
+    for node in walk(source.root):
+        if node.type in ("identifier", "field_identifier", "type_identifier") and text(node) in wanted and node.id not in declared:
+            call = called_by(node)
+            if call is None or not _inside_function(call):
+                refused.add(text(node))
+    return refused
+
+
+def called_by(name: Node) -> Node | None:
+    """The call_expression whose function this identifier names, if it is one."""
+    node = name
+    while node.parent is not None:
+        parent = node.parent
+        if parent.type == "call_expression":
+            function = parent.child_by_field_name("function")
+            return parent if function is not None and function.id == node.id else None
+        last = parent.type == "qualified_identifier" and (parent.child_by_field_name("name") or parent).id == node.id
+        templated = parent.type == "template_function" and (parent.child_by_field_name("name") or parent).id == node.id
+        if not last and not templated:
+            return None
+        node = parent
+    return None
+
+
+def _inside_function(node: Node) -> bool:
+    """Whether a node stands in a function's body (and not in a default argument, say)."""
+    current = node
+    while current.parent is not None:
+        parent = current.parent
+        if parent.type == "function_definition":
+            return (parent.child_by_field_name("body") or parent).id == current.id
+        current = parent
+    return False
+
+
+def _captures_nothing(node: Node) -> bool:
+    """Whether a lambda lacks a default capture, so that it does not see its function's locals."""
+    captures = node.child_by_field_name("captures")
+    return captures is None or not any(c.type == "lambda_default_capture" for c in captures.children)
+
+
+def _uses_context(found: Analysis, node: Node) -> bool:
+    names = _CONTEXT | found.parameter | found.shared.keys()
+    return any(n.type == "identifier" and text(n) in names for n in walk(node))
+
+
+# -- spinning -------------------------------------------------------------------------------------------------------
+
+
+def _loops(function: Function) -> list[Node]:
+    return [n for n in walk(function.body) if n.type in _LOOPS] if function.body is not None else []
+
+
+def _volatile_names(source: Source) -> set[str]:
+    names: set[str] = set()
+    for node in walk(source.root):
+        if node.type in ("declaration", "parameter_declaration", "field_declaration") and any(
+            c.type == "type_qualifier" and text(c) == "volatile" for c in node.children
+        ):
+            names |= {text(n) for d in node.children_by_field_name("declarator") for n in walk(d) if n.type in ("identifier", "field_identifier")}
+    return names
+
+
+def _waits(loop: Node, volatile: set[str]) -> bool:
+    """Whether a loop looks as if it waited for memory to change: its condition reads volatile or atomically."""
+    condition, body = loop.child_by_field_name("condition"), loop.child_by_field_name("body")
+    if condition is None or text(condition).strip("() ") in ("true", "1"):
+        exits = [n for n in walk(body) if n.type == "if_statement" and any(c.type == "break_statement" for c in walk(n))] if body is not None else []
+        return any(_reads_volatile(c, volatile) for n in exits if (c := n.child_by_field_name("condition")) is not None)
+    if _reads_volatile(condition, volatile):
+        return True
+    atomic = any(n.type == "identifier" and text(n).startswith("atomic") for n in walk(condition))
+    return atomic and (body is None or _does_nothing(body))
+
+
+def _reads_volatile(node: Node, volatile: set[str]) -> bool:
+    for n in walk(node):
+        if n.type == "type_qualifier" and text(n) == "volatile":
+            return True
+        if n.type in ("identifier", "field_identifier") and (text(n) in volatile or text(n) == "__ldcv"):
+            return True
+    return False
+
+
+def _does_nothing(body: Node) -> bool:
+    names = {text(n) for n in walk(body) if n.type == "identifier"}
+    return names <= {"__nanosleep", "__threadfence", "__threadfence_block", "__threadfence_system"}

@@ -1,0 +1,120 @@
+"""From CUDA C++ source to a shared object: preprocess, parse, analyse, rewrite, compile, keep."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hmmemu.compiler import cache
+from hmmemu.compiler.analysis import analyse
+from hmmemu.compiler.diagnostics import clean
+from hmmemu.compiler.options import CompilerOptions, parse_options
+from hmmemu.compiler.parse import Node, Source, parse
+from hmmemu.compiler.preprocess import INCLUDE, escape, preprocess
+from hmmemu.compiler.rewrite import rewrite
+from hmmemu.compiler.tables import add_launch_bounds, tables, tags
+from hmmemu.compiler.toolchain import Toolchain, find_compiler
+from hmmemu.errors import CompileError
+
+_FLAGS = (
+    "-O3 -march=native -fPIC -shared -w -fvisibility=hidden -fno-exceptions -fno-rtti -fno-threadsafe-statics "
+    "-fno-math-errno -fno-trapping-math -ftls-model=initial-exec -fno-stack-protector"
+).split()
+_FLAGS_X86 = ["-mno-red-zone", "-fcf-protection=none"]
+_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled module: the shared object, and the key under which the cache keeps it."""
+
+    path: Path
+    key: str
+
+
+def compile_module(
+    code: str, *, filename: str | None = None, options: Sequence[str] = (), name_expressions: Sequence[str] = ()
+) -> Compiled:
+    """Compiles CUDA C++ source for this machine's CPU, or finds it in the cache.
+
+    `options` are NVRTC's; `name_expressions` name the template instances wanted. Raises CompileError with the user's
+    own file name and lines, NoCompilerError.
+    """
+    if not isinstance(code, str):
+        raise CompileError(f"kernel source must be a string, not {type(code).__name__}")
+    tools, wanted = find_compiler(), parse_options(options)
+    name = filename or "kernel.cu"
+    prepared: str | None = None
+    if re.search(r"^\s*#\s*include", code, re.MULTILINE) or "-include" in wanted.preprocessor:
+        prepared = preprocess(code, name, wanted, tools)  # the headers' text is part of what is compiled
+    flags = _flags(tools, wanted)
+    key = cache.key(prepared, code, name, flags, wanted.preprocessor, list(name_expressions), list(tools.command), tools.version)
+
+    def build(target: Path) -> None:
+        ready = prepared if prepared is not None else preprocess(code, name, wanted, tools)
+        _compile(translate(ready, name, name_expressions), code, name, flags, tools, target)
+
+    return Compiled(cache.get_or_build(key, build), key)
+
+
+def translate(prepared: str, filename: str, name_expressions: Sequence[str] = ()) -> str:
+    """The C++ text that is compiled, from preprocessed source."""
+    analysis = analyse(parse(prepared))
+    rewritten = rewrite(analysis)
+    add_launch_bounds(analysis, rewritten)
+    body = rewritten.edits.apply(analysis.source.text)
+    head = '#include "hmmemu/runtime.h"\n' + tags(analysis)
+    if _has_private_arrays(analysis.source):
+        head = "#define HMM_NO_IVDEP 1\n" + head
+    return f'{head}\n# 1 "{escape(filename)}"\n{body}\n{tables(analysis, rewritten, name_expressions)}'
+
+
+def _flags(tools: Toolchain, wanted: CompilerOptions) -> list[str]:
+    flags = [*_FLAGS, *wanted.code]
+    if platform.machine() in ("x86_64", "AMD64"):
+        flags += _FLAGS_X86
+    return flags
+
+
+def _has_private_arrays(source: Source) -> bool:
+    """Whether some array may be private to a thread: declared anywhere but in shared or device memory."""
+    placed = {v.node.id for v in source.variables}
+
+    def private(node: Node) -> bool:
+        if node.id in placed or node.type.endswith("parameter_declaration"):
+            return False
+        return node.type == "array_declarator" or any(private(child) for child in node.children)
+
+    return private(source.root)
+
+
+def _compile(text: str, code: str, name: str, flags: list[str], tools: Toolchain, target: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="hmmemu-") as folder:
+        source = Path(folder) / "module.cpp"
+        source.write_text(text)
+        words = [*tools.command, *flags, "-I", str(INCLUDE), "-isystem", str(INCLUDE / "stub"), "-o", str(target), str(source)]
+        words += _libraries(tools)
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=_SECONDS, env=_environment())
+        except subprocess.TimeoutExpired:
+            raise CompileError(f"{name}: the C++ compiler did not finish within {_SECONDS} seconds") from None
+        if done.returncode != 0:
+            raise CompileError(clean(done.stderr, code, name, ""))
+        os.chmod(target, 0o755)
+
+
+def _environment() -> dict[str, str]:
+    """English messages, in plain quotes."""
+    return {**os.environ, "LC_ALL": "C"}
+
+
+def _libraries(tools: Toolchain) -> list[str]:
+    """Vector versions of the C library's mathematics, where there are any."""
+    vector = platform.libc_ver()[0] == "glibc" and platform.machine() == "x86_64" and "ziglang" not in tools.command
+    return ["-Wl,--as-needed", "-lmvec", "-lm"] if vector else ["-lm"]

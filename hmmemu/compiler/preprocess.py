@@ -1,0 +1,76 @@
+"""The first step: the C preprocessor, so that the parser sees plain C++.
+
+Macros, conditionals and the user's own headers are resolved here, by the preprocessor that compiles the kernel later.
+System headers and our stand-ins for CUDA's headers stay `#include` lines. CUDA's keywords are not yet macros. Line
+markers (`# 12 "file"`) keep every later message on the user's own lines.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from hmmemu.compiler.diagnostics import clean
+from hmmemu.compiler.options import CompilerOptions
+from hmmemu.compiler.toolchain import Toolchain
+from hmmemu.errors import CompileError
+
+INCLUDE = Path(__file__).parent / "include"
+
+# As NVRTC defines them; cuda/attributes.h has the same values for the compiler proper.
+_DEFINITIONS = (
+    "-D__CUDACC__=1",
+    "-D__CUDACC_RTC__=1",
+    "-D__CUDACC_VER_MAJOR__=12",
+    "-D__CUDACC_VER_MINOR__=4",
+    "-D__CUDACC_VER_BUILD__=0",
+    "-DCUDART_VERSION=12040",
+    "-D__CUDA_ARCH__=750",
+    "-D__HMMEMU__=1",
+)
+_MARKER = re.compile(r'# (\d+) "((?:[^"\\]|\\.)*)"([ \d]*)$')
+_SYSTEM = "3"
+
+
+def preprocess(code: str, filename: str, options: CompilerOptions, tools: Toolchain) -> str:
+    """The source with macros and the user's headers expanded. Raises CompileError."""
+    words = [*tools.command, "-x", "c++", "-E", "-dI", "-w", f"-std={options.standard}", *_DEFINITIONS]
+    folder = os.path.dirname(filename) or "."
+    words += [*options.preprocessor, "-iquote", folder, "-isystem", str(INCLUDE / "stub"), "-"]
+    text = f'# 1 "{escape(filename)}"\n{code}\n'
+    done = subprocess.run(words, input=text.encode(), capture_output=True, timeout=300)
+    if done.returncode != 0:
+        raise CompileError(clean(done.stderr.decode(errors="replace"), code, filename, ""))
+    return _without_system_text(done.stdout.decode())
+
+
+def escape(filename: str) -> str:
+    """A file name as it stands in a line marker."""
+    return filename.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def _without_system_text(text: str) -> str:
+    """Drops what system headers expanded to, and keeps the #include lines that brought it."""
+    kept: list[str] = []
+    inside_system = False
+    pending: str | None = None  # an #include line whose file is not known yet
+    for line in text.split("\n"):
+        marker = _MARKER.match(line)
+        if marker:
+            flags = marker[3].split()
+            name = marker[2]
+            inside_system = _SYSTEM in flags or name.startswith("<")
+            if inside_system and "1" in flags and pending is not None:
+                kept.append(pending)
+            if "1" in flags:
+                pending = None
+            if not inside_system:
+                kept.append(f'# {marker[1]} "{name}"')
+        elif not inside_system:
+            if re.match(r"#\s*include\b", line):
+                pending = line
+            else:
+                kept.append(line)
+    return "\n".join(kept)
