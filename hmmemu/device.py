@@ -147,13 +147,13 @@ class Device:
         )
 
     def __enter__(self) -> Device:
-        self.space.push_device(self)
+        self.space.enter_device(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.space.pop_device()
+        self.space.leave_device()
 
     # ------------------------------------------------------------------------------------------- memory
 
@@ -412,8 +412,12 @@ class Device:
                 self.process.map(begin, end - begin)
 
     def unmap(self, begin: int, end: int) -> None:
-        """Takes [begin, end) out of the device's address space."""
-        self.process.unmap(begin, end - begin)
+        """Takes [begin, end) out of the device's address space. A process that ended has nothing mapped."""
+        try:
+            self.process.unmap(begin, end - begin)
+        except DeviceError:
+            if self._lives_on():
+                raise
 
     def close(self) -> None:
         """Ends the process. Its pages must be home."""

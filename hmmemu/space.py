@@ -98,7 +98,7 @@ class AddressSpace:
         self._pid = os.getpid()
         self._lock = threading.RLock()
         self._registered: dict[int, Registration] = {}
-        self._current: list[Device] = []
+        self._threads = threading.local()
         self.session = Session(self.policy.grow, self.policy.threshold, self.policy.read_duplication)
         self.devices: tuple[Device, ...] = ()
         try:
@@ -131,17 +131,18 @@ class AddressSpace:
         state = "open" if self.session.open else "closed"
         return f"<hmmemu.AddressSpace, {state}, tracker {self.tracker}, devices {list(self.devices)!r}>"
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Stops the devices and brings every page home. Arrays stay valid, as plain memory.
 
-        Kernels that still run are waited for; a failure of theirs is raised after everything is closed.
+        Kernels that still run are waited for, `timeout` seconds (None: the space's own `timeout`). A failure of
+        theirs is raised after everything is closed.
         """
         if self._pid != os.getpid() or not self.session.open:
             return
         failure: BaseException | None = None
         for device in self.devices:
             try:
-                device.synchronize()
+                device.synchronize(self.timeout if timeout is None else timeout)
             except BaseException as error:
                 failure = error
         with self._lock:
@@ -437,17 +438,24 @@ class AddressSpace:
     def current_device(self) -> Device:
         """Where launches go: the device of the innermost ``with device:``, else the first."""
         self.session_or_raise()
-        return self._current[-1] if self._current else self.devices[0]
+        entered = self._entered_devices()
+        return entered[-1] if entered else self.devices[0]
 
-    def push_device(self, device: Device) -> None:
-        """See `Device.__enter__`."""
-        self._current.append(device)
+    def enter_device(self, device: Device) -> None:
+        """Makes a device, and with it this space, the current one of the thread; see `Device.__enter__`."""
+        self._entered_devices().append(device)
         _stack().append(self)
 
-    def pop_device(self) -> None:
+    def leave_device(self) -> None:
         """See `Device.__exit__`."""
-        self._current.pop()
+        self._entered_devices().pop()
         _stack().pop()
+
+    def _entered_devices(self) -> list[Device]:
+        if not hasattr(self._threads, "devices"):
+            self._threads.devices = []
+        devices: list[Device] = self._threads.devices
+        return devices
 
     def synchronize(self, timeout: float | None = None) -> None:
         """Waits until everything launched on any device has ended; see `Stream.synchronize`."""
@@ -511,6 +519,7 @@ _threads = threading.local()
 _default: AddressSpace | None = None
 _told_fallback = False
 _default_lock = threading.Lock()
+_EXIT_SECONDS = 60.0  # kernels still running when the interpreter leaves are stopped after that
 
 
 def _stack() -> list[AddressSpace]:
@@ -534,4 +543,4 @@ def current_space() -> AddressSpace:
 @atexit.register
 def _close_all() -> None:
     for space in list(_open_spaces):
-        space.close()
+        space.close(_EXIT_SECONDS)

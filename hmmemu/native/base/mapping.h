@@ -15,7 +15,8 @@ class Mapping {
     data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (data_ == MAP_FAILED) {
       data_ = nullptr;
-      throw_errno(FailureKind::OutOfMemory, "cannot map " + std::to_string(bytes) + " bytes");
+      throw_errno(FailureKind::OutOfMemory, "cannot reserve " + std::to_string(bytes >> 20) +
+                                                " MiB of address space (a limit? see `ulimit -v`)");
     }
     if (private_to_us) madvise(data_, bytes, MADV_DONTFORK);
   }

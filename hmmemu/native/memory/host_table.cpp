@@ -6,9 +6,16 @@
 
 namespace hmm {
 
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 // Linux 5.18
+#endif
+
 int HostTable::zap(Block& block, Pages pages) {
-  const int advice = block.page(pages.begin).shared_mapping() ? MADV_REMOVE : MADV_DONTNEED;
-  return madvise(reinterpret_cast<void*>(pages.begin), pages.bytes(), advice) ? errno : 0;
+  void* const at = reinterpret_cast<void*>(pages.begin);
+  if (block.page(pages.begin).shared_mapping()) return madvise(at, pages.bytes(), MADV_REMOVE) ? errno : 0;
+  if (madvise(at, pages.bytes(), MADV_DONTNEED) == 0) return 0;
+  if (errno != EINVAL) return errno;
+  return madvise(at, pages.bytes(), MADV_DONTNEED_LOCKED) ? errno : 0; // mlock'ed memory
 }
 
 const std::byte* HostTable::take(Block& block, Pages pages, Staging& staging) {

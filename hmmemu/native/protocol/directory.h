@@ -37,7 +37,7 @@ class Directory {
   uint32_t size() const { return used_.load(std::memory_order_acquire); }
   Block& at(uint32_t slot) const { return blocks()[slot]; }
 
-  static constexpr uint32_t kMostBlocks = 1u << 20; // 2 TiB of managed memory
+  static constexpr uint32_t kMostBlocks = 1u << 18; // 512 GiB of managed memory
 
  private:
   std::atomic<Block*>* table() const { return table_.as<std::atomic<Block*>>(); }
