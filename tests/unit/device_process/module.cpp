@@ -43,7 +43,8 @@ struct Busy {
 static void busy(hmm_worker* w, const hmm_launch* l, uint64_t first, uint64_t end) {
   const auto& p = params<Busy>(l);
   for (uint64_t b = first; b < end; b++) {
-    for (volatile uint64_t i = 0; i < p.turns; i = i + 1) {
+    for (uint64_t i = 0; i < p.turns; i++) {
+      asm volatile("");
     }
     p.workers[b] = w->index + 1;
   }
@@ -86,7 +87,8 @@ static void fail(hmm_worker* w, const hmm_launch* l, uint64_t first, uint64_t en
       continue;
     w->services->print(w, "last words\n", 11);
     w->thread.x = 7;
-    w->thread.y = w->thread.z = 0;
+    w->thread.y = 0;
+    w->thread.z = 0;
     w->thread_known = 1;
     w->services->fail(w, p.failure, "t.cu:12: fail: Assertion `x > 0` failed.");
   }
@@ -135,7 +137,7 @@ static void wild(hmm_worker* w, const hmm_launch* l, uint64_t first, uint64_t en
   }
 }
 
-static uint64_t deep(volatile uint64_t n) {
+static uint64_t deep(uint64_t n) {
   volatile char frame[512];
   frame[n % 512] = char(n);
   return n == 0 ? 0 : deep(n - 1) + uint64_t(frame[n % 512]);
@@ -151,7 +153,8 @@ static void fiber_overflow(hmm_worker* w, const hmm_launch* l, uint64_t first, u
 }
 
 static void forever(hmm_worker*, const hmm_launch*, uint64_t, uint64_t) {
-  for (volatile int i = 0;; i = i + 1) {
+  for (;;) {
+    asm volatile("");
   }
 }
 static void forever_yielding(hmm_worker* w, const hmm_launch*, uint64_t, uint64_t) {

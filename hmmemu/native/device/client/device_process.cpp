@@ -27,7 +27,11 @@ constexpr uint32_t kSpin = 50'000; // ns
 [[noreturn]] void fail(FailureKind kind, const std::string& text) { throw Failure(kind, text); }
 
 OwnedFd make_memory(const char* name, uint64_t bytes) {
-  OwnedFd fd = OwnedFd::above_standard(memfd_create(name, MFD_CLOEXEC));
+  constexpr unsigned kNoExecSeal = 8; // MFD_NOEXEC_SEAL, Linux 6.3: some systems insist on it
+  int made = memfd_create(name, MFD_CLOEXEC | kNoExecSeal);
+  if (made < 0 && errno == EINVAL)
+    made = memfd_create(name, MFD_CLOEXEC);
+  OwnedFd fd = OwnedFd::above_standard(made);
   if (!fd || ftruncate(fd.get(), off_t(bytes)) != 0)
     fail(FailureKind::OutOfMemory,
          std::string("cannot make the memory of a device: ") + strerror(errno));
@@ -96,6 +100,7 @@ void DeviceProcess::abandon() {
   for (OwnedFd* fd : {&memory_.fd, &vram_, &userfaultfd_, &pidfd_})
     fd->reset();
   control_.close();
+  shootdown_.detach();
   memory_.channel = nullptr; // not mapped here
 }
 
@@ -359,7 +364,8 @@ std::string DeviceProcess::take_output() {
   return text;
 }
 
-std::vector<std::pair<pid_t, int>> DeviceProcess::workers() const {
+std::vector<std::pair<pid_t, int>> DeviceProcess::workers() {
+  owned();
   std::vector<std::pair<pid_t, int>> list;
   for (uint32_t i = 0; i < std::min(channel_->worker_count, kMaxWorkers); i++)
     list.push_back({channel_->workers[i].tid, channel_->workers[i].cpu});

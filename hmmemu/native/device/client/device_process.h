@@ -81,7 +81,7 @@ class DeviceProcess {
 
   // See Shootdown. The context stays valid as long as this object; driver threads use it and not
   // this object.
-  bool zap(uint64_t address, uint64_t length) { return shootdown_.zap(address, length); }
+  bool zap(uint64_t address, uint64_t length) { return owned().shootdown_.zap(address, length); }
   void* shootdown_context() { return &shootdown_; }
 
   int userfaultfd() const { return userfaultfd_.get(); }
@@ -91,7 +91,7 @@ class DeviceProcess {
   uint64_t features() const { return features_; } // UFFD_FEATURE_*
   bool user_mode_only() const { return user_mode_only_; }
   // Thread and CPU of each worker: they are pinned.
-  std::vector<std::pair<pid_t, int>> workers() const;
+  std::vector<std::pair<pid_t, int>> workers();
 
   // In a fork child: lets go of the descriptors. Everything else stays untouched.
   void abandon();

@@ -6,19 +6,21 @@
 // layout is another size of gap. Where the hard limit forbids that, the bottom-up layout of
 // ADDR_COMPAT_LAYOUT does nearly as well.
 //
-// vfork, not fork: a fork would run pthread_atfork handlers (which bring all pages home) and copy
-// page tables. Between vfork and exec the child has this process's memory and this thread's stack,
-// so it makes system calls only. Signals stay blocked until the device program has its own
-// handlers: one that came earlier would run a handler of Python's in the shared memory.
+// clone as vfork does it, not fork: a fork would run pthread_atfork handlers (which bring all pages
+// home) and copy page tables. Until exec the child has this process's memory (and a stack of its
+// own), so it makes system calls only. Signals stay blocked until the device program has its own
+// handlers: one that came earlier would run a handler of Python's in the shared memory. The pidfd
+// comes with the child: a number could be used again by the time it is opened, because somebody
+// else's wait() may take the child.
 #include "spawn.h"
-#include "base/failure.h"
+#include "base/mapping.h"
 #include "device/protocol.h"
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <sched.h>
 #include <sys/personality.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 
 namespace hmmemu::device {
@@ -28,15 +30,19 @@ constexpr uint64_t kAddressSpace = 1ull << 47;
 constexpr uint64_t kGaps[kLayouts] = {kAddressSpace / 6 * 5, kAddressSpace / 3 * 2,
                                       kAddressSpace / 2, kAddressSpace / 5 * 2};
 
+constexpr size_t kChildStack = 64u << 10;
+constexpr int kClonePidfd = 0x1000; // CLONE_PIDFD, Linux 5.2
+
 struct ChildPlan {
   const char* program;
   char* const* arguments;
   int keep[3];
   uint64_t gap;
-  int error; // written by the child
+  volatile int error; // written by the child
 };
 
-[[noreturn]] __attribute__((noinline)) void become_device(ChildPlan& plan) {
+int become_device(void* argument) {
+  ChildPlan& plan = *static_cast<ChildPlan*>(argument);
   for (int fd : plan.keep)
     fcntl(fd, F_SETFD, 0); // in the child's own table
   rlimit stack;
@@ -50,19 +56,19 @@ struct ChildPlan {
   _exit(127);
 }
 
-// A pidfd and not just the number: someone else's wait() may reap the child, and numbers are used
-// again.
-OwnedFd open_pidfd(pid_t pid) {
-  OwnedFd fd = OwnedFd::above_standard(int(syscall(SYS_pidfd_open, pid, 0)));
-  if (!fd) {
-    const int error = errno;
-    kill(pid, SIGKILL);
-    waitpid(pid, nullptr, 0);
-    throw hmm::Failure(hmm::FailureKind::Unsupported, std::string("pidfd_open is refused (") +
-                                                          strerror(error) +
-                                                          "): emulated devices need Linux 5.19");
-  }
-  return fd;
+// Returns when the child has become the program or has failed to.
+Child clone_child(ChildPlan& plan) {
+  const hmm::Mapping stack(kChildStack);
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  int pidfd = -1;
+  const pid_t pid = clone(become_device, stack.as<char>() + kChildStack,
+                          CLONE_VM | CLONE_VFORK | kClonePidfd | SIGCHLD, &plan, &pidfd);
+  if (pid < 0)
+    plan.error = errno;
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  return {pid, OwnedFd::above_standard(pidfd)};
 }
 
 } // namespace
@@ -77,25 +83,20 @@ Child spawn(const SpawnPlan& plan) {
                          std::to_string(plan.vram), std::to_string(plan.index)};
   char* arguments[] = {words[0].data(), words[1].data(), words[2].data(),
                        words[3].data(), words[4].data(), nullptr};
-  ChildPlan child{words[0].c_str(),
-                  arguments,
-                  {plan.control, plan.channel, plan.vram},
-                  kGaps[plan.layout % kLayouts],
-                  0};
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
-  const pid_t pid = vfork();
-  if (pid == 0)
-    become_device(child);
-  const int error = pid < 0 ? errno : static_cast<volatile ChildPlan&>(child).error;
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  if (pid > 0 && error)
-    waitpid(pid, nullptr, 0);
-  if (error)
+  ChildPlan child_plan{words[0].c_str(),
+                       arguments,
+                       {plan.control, plan.channel, plan.vram},
+                       kGaps[plan.layout % kLayouts],
+                       0};
+  Child child = clone_child(child_plan);
+  if (child.pid > 0 && child_plan.error)
+    waitpid(child.pid, nullptr, 0);
+  if (child_plan.error)
     throw hmm::Failure(hmm::FailureKind::Device,
-                       "cannot run " + plan.program + ": " + strerror(error));
-  return {pid, open_pidfd(pid)};
+                       "cannot run " + plan.program + ": " + strerror(child_plan.error));
+  if (!child.pidfd) // no CLONE_PIDFD, or no descriptor left; the child ends when its socket closes
+    throw hmm::Failure(hmm::FailureKind::Unsupported, "emulated devices need Linux 5.19");
+  return child;
 }
 
 } // namespace hmmemu::device

@@ -40,9 +40,8 @@ hmm_dim3 block_at(const hmm_launch& launch, uint64_t number);
 // accessible. Returns null if there is none.
 unsigned char* reserve_memory(size_t bytes, size_t guard);
 
-// Runs `body(argument)` on a new thread named `name`, with a small stack of its own. False if it
-// cannot.
-bool start_thread(const char* name, void* (*body)(void*), void* argument);
+// Runs `body(argument)` on a new thread named `name`. False if it cannot.
+bool start_thread(const char* name, size_t stack_bytes, void* (*body)(void*), void* argument);
 void pin_to_cpu(int cpu);
 
 } // namespace hmmemu::device

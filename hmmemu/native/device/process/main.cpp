@@ -33,7 +33,7 @@ Channel* channel = nullptr;
 
 namespace {
 
-constexpr int kParentLookMs = 250;
+constexpr int kParentLookMs = 500;
 
 [[noreturn]] void give_up(const char* text) {
   fprintf(stderr, "hmmemu-device: %s\n", text);
@@ -83,9 +83,10 @@ void set_limits() {
   setrlimit(RLIMIT_CORE, &no_core);
 }
 
-// Ctrl-C goes to the whole group: the CPU process decides what it means for the device.
+// Ctrl-C goes to the whole group, and so may a request to end: the CPU process decides what they
+// mean for the device, which ends with it in any case.
 void set_signals() {
-  for (int number : {SIGINT, SIGQUIT, SIGPIPE})
+  for (int number : {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGPIPE})
     signal(number, SIG_IGN);
   install_fault_handlers();
   sigset_t none;
@@ -128,7 +129,7 @@ int run(int control, int channel_fd, int vram) {
   const char* const error = start_threads(agent);
   if (!greet(agent, error) || error)
     return 1;
-  if (!start_thread("agent", answer_requests, &agent))
+  if (!start_thread("agent", kThreadStack, answer_requests, &agent))
     return 1;
   watch_parent(control);
 }

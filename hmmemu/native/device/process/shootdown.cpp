@@ -16,6 +16,7 @@ namespace hmmemu::device {
 namespace {
 
 constexpr uint64_t kSleep = 1'000'000'000; // ns
+constexpr size_t kStack = 128u << 10;
 
 struct Post {
   uint32_t index;
@@ -63,7 +64,7 @@ bool start_shootdown() {
     posts[count] = {count, cpu};
     char name[16];
     snprintf(name, sizeof name, "zap-%u", count);
-    if (!start_thread(name, answer, &posts[count]))
+    if (!start_thread(name, kStack, answer, &posts[count]))
       return false;
     if (uint32_t(cpu) < kMaxCpus)
       channel->mailbox_of_cpu[cpu] = int16_t(count);

@@ -24,12 +24,12 @@ unsigned char* reserve_memory(size_t bytes, size_t guard) {
   return static_cast<unsigned char*>(low);
 }
 
-bool start_thread(const char* name, void* (*body)(void*), void* argument) {
+bool start_thread(const char* name, size_t stack_bytes, void* (*body)(void*), void* argument) {
   // Sizes are given: the default comes from RLIMIT_STACK, which the start of this process has
   // played with.
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
-  pthread_attr_setstacksize(&attributes, 256u << 10);
+  pthread_attr_setstacksize(&attributes, stack_bytes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   pthread_t thread;
   const bool started = pthread_create(&thread, &attributes, body, argument) == 0;

@@ -37,7 +37,7 @@ void guard_stacks(unsigned char* stacks, uint32_t worker_count) {
   }
 }
 
-bool prepare(Worker& w, uint32_t index, uint32_t worker_count, int cpu) {
+bool prepare(Worker& w, uint32_t index, int cpu) {
   w.abi.index = index;
   w.abi.services = &services;
   w.abi.shared = reserve_memory(HMM_SHARED_BYTES, 0);
@@ -45,10 +45,7 @@ bool prepare(Worker& w, uint32_t index, uint32_t worker_count, int cpu) {
   w.stack = reserve_memory(kThreadStack + kThreadGuard, kThreadGuard);
   w.alternate_stack = reserve_memory(kThreadStack + kThreadGuard, kThreadGuard);
   w.cpu = cpu;
-  if (!w.abi.shared || !w.abi.stacks || !w.stack || !w.alternate_stack)
-    return false;
-  guard_stacks(w.abi.stacks, worker_count);
-  return true;
+  return w.abi.shared && w.abi.stacks && w.stack && w.alternate_stack;
 }
 
 void* worker_main(void* argument) {
@@ -56,6 +53,7 @@ void* worker_main(void* argument) {
   hmmemu_worker_self = &w.abi;
   use_alternate_stack(w.alternate_stack + kThreadGuard, kThreadStack);
   pin_to_cpu(w.cpu);
+  guard_stacks(w.abi.stacks, channel->worker_count);
   channel->workers[w.abi.index] = {int32_t(gettid()), w.cpu};
   running.fetch_add(1);
   if (w.abi.index == 0)
@@ -100,16 +98,16 @@ const char* start_workers(uint32_t count) {
   if (count == 0)
     count = uint32_t(CPU_COUNT(&allowed));
   count = count < kMaxWorkers ? count : kMaxWorkers;
+  channel->worker_count = count;
   open_pool(count);
   for (uint32_t i = 0; i < count; i++)
-    if (!prepare(workers[i], i, count, cpu_of(allowed, i)))
+    if (!prepare(workers[i], i, cpu_of(allowed, i)))
       return "no memory for the workers' stacks";
   for (uint32_t i = 0; i < count; i++)
     if (!start(workers[i]))
       return "cannot start the worker threads";
   while (running.load() < count)
     sched_yield();
-  channel->worker_count = count;
   return nullptr;
 }
 
