@@ -1,0 +1,37 @@
+"""The package itself: its public names, which are imported when first used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import hmmemu as hmm
+
+
+def test_every_public_name_is_there():
+    assert {"AddressSpace", "RawKernel", "RawModule", "In", "Error", "Stats", "cpu", "zeros"} <= set(
+        hmm.__all__
+    )
+    for name in hmm.__all__:
+        assert getattr(hmm, name) is not None
+    assert set(hmm.__all__) <= set(dir(hmm))
+
+
+def test_a_name_that_does_not_exist():
+    with pytest.raises(AttributeError, match="module 'hmmemu' has no attribute 'nosuch'"):
+        hmm.nosuch  # noqa: B018
+    assert not hasattr(hmm, "__wrapped__")
+
+
+def test_star_import():
+    names: dict[str, object] = {}
+    exec("from hmmemu import *", names)
+    assert names["AddressSpace"] is hmm.AddressSpace
+
+
+def test_import_alone_loads_nothing_heavy():
+    code = "import sys, hmmemu; print([m for m in ('numpy', 'hmmemu._native') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
