@@ -81,6 +81,16 @@ class Row:
         }
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What to run, apart from which workloads."""
+
+    size: str
+    seed: int
+    repeat: int
+    image: Image | None
+
+
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...", type=click.Choice(list(WORKLOADS)))
 @click.option("--size", type=click.Choice(SIZES), default="small", show_default=True, help="How much data.")
@@ -135,12 +145,12 @@ def run(
     import hmmemu as hmm
 
     chosen = list(dict.fromkeys(names)) or list(WORKLOADS)
-    image = _load_image(input_file, chosen)
+    plan = Plan(size, seed, repeat, _load_image(input_file, chosen))
     out = console(json_file)
     with hmm.AddressSpace(device=device, devices=devices, tracker=tracker) as space:
         for each in space.devices:
             out.print(repr(each), markup=False, soft_wrap=True)
-        rows = _run_all(space, chosen, size, seed, image, repeat)
+        rows = _run_all(space, chosen, plan)
         stats = space.stats()
         used = [repr(each) for each in space.devices]
     _show(out, rows, str(stats))
@@ -167,37 +177,27 @@ def _load_image(path: str | None, chosen: list[str]) -> Image | None:
         raise click.BadParameter(str(error), param_hint="--input") from error
 
 
-def _run_all(
-    space: hmm.AddressSpace, names: list[str], size: str, seed: int, image: Image | None, repeat: int
-) -> list[Row]:
+def _run_all(space: hmm.AddressSpace, names: list[str], plan: Plan) -> list[Row]:
     rows = []
-    with LateProgress("starting", total=len(names) * repeat) as progress:
+    with LateProgress("starting", total=len(names) * plan.repeat) as progress:
         for name in names:
             before = Counters.of(space)
-            row = _run_one(space, name, size, seed, image, repeat, progress)
+            row = _run_one(space, name, plan, progress)
             row.memory = Counters.of(space).since(before)
             rows.append(row)
     return rows
 
 
-def _run_one(
-    space: hmm.AddressSpace,
-    name: str,
-    size: str,
-    seed: int,
-    image: Image | None,
-    repeat: int,
-    progress: LateProgress,
-) -> Row:
+def _run_one(space: hmm.AddressSpace, name: str, plan: Plan, progress: LateProgress) -> Row:
     from hmmemu.cli.group import traceback_wanted
 
     row = Row(name)
     workload = WORKLOADS[name]
+    image = plan.image if workload.reads_image else None
     try:
-        for number in range(repeat):
-            progress.step(f"{name} {number + 1}/{repeat}" if repeat > 1 else name)
-            used = image if workload.reads_image else None
-            row.outcomes.append(workload.run(space, size, seed=seed, image=used))
+        for number in range(plan.repeat):
+            progress.step(f"{name} {number + 1}/{plan.repeat}" if plan.repeat > 1 else name)
+            row.outcomes.append(workload.run(space, plan.size, seed=plan.seed, image=image))
             progress.advance()
     except Error as error:
         if traceback_wanted():

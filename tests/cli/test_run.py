@@ -146,13 +146,15 @@ def test_wrong_result_gives_status_1(monkeypatch):
     assert "✗ wrong" in result.output and "expected" in result.output
 
 
-def test_a_kernel_that_faults_does_not_end_the_others(monkeypatch):
+@pytest.mark.parametrize("names", [["vector_add", "reduction"], ["reduction", "vector_add"]])
+def test_a_kernel_that_faults_does_not_end_the_others(monkeypatch, names):
     source = WORKLOADS["vector_add"].source.replace("c[i] = ", "*(float*)(16 + 0 * i) = ")
     monkeypatch.setattr(type(WORKLOADS["vector_add"]), "source", source, raising=False)
-    args = ["run", "vector_add", "reduction", "--size", "tiny", "--device", "emulated", "--json", "-"]
+    args = ["run", *names, "--size", "tiny", "--device", "emulated", "--json", "-"]
     result = CliRunner().invoke(main, args)
     assert result.exit_code == 1
-    bad, good = json.loads(result.stdout)["workloads"]
+    rows = {row["name"]: row for row in json.loads(result.stdout)["workloads"]}
+    bad, good = rows["vector_add"], rows["reduction"]
     assert "vector_add" in bad["error"] and "0x10" in bad["error"] and bad["runs"] == []
     assert good["verified"] is True
     assert "✗ failed" in result.stderr and "✓ verified" in result.stderr
