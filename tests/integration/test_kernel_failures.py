@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 
 import numpy as np
 import pytest
+from running import run_python
 
 import hmmemu as hmm
 
@@ -172,15 +170,9 @@ def test_a_killed_device_is_replaced(space: hmm.AddressSpace, bad: hmm.RawModule
     still_works(space, bad, x)
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
-    )
-
-
 @pytest.mark.parametrize("ending", ["os._exit(3)", "os.kill(os.getpid(), 9)", "os.abort()"])
 def test_the_device_ends_with_its_parent(ending: str) -> None:
-    done = run(f"""
+    done = run_python(f"""
         import os, hmmemu as hmm
         print(hmm.current_space().devices[0].process.pid, flush=True)
         {ending}

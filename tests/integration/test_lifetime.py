@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
 from forking import in_child
+from running import run_python
 
 import hmmemu as hmm
 
@@ -138,14 +136,8 @@ def test_multiprocessing_by_fork(space: hmm.AddressSpace) -> None:
     assert int(_SHARED[10]) == 11
 
 
-def run(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
-    )
-
-
 def test_leaving_the_interpreter_with_everything_open() -> None:
-    done = run("""
+    done = run_python("""
         import atexit, numpy as np, hmmemu as hmm
         x = hmm.full(100000, 5)
         atexit.register(lambda: print(int(x.sum())))
@@ -157,7 +149,7 @@ def test_leaving_the_interpreter_with_everything_open() -> None:
 
 
 def test_an_exception_at_top_level_ends_cleanly() -> None:
-    done = run("""
+    done = run_python("""
         import hmmemu as hmm
         x = hmm.full(1000, 5)
         hmm.current_space().devices[0].migrate(x)
