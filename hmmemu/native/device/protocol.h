@@ -37,6 +37,7 @@ struct alignas(64) Slot {
   uint64_t kernel; // handle from LOAD
   hmm_dim3 grid, block;
   uint32_t dynamic_shared, param_bytes;
+  int32_t submitter_cpu; // where the thread that wrote this ran
   uint64_t
       time_ns; // markers: CLOCK_MONOTONIC, written by the device before it completes the ticket
   alignas(64) unsigned char params[kParamBytes];

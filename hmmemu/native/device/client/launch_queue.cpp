@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstring>
 #include <poll.h>
+#include <sched.h>
 
 namespace hmmemu::device {
 namespace {
@@ -16,7 +17,7 @@ namespace {
 constexpr uint64_t kSlice = 20'000'000;         // ns between two looks whether the process lives
 constexpr uint64_t kCrashSlice = 500'000;       // the same once it has reported a crash
 constexpr uint64_t kCrashLimit = 6'000'000'000; // longer than the crash handler's own limit
-constexpr unsigned kLooksPerClock = 32;
+constexpr unsigned kLooksPerClock = 8;
 
 bool ended(int pidfd) {
   pollfd source{pidfd, POLLIN, 0};
@@ -78,6 +79,7 @@ Slot* LaunchQueue::wait_for_room(std::unique_lock<std::mutex>& hold, uint64_t li
 // the two sees.
 uint64_t LaunchQueue::submit() {
   const uint64_t ticket = queue_.produced.load() + 1;
+  queue_.slots[(ticket - 1) % kSlots].submitter_cpu = sched_getcpu();
   queue_.produced.store(ticket);
   queue_.submit_bell.store(uint32_t(ticket));
   if (queue_.dispatcher_asleep.load() != 0)
@@ -122,15 +124,16 @@ WaitResult LaunchQueue::wait(uint64_t ticket, uint64_t limit_ns, int pidfd) {
   const uint64_t begin = now_ns(),
                  deadline = limit_ns > UINT64_MAX - begin ? UINT64_MAX : begin + limit_ns;
   const uint64_t spin_end = std::min(begin + channel_->spin_ns, deadline);
-  do {
-    for (unsigned i = 0; i < kLooksPerClock; i++) {
-      if (queue_.completed.load(std::memory_order_acquire) >= ticket)
-        if (const Fate known = fate(ticket); known != Fate::open)
-          return known == Fate::completed ? WaitResult::done : WaitResult::dead;
+  for (;;) {
+    for (unsigned i = 0; i < kLooksPerClock && queue_.completed.load() < ticket; i++)
       cpu_pause();
-    }
-  } while (now_ns() < spin_end);
-  return sleep_until(ticket, deadline, pidfd);
+    if (queue_.completed.load(std::memory_order_acquire) >= ticket)
+      if (const Fate known = fate(ticket); known != Fate::open)
+        return known == Fate::completed ? WaitResult::done : WaitResult::dead;
+    // On worker 0's own CPU it could not even begin while this thread looks.
+    if (now_ns() >= spin_end || sched_getcpu() == channel_->workers[0].cpu)
+      return sleep_until(ticket, deadline, pidfd);
+  }
 }
 
 WaitResult LaunchQueue::sleep_until(uint64_t ticket, uint64_t deadline, int pidfd) {

@@ -14,8 +14,8 @@ namespace {
 constexpr uint64_t kSleep = 1'000'000'000; // ns
 constexpr unsigned kLooksPerClock = 32;
 
-bool spin_for(const Queue& queue, uint64_t ticket) {
-  if (channel->spin_ns == 0)
+bool look_for(const Queue& queue, uint64_t ticket, bool spin) {
+  if (!spin)
     return queue.produced.load(std::memory_order_acquire) >= ticket;
   const uint64_t limit = now_ns() + channel->spin_ns;
   do {
@@ -28,8 +28,11 @@ bool spin_for(const Queue& queue, uint64_t ticket) {
   return false;
 }
 
-void wait_for(Queue& queue, uint64_t ticket) {
-  while (!spin_for(queue, ticket)) {
+// Looking keeps the CPU from everybody else: not if the thread that launches runs on this very CPU.
+void wait_for(const Worker& w, Queue& queue, uint64_t ticket) {
+  const Slot& last = queue.slots[(ticket - 2) % kSlots];
+  const bool spin = channel->spin_ns != 0 && last.submitter_cpu != w.cpu;
+  while (!look_for(queue, ticket, spin)) {
     queue.dispatcher_asleep.store(1);
     const uint32_t bell = queue.submit_bell.load();
     if (queue.produced.load() < ticket)
@@ -89,7 +92,7 @@ void complete(Queue& queue, uint64_t ticket) {
 void run_queue(Worker& w) {
   Queue& queue = channel->queue;
   for (uint64_t ticket = queue.completed.load() + 1;; ticket++) {
-    wait_for(queue, ticket);
+    wait_for(w, queue, ticket);
     run(w, queue.slots[(ticket - 1) % kSlots], ticket);
     complete(queue, ticket);
   }
