@@ -33,7 +33,7 @@ static void mock_print(hmm_worker*, const char* text, size_t bytes) {
   if (mock_length + bytes < sizeof mock_text) __builtin_memcpy(mock_text + mock_length, text, bytes);
   mock_length += bytes, ++mock_prints;
 }
-[[noreturn]] static void mock_fail(hmm_worker* w, int failure, const char* message) {
+__attribute__((noreturn)) static void mock_fail(hmm_worker* w, int failure, const char* message) {
   mock_print(w, message, __builtin_strlen(message));
   mock_failure = failure;
   throw failure;
@@ -71,6 +71,16 @@ def build(source: str, flags: Sequence[str] = (), *, prelude: str = PRELUDE, sta
         done = subprocess.run([*command, "-o", str(path), str(file), *libraries], capture_output=True, text=True, timeout=100)
         assert done.returncode == 0, done.stderr[:4000]
     return ctypes.CDLL(str(path))
+
+
+def assembly(source: str, *flags: str) -> str:
+    """The compiler's assembly of `source`, after the device library."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, out = pathlib.Path(folder) / "x.cpp", pathlib.Path(folder) / "x.s"
+        file.write_text(PRELUDE + source)
+        command = [*find_compiler().command, "-std=gnu++17", *(f for f in FLAGS if f != "-shared"), *flags]
+        subprocess.run([*command, "-I", str(INCLUDE), "-S", "-o", str(out), str(file)], check=True, capture_output=True, timeout=100)
+        return out.read_text(errors="replace")
 
 
 def array_function(name: str, expression: str, inputs: Sequence[str], output: str) -> str:

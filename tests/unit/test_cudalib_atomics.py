@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import subprocess
+import re
 import threading
 from collections.abc import Callable
 
 import numpy as np
 import pytest
-from cudalib import FLAGS, INCLUDE, PRELUDE, build
-
-from hmmemu.compiler.toolchain import find_compiler
+from cudalib import assembly, build
 
 TYPES = {
     "int": np.int32, "unsigned int": np.uint32, "long long": np.int64, "unsigned long long": np.uint64,
@@ -179,9 +177,8 @@ def test_native_operations_are_one_instruction() -> None:
     """A locked add for integers, no lock for block scope: what the kernels' speed rests on."""
     if platform.machine() != "x86_64":
         pytest.skip("looks for x86-64 instructions")
-    source = PRELUDE + 'extern "C" void shared_(int* p) { atomicAdd(p, 3); }\nextern "C" void own(int* p) { atomicAdd_block(p, 3); }\n'
-    command = [*find_compiler().command, "-std=gnu++17", *(f for f in FLAGS if f != "-shared"), "-I", str(INCLUDE), "-xc++", "-S", "-o-", "-"]
-    text = subprocess.run(command, input=source, capture_output=True, text=True, check=True, timeout=60).stdout
-    shared_, own = text[text.index("shared_:") :].split("ret")[0], text[text.index("own:") :].split("ret")[0]
+    source = 'extern "C" void shared_(int* p) { atomicAdd(p, 3); }\nextern "C" void own(int* p) { atomicAdd_block(p, 3); }\n'
+    text = assembly(source)
+    shared_, own = (re.search(rf"^{name}:.*?\sret", text, re.M | re.S)[0] for name in ("shared_", "own"))
     assert "lock" in shared_ and "cmpxchg" not in shared_
     assert "lock" not in own

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cudalib import FLAGS, INCLUDE, PRELUDE, array_function, build, call
+from cudalib import FLAGS, INCLUDE, PRELUDE, array_function, assembly, build, call
 
 from hmmemu.compiler.toolchain import find_compiler
 
@@ -131,11 +131,6 @@ def test_memory_functions() -> None:
     lib.ticks.restype = ctypes.c_longlong
     assert 100 < lib.ticks() < 10**9
     assert lib.sleep_() == 0
-
-
-def assembly(source: str, *flags: str) -> str:
-    command = [*find_compiler().command, "-std=gnu++17", *(f for f in FLAGS if f != "-shared"), *flags, "-I", str(INCLUDE), "-xc++", "-S", "-o-", "-"]
-    return subprocess.run(command, input=PRELUDE + source, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc", reason="libmvec is x86-64 glibc's")

@@ -73,5 +73,5 @@ def test_layouts_and_overloads(arch: int) -> None:
 
 
 def test_wrong_source_is_refused() -> None:
-    with pytest.raises(nvrtc.NvrtcError, match="wrong.cu"):
+    with pytest.raises(nvrtc.NvrtcError, match=r"wrong\.cu"):
         nvrtc.compile_to_ptx("__global__ void k() { nothing(); }", name="wrong.cu")

@@ -96,7 +96,7 @@
 #define HMM_INLINE inline __attribute__((always_inline))
 // A body of ours for a function that libc declares too: used wherever the call is seen, never
 // emitted.
-#define HMM_C_INLINE inline __attribute__((gnu_inline, always_inline))
+#define HMM_C_INLINE extern inline __attribute__((gnu_inline, always_inline))
 #define HMM_COLD __attribute__((noinline, cold))
 #ifdef __GLIBC__
 #define HMM_NOTHROW                                                                                \

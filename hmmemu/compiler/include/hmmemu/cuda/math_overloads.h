@@ -172,11 +172,10 @@ using hmm_number = typename hmm_number_type<hmm_number_kind<count, A...>(), A...
 
 template <class T> HMM_INLINE T hmm_max(T x, T y) { return x > y || y != y ? x : y; }
 template <class T> HMM_INLINE T hmm_min(T x, T y) { return x < y || y != y ? x : y; }
-template <class T> HMM_INLINE T hmm_abs(T x) {
-  if constexpr (T(0.5) != T(0))
-    return sizeof(T) == 4 ? __builtin_fabsf(x) : __builtin_fabs(x);
-  else
-    return x < 0 ? (T)(0 - (unsigned long long)x) : x; // the least integer stays as it is
+HMM_INLINE float hmm_abs(float x) { return __builtin_fabsf(x); }
+HMM_INLINE double hmm_abs(double x) { return __builtin_fabs(x); }
+template <class T> HMM_INLINE T hmm_abs(T x) { // the least integer stays as it is
+  return x < 0 ? (T)(0 - (unsigned long long)x) : x;
 }
 template <class... A> HMM_INLINE hmm_number<2, A...> max(A... a) {
   return hmm_max((hmm_number<2, A...>)a...);

@@ -34,7 +34,9 @@ static HMM_INLINE unsigned long long hmm_cycles() {
 }
 
 typedef long clock_t;
-extern "C" HMM_C_INLINE clock_t clock(void) HMM_NOTHROW { return (clock_t)hmm_cycles(); }
+extern "C" {
+HMM_C_INLINE clock_t clock(void) HMM_NOTHROW { return (clock_t)hmm_cycles(); }
+}
 
 namespace hmm_cuda {
 

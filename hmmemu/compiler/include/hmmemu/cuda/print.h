@@ -13,12 +13,19 @@ int printf(const char* format, ...);
 int hmm_vsnprintf(char* to, size_t bytes, const char* format, __builtin_va_list) HMM_NOTHROW
     __asm__("vsnprintf");
 
-#define HMM_HIDDEN __attribute__((visibility("hidden"))) HMM_COLD
-HMM_HIDDEN int hmm_printf(const char* format, ...) __asm__("printf");
-HMM_HIDDEN int hmm_puts(const char* text) __asm__("puts");
-HMM_HIDDEN int hmm_putchar(int character) __asm__("putchar");
+#define HMM_HIDDEN __attribute__((visibility("hidden"), used)) HMM_COLD
+HMM_HIDDEN int hmm_printf(const char* format, ...);
+HMM_HIDDEN int hmm_puts(const char* text);
+HMM_HIDDEN int hmm_putchar(int character);
 #undef HMM_HIDDEN
 }
+// By the assembler, since <stdio.h> may hold inline definitions under these names.
+#define HMM_SYMBOL(name)                                                                           \
+  __asm__(".globl " #name "\n.hidden " #name "\n.set " #name ", hmm_" #name "\n");
+HMM_SYMBOL(printf)
+HMM_SYMBOL(puts)
+HMM_SYMBOL(putchar)
+#undef HMM_SYMBOL
 
 namespace hmm_cuda {
 
