@@ -77,7 +77,7 @@ def _asks_here(found: Analysis, closure: set[str]) -> bool:
     for function in found.needs:
         if not found.takes_parameter(function) and closure & {function.name, function.owner or function.name}:
             return True
-    return any(_captures_nothing(n) and _uses_context(found, n) for f in found.source.functions
+    return any(_captures_nothing(n) and uses_context(found, n) for f in found.source.functions
                if f.name in closure or f.is_kernel for n in walk(f.node) if n.type == "lambda_expression")  # fmt: skip
 
 
@@ -170,7 +170,8 @@ def _captures_nothing(node: Node) -> bool:
     return captures is None or not any(c.type == "lambda_default_capture" for c in captures.children)
 
 
-def _uses_context(found: Analysis, node: Node) -> bool:
+def uses_context(found: Analysis, node: Node) -> bool:
+    """Whether the text below a node needs a context."""
     names = _CONTEXT | found.parameter | found.shared.keys()
     return any(n.type == "identifier" and text(n) in names for n in walk(node))
 

@@ -11,7 +11,7 @@ import re
 _MESSAGE = re.compile(r"^(?P<file>[^\n:]*?):(?P<line>\d+):(?:(?P<column>\d+):)? (?P<kind>(?:fatal )?error|warning|note): (?P<text>.*)$")
 _OURS = re.compile(r"hmmemu/(?:runtime|cuda|abi|compiler)|/include/(?:hmmemu|stub)/|<tables>|<built-in>|<command-line>")
 _REWRITES = (
-    (re.compile(r"hmm_ctx ?&(?: hmm_c)?,? ?"), ""),
+    (re.compile(r"(?:const )?hmm_ctx ?&(?: hmm_c)?,? ?"), ""),
     (re.compile(r"hmm_c, ?"), ""),
     (re.compile(r"hmm_(?:t|v|init)_(\w+)"), r"\1"),
     (re.compile(r"hmm_c\.(\w+)"), r"\1"),

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hmmemu.compiler.analysis import INDICES, Analysis, called_by
-from hmmemu.compiler.parse import Function, Node, Variable, text, walk
+from hmmemu.compiler.analysis import INDICES, Analysis, called_by, uses_context
+from hmmemu.compiler.parse import Function, Node, Variable, declared_name, function_declarator, text, walk
 
-_CONTEXT_PARAMETER = "hmm_ctx& hmm_c"
+_CONTEXT_PARAMETER = "const hmm_ctx& hmm_c"
 _STORAGE = ("static", "extern", "inline", "thread_local")
 
 
@@ -86,7 +86,7 @@ def rewrite(analysis: Analysis) -> Rewritten:
 def _function(analysis: Analysis, function: Function, edits: Edits) -> None:
     gets_parameter = analysis.takes_parameter(function)
     if gets_parameter:
-        _add_parameter(function, edits)
+        _add_parameter(function.declarator, edits)
     _attributes(analysis, function, gets_parameter, edits)
     body = function.body
     if body is None or body.type != "compound_statement":
@@ -103,14 +103,15 @@ def _function(analysis: Analysis, function: Function, edits: Edits) -> None:
                 _lambda(analysis, function, node, edits)
 
 
-def _add_parameter(function: Function, edits: Edits) -> None:
-    listing = function.declarator.child_by_field_name("parameters")
+def _add_parameter(declarator: Node, edits: Edits) -> None:
+    listing = declarator.child_by_field_name("parameters")
     if listing is None:
         return
-    if function.parameters or "..." in text(listing):
+    if listing.named_child_count and text(listing).strip("() \t\n") != "void":
         edits.insert(listing.start_byte + 1, _CONTEXT_PARAMETER + ", ")
     else:
-        edits.replace(listing.start_byte + 1, listing.end_byte - 1, _CONTEXT_PARAMETER + "\n" * text(listing).count("\n"))
+        lines = "\n" * text(listing).count("\n")
+        edits.replace(listing.start_byte + 1, listing.end_byte - 1, _CONTEXT_PARAMETER + lines)
 
 
 def _attributes(analysis: Analysis, function: Function, gets_parameter: bool, edits: Edits) -> None:
@@ -126,16 +127,17 @@ def _attributes(analysis: Analysis, function: Function, gets_parameter: bool, ed
         words += "__attribute__((noinline)) "
     elif function.is_kernel or (gets_parameter and function.name not in analysis.recursive):
         words += "__attribute__((always_inline)) " if not function.has("__forceinline__") else ""
-    if words:
-        edits.insert(function.node.start_byte, words)
+    if words:  # standard attributes come first
+        first = next(c for c in function.node.children if c.type != "attribute_declaration")
+        edits.insert(first.start_byte, words)
 
 
 def _locals(analysis: Analysis, function: Function, taken: set[str]) -> str:
     """Declarations of the built-in variables and namespace-scope shared variables that a function mentions."""
     made = ""
-    for name, (kind, member) in INDICES.items():
+    for name in INDICES:
         if name in function.mentions and name not in taken:
-            made += f" [[maybe_unused]] const {kind} {name} = hmm_c.{member};"
+            made += _index(name)
     for name, variable in analysis.shared.items():
         if name in function.mentions and name not in taken:
             made += _reference(analysis, variable, name, "::".join(("", *variable.scope, "")))
@@ -146,22 +148,23 @@ def _lambda(analysis: Analysis, function: Function, node: Node, edits: Edits) ->
     """A lambda that copies what it captures must not copy shared arrays; one without captures has no context."""
     captures, body = node.child_by_field_name("captures"), node.child_by_field_name("body")
     default = next((text(c) for c in captures.children if c.type == "lambda_default_capture"), "") if captures else ""
-    if default == "&" or body is None or body.type != "compound_statement":
+    if default == "&" or body is None:
         return
     used = {text(n) for n in walk(body) if n.type == "identifier"}
+    shared = [(v, n) for v in analysis.source.variables if v.function is function and v.has("__shared__")
+              and v.node.end_byte <= node.start_byte for n in map(text, v.names) if n in used]  # fmt: skip
     made = ""
-    if default != "=":
-        made += " hmm_ctx hmm_c = hmm_here();"
-        for name, (kind, member) in INDICES.items():
-            if name in used:
-                made += f" [[maybe_unused]] const {kind} {name} = hmm_c.{member};"
-    for variable in analysis.source.variables:
-        if variable.function is function and variable.has("__shared__") and variable.node.end_byte <= node.start_byte:
-            made += "".join(_reference(analysis, variable, text(n), "") for n in variable.names if text(n) in used)
-    names = used & (analysis.parameter | INDICES.keys() | analysis.shared.keys()) or any(u.startswith("__") for u in used)
-    if made and (names or default == "=" or "= hmm_shared" in made):
+    if default != "=" and (shared or uses_context(analysis, body)):
+        made = " hmm_ctx hmm_c = hmm_here();" + "".join(_index(name) for name in INDICES if name in used)
+    made += "".join(_reference(analysis, variable, name, "") for variable, name in shared)
+    if made:
         edits.insert(body.start_byte + 1, made + " {")
         edits.insert(body.end_byte - 1, "} ")
+
+
+def _index(name: str) -> str:
+    kind, member = INDICES[name]
+    return f" [[maybe_unused]] const {kind} {name} = hmm_c.{member};"
 
 
 def _calls(analysis: Analysis, edits: Edits) -> None:
@@ -172,6 +175,27 @@ def _calls(analysis: Analysis, edits: Edits) -> None:
             arguments = call.child_by_field_name("arguments") if call is not None else None
             if arguments is not None:
                 edits.insert(arguments.start_byte + 1, "hmm_c, " if arguments.named_child_count else "hmm_c")
+        elif node.type == "template_instantiation":
+            _instantiation(analysis, node, edits)
+        elif node.type == "qualified_identifier":
+            _qualified_shared(analysis, node, edits)
+
+
+def _instantiation(analysis: Analysis, node: Node, edits: Edits) -> None:
+    """`template void k<float>(float*);`"""
+    declarator = function_declarator(node)
+    name = declared_name(declarator)
+    plain = text(name).split("<")[0].split("::")[-1].strip() if name is not None else ""
+    if declarator is not None and any(f.is_kernel and f.name == plain for f in analysis.source.functions):
+        _add_parameter(declarator, edits)
+
+
+def _qualified_shared(analysis: Analysis, node: Node, edits: Edits) -> None:
+    """`tile::data` of a __shared__ variable at namespace scope: what is in scope is the plain name."""
+    *scope, name = text(node).replace(" ", "").split("::")
+    variable = analysis.shared.get(name)
+    if variable is not None and tuple(s for s in scope if s) == variable.scope[len(variable.scope) - len([s for s in scope if s]) :]:
+        edits.replace(node.start_byte, node.end_byte, name)
 
 
 def _spin(loop: Node, edits: Edits) -> None:

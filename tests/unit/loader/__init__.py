@@ -155,7 +155,8 @@ class Module:
 def printed() -> str:
     text = C.create_string_buffer(1 << 20)
     loader().loader_printed.restype = C.c_size_t
-    return text.raw[: loader().loader_printed(text, C.c_size_t(1 << 20))].decode()
+    count = loader().loader_printed(text, C.c_size_t(1 << 20))
+    return text.raw[:count].decode()
 
 
 def position(worker: int) -> tuple[int, ...]:

@@ -11,11 +11,11 @@ enum hmm_way {
 
 template <auto Kernel> struct hmm_kernel_of;
 
-template <class... A, void (*Kernel)(hmm_ctx&, A...)> struct hmm_kernel_of<Kernel> {
+template <class... A, void (*Kernel)(const hmm_ctx&, A...)> struct hmm_kernel_of<Kernel> {
   static constexpr int count = sizeof...(A);
   static constexpr hmm_params<A...> layout{};
 
-  template <int... I> static HMM_INLINE void call(hmm_ctx& c, const void* p, hmm_ints<I...>) {
+  template <int... I> static HMM_INLINE void call(const hmm_ctx& c, const void* p, hmm_ints<I...>) {
     (void)p;
     Kernel(c, hmm_load<A>(p, layout.offset[I])...);
   }

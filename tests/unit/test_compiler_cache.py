@@ -1,0 +1,98 @@
+"""The disk cache: what makes a new entry, several processes at once, damaged files, folders that cannot be written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hmmemu.compiler import build, compile_module
+
+CODE = "__global__ void f(int* x) { x[threadIdx.x] = %d; }"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HMMEMU_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def count(monkeypatch):
+    calls = []
+    real = build._compile
+    monkeypatch.setattr(build, "_compile", lambda *a: (calls.append(1), real(*a))[1])
+    return calls
+
+
+def test_the_same_source_compiles_once(folder, count):
+    first, second = compile_module(CODE % 1), compile_module(CODE % 1)
+    assert first == second and len(count) == 1
+    assert first.path.is_relative_to(folder) and first.key in first.path.name
+    assert [p.suffix for p in first.path.parent.iterdir()] == [".so"]
+
+
+def test_everything_that_matters_makes_a_new_entry(folder, count, tmp_path, monkeypatch):
+    keys = {compile_module(CODE % 1).key}
+    keys.add(compile_module(CODE % 2).key)
+    keys.add(compile_module(CODE % 1, options=("-DX=1",)).key)
+    keys.add(compile_module(CODE % 1, options=("-fmad=false",)).key)
+    keys.add(compile_module(CODE % 1, filename="other.cu").key)
+    keys.add(compile_module(CODE % 1, name_expressions=["f"]).key)
+    header = tmp_path / "h.h"
+    for value in (1, 2):
+        header.write_text(f"#define VALUE {value}\n")
+        keys.add(compile_module('#include "h.h"\n__global__ void f(int* x) { x[0] = VALUE; }', options=("-I" + str(tmp_path),)).key)
+    monkeypatch.setattr("hmmemu.compiler.cache._processor", lambda: "another processor")
+    keys.add(compile_module(CODE % 1).key)
+    assert len(keys) == len(count) == 9
+
+
+def test_damaged_files_are_made_again(folder, count):
+    path = compile_module(CODE % 3).path
+    path.write_bytes(b"")
+    assert compile_module(CODE % 3).path.stat().st_size > 1000 and len(count) == 2
+
+
+def test_failed_compilations_leave_nothing(folder):
+    with pytest.raises(Exception, match="error"):
+        compile_module("__global__ void f() { nonsense }")
+    assert list((folder / "kernels").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("HMMEMU_CACHE_DIR", str(blocked))
+    assert compile_module(CODE % 4).path.exists()
+
+
+PROGRAM = """
+import sys
+from hmmemu.compiler import build, compile_module
+real = build._compile
+def noisy(*a):
+    print("compiled", flush=True)
+    return real(*a)
+build._compile = noisy
+sys.stdin.readline()
+print(compile_module(%r).path)
+"""
+
+
+def test_several_processes_compile_once(folder):
+    root = Path(build.__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-c", PROGRAM % (CODE % 5)]
+    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(4)]
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    lines = [child.communicate(timeout=100)[0].split() for child in children]
+    assert all(child.returncode == 0 for child in children)
+    assert sum(line.count("compiled") for line in lines) == 1
+    assert len({line[-1] for line in lines}) == 1
+    assert [p.suffix for p in (folder / "kernels").iterdir()] == [".so"]
