@@ -79,7 +79,7 @@ def assembly(source: str, *flags: str) -> str:
         file, out = pathlib.Path(folder) / "x.cpp", pathlib.Path(folder) / "x.s"
         file.write_text(PRELUDE + source)
         command = [*find_compiler().command, "-std=gnu++17", *(f for f in FLAGS if f != "-shared"), *flags]
-        subprocess.run([*command, "-I", str(INCLUDE), "-S", "-o", str(out), str(file)], check=True, capture_output=True, timeout=100)
+        subprocess.run([*command, "-g0", "-I", str(INCLUDE), "-S", "-o", str(out), str(file)], check=True, capture_output=True, timeout=100)
         return out.read_text(errors="replace")
 
 
