@@ -18,7 +18,6 @@
 
 namespace hmmemu::device {
 
-inline constexpr uint32_t kMagic = 0x484d4d03u + (HMMEMU_ABI << 8);
 inline constexpr uint64_t kVramBytes = 1ull << 47; // file offset == virtual address
 inline constexpr uint32_t kSlots = 512;            // launches and markers under way at most
 inline constexpr uint32_t kParamBytes = 4096;      // CUDA's limit for a kernel's parameters
@@ -108,8 +107,9 @@ struct Channel {
   // Written by the CPU process before the device starts.
   uint32_t magic, worker_wish; // wish: 0 is one worker per allowed CPU
   int32_t parent;              // process id of the CPU process
-  uint32_t spin_ns;            // how long waiting threads look before they sleep; 0 on one CPU
-  uint64_t stack_limit;        // RLIMIT_STACK to go back to
+  uint32_t generation;  // upper half of kernel handles: 1 for the first process, 2 for the next ...
+  uint32_t spin_ns;     // how long waiting threads look before they sleep; 0 on one CPU
+  uint64_t stack_limit; // RLIMIT_STACK to go back to
   // Written by the device before its first message.
   uint32_t worker_count, mailbox_count;
   WorkerInfo workers[kMaxWorkers];
@@ -120,6 +120,9 @@ struct Channel {
   Queue queue;
   Output output;
 };
+
+// Tells programs of different builds apart.
+inline constexpr uint32_t kMagic = 0x484d4d00u ^ (HMMEMU_ABI << 24) ^ uint32_t(sizeof(Channel));
 
 // ---- control socket (SOCK_SEQPACKET): a request, a reply, then `text_bytes` of text in packets
 // ----

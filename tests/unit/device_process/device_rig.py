@@ -51,6 +51,10 @@ class Pager:
 
     def _resolve(self, flags: int, page: int) -> None:
         kind = UFFDIO_CONTINUE if flags & MINOR else UFFDIO_ZEROPAGE
+        with contextlib.suppress(ProcessLookupError):  # the device ended meanwhile
+            self._give(kind, page)
+
+    def _give(self, kind: int, page: int) -> None:
         with contextlib.suppress(FileExistsError):
             fcntl.ioctl(self.fd, kind, bytearray(struct.pack("<QQQq", page, 4096, 0, 0)))
             return

@@ -146,7 +146,7 @@ def test_too_many_parameters(rig: Rig) -> None:
 
 
 def test_unknown_kernel_is_refused(rig: Rig) -> None:
-    ticket = rig.process.launch(60000, (1, 1, 1), (1, 1, 1), 0, b"")
+    ticket = rig.process.launch(rig.kernels["empty"] + 60000, (1, 1, 1), (1, 1, 1), 0, b"")
     assert rig.process.wait(ticket, LIMIT) == "dead"
     report = rig.process.crash()
     assert report is not None and "not loaded" in report["message"]

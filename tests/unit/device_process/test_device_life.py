@@ -47,6 +47,15 @@ def test_kill_and_restart(rig: Rig) -> None:
     assert rig.words(100) == tuple(range(6, 106))
 
 
+def test_kernels_of_an_ended_process_are_refused(rig: Rig) -> None:
+    stale = rig.kernels["forever"]
+    rig.process.restart()
+    rig.prepare()
+    with pytest.raises(DeviceError, match="load it again"):
+        rig.process.launch(stale, (1, 1, 1), (1, 1, 1), 0, b"")
+    rig.run("empty")
+
+
 def test_killed_by_somebody_else(rig: Rig) -> None:
     ticket = rig.launch("forever")
     os.kill(rig.process.pid, signal.SIGKILL)

@@ -139,6 +139,7 @@ void DeviceProcess::reset_channel() {
   c.magic = kMagic;
   c.worker_wish = workers_wish_;
   c.parent = owner_;
+  c.generation++;
   c.spin_ns = spin_time();
   c.stack_limit = stack_limit();
   c.worker_count = c.mailbox_count = 0;

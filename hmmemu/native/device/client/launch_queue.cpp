@@ -97,6 +97,9 @@ uint64_t LaunchQueue::launch(const LaunchSpec& spec, uint64_t limit_ns, int pidf
   Slot* const slot = wait_for_room(hold, limit_ns, pidfd);
   if (!slot)
     return 0;
+  if (spec.kernel >> 32 != channel_->generation)
+    throw hmm::Failure(hmm::FailureKind::Device,
+                       "the kernel was loaded into a device process that has ended: load it again");
   slot->kind = kSlotLaunch;
   slot->flags = spec.flags;
   slot->kernel = spec.kernel;

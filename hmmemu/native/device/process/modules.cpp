@@ -39,6 +39,10 @@ struct Placement {
       spill; // room for variables that do not fit: the load fails after its constructors
 } placement;
 
+// Handles of another generation are refused: after a restart the same number would be another
+// kernel.
+uint64_t handle_of(uint64_t index) { return uint64_t(channel->generation) << 32 | (index + 1); }
+
 bool overflowed() { return placement.used > placement.capacity; }
 
 void describe_param(JsonWriter& json, const hmm_param& p) {
@@ -77,7 +81,7 @@ std::string describe(const hmm_module& table, uint64_t id, const Module& module)
       .key("kernels")
       .open('[');
   for (uint32_t i = 0; i < table.kernel_count; i++)
-    describe_kernel(json, table.kernels[i], module.first_kernel + i + 1);
+    describe_kernel(json, table.kernels[i], handle_of(module.first_kernel + i));
   json.close(']').key("globals").open('[');
   for (uint32_t i = 0; i < table.global_count; i++)
     describe_global(json, table.globals[i]);
@@ -180,7 +184,8 @@ LoadResult unload_module(uint64_t id) {
 }
 
 const hmm_kernel* find_kernel(uint64_t handle) {
-  return handle - 1 < kKernels ? kernels[handle - 1].load(std::memory_order_acquire) : nullptr;
+  const uint64_t index = handle - handle_of(0);
+  return index < kKernels ? kernels[index].load(std::memory_order_acquire) : nullptr;
 }
 
 } // namespace hmmemu::device
