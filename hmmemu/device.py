@@ -22,11 +22,12 @@ import numpy as np
 from hmmemu import _native
 from hmmemu._native import DeviceProcess
 from hmmemu.arena import page_up
-from hmmemu.arguments import Parameter, pack
+from hmmemu.arguments import pack
 from hmmemu.compiler import Compiled
 from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError
 from hmmemu.failure import describe_crash
-from hmmemu.ranges import Array, describe, extent
+from hmmemu.modules import LoadedModule
+from hmmemu.ranges import Array, PageRange, describe, extent, subtract
 
 if TYPE_CHECKING:
     from hmmemu.space import AddressSpace
@@ -34,68 +35,6 @@ if TYPE_CHECKING:
 PROGRAM = (
     Path(_native.__file__).parent / "hmmemu-device"
 )  # beside the extension module, in editable installs too
-
-
-@dataclass(frozen=True)
-class LoadedKernel:
-    """A kernel in the device process."""
-
-    name: str
-    handle: int
-    parameters: tuple[Parameter, ...]
-    parameter_bytes: int
-    static_shared: int
-    max_threads: int
-    mode: str
-
-
-class LoadedModule:
-    """A compiled module in the device process: its kernels and variables by name."""
-
-    def __init__(self, space: AddressSpace, table: dict[str, Any], label: str) -> None:
-        self._space = space
-        self._label = label
-        self.kernels = {entry["name"]: _loaded_kernel(entry) for entry in table["kernels"]}
-        self.variables = {entry["name"]: entry for entry in table["globals"]}
-
-    def kernel(self, name: str) -> LoadedKernel:
-        """The kernel `name`; ArgumentError if there is none."""
-        found = self.kernels.get(name)
-        if found is None:
-            known = ", ".join(sorted(self.kernels)) or "none"
-            raise ArgumentError(f"there is no kernel {name!r} in {self._label}; its kernels: {known}")
-        return found
-
-    def variable(self, name: str) -> Array:
-        """The bytes of the variable `name`; ArgumentError if there is none."""
-        entry = self.variables.get(name)
-        if entry is None:
-            known = ", ".join(sorted(self.variables)) or "none"
-            raise ArgumentError(f"there is no variable {name!r} in {self._label}; its variables: {known}")
-        return self._space.view(entry["address"], entry["bytes"])
-
-
-_KINDS = (
-    "",
-    "pointer",
-    "integer",
-    "floating",
-    "bool",
-    "other",
-)  # hmm_param_kind of compiler/include/hmmemu/abi.h
-
-
-def _loaded_kernel(entry: dict[str, Any]) -> LoadedKernel:
-    parameters = tuple(Parameter(**{**item, "kind": _KINDS[item["kind"]]}) for item in entry["params"])
-    return LoadedKernel(
-        name=entry["name"],
-        handle=entry["handle"],
-        parameters=parameters,
-        parameter_bytes=entry["param_bytes"],
-        static_shared=entry["static_shared"],
-        max_threads=entry["max_threads"],
-        mode=entry["mode"],
-    )
 
 
 @dataclass
@@ -209,7 +148,7 @@ class Device:
             address = self.space.arena.take(answer, f"variables of {compiled.path.name}")
             self._variables[compiled.key] = (address, page_up(answer))
             answer = self._ask(self.process.load, str(compiled.path), address, page_up(answer), True)
-        return LoadedModule(self.space, json.loads(answer), "this module")
+        return LoadedModule(json.loads(answer), self.space.view)
 
     def launch(
         self,
@@ -365,17 +304,17 @@ class Device:
             self._failures.append(failure)
             self._modules.clear()
             self._pending.clear()
-            self._start_again(self.process.layout)
+            self._start_again(self.process.layout, self.space.mapped_ranges())
             return failure
 
     # ------------------------------------------------------------------------------------ address space
 
-    def _start_again(self, layout: int) -> None:
-        """A new process with everything mapped that the space has; tries the other address layouts too."""
+    def _start_again(self, layout: int, ranges: list[PageRange]) -> None:
+        """A new process with these ranges mapped; tries the other address layouts too."""
         for attempt in range(_native.LAYOUTS):
             self.process.restart((layout + attempt) % _native.LAYOUTS)
             try:
-                for begin, end in self.space.mapped_ranges():
+                for begin, end in ranges:
                     self.process.map(begin, end - begin)
             except RangeError:
                 continue
@@ -386,8 +325,8 @@ class Device:
             "layouts: unregister the array registered last"
         )
 
-    def map(self, begin: int, end: int) -> None:
-        """Makes [begin, end) part of the device's address space.
+    def map(self, ranges: list[PageRange]) -> None:
+        """Makes ranges that the space has now part of the device's address space, all or none.
 
         Where the device process uses those addresses itself, it is replaced by one with another address layout.
 
@@ -395,11 +334,12 @@ class Device:
             RangeError: in every layout something is in the way.
         """
         try:
-            self._ask(self.process.map, begin, end - begin)
+            for begin, end in ranges:
+                self._ask(self.process.map, begin, end - begin)
         except RangeError:
-            self._relocate(begin, end)
+            self._relocate(ranges)
 
-    def _relocate(self, begin: int, end: int) -> None:
+    def _relocate(self, ranges: list[PageRange]) -> None:
         """The way of `_restart`, with nothing lost: launches under way end first."""
         self.synchronize()
         with self._lock:
@@ -407,14 +347,18 @@ class Device:
             self.process.kill()
             self.space.session.detach(self.processor)
             self._modules.clear()
-            self._start_again(self.process.layout + 1)
-            if not any(low <= begin and end <= high for low, high in self.space.mapped_ranges()):
-                self.process.map(begin, end - begin)
+            layout = self.process.layout + 1
+            try:
+                self._start_again(layout, self.space.mapped_ranges())
+            except RangeError:
+                self._start_again(layout, subtract(self.space.mapped_ranges(), ranges))
+                raise
 
-    def unmap(self, begin: int, end: int) -> None:
-        """Takes [begin, end) out of the device's address space. A process that ended has nothing mapped."""
+    def unmap(self, ranges: list[PageRange]) -> None:
+        """Takes ranges out of the device's address space. A process that ended has nothing mapped."""
         try:
-            self.process.unmap(begin, end - begin)
+            for begin, end in ranges:
+                self.process.unmap(begin, end - begin)
         except DeviceError:
             if self._lives_on():
                 raise

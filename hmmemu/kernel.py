@@ -13,7 +13,8 @@ from hmmemu.space import current_space
 from hmmemu.stream import Stream, current_stream
 
 if TYPE_CHECKING:
-    from hmmemu.device import Device, LoadedKernel
+    from hmmemu.device import Device
+    from hmmemu.modules import LoadedKernel
 
 Dimensions = int | Sequence[int]
 _LIMITS = {"grid": (2**31 - 1, 65535, 65535), "block": (1024, 1024, 64)}

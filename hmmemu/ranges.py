@@ -1,12 +1,7 @@
-"""Memory that exists already: what kind it is, and which arrays of it are registered.
-
-A registration belongs to the array that owns the memory (the root of a chain of views) and ends with it, at the latest:
-numpy tells weak references of an array before it frees the array's data.
-"""
+"""Where an array's memory lies, and what kind of memory it is."""
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +13,7 @@ from hmmemu.arena import page_down, page_up
 from hmmemu.errors import RangeError, UnsupportedError
 
 Array = np.ndarray[Any, Any]
+PageRange = tuple[int, int]  # addresses of the first page and of the end
 
 
 @dataclass(frozen=True)
@@ -97,10 +93,11 @@ def _refuse_files(path: str, array: Array) -> None:
         )
 
 
-@dataclass
-class Registration:
-    """One registered array."""
-
-    memory: Range
-    owner: weakref.ref[Array]
-    finalizer: weakref.finalize[Any, Any] | None = None
+def subtract(ranges: list[PageRange], holes: list[PageRange]) -> list[PageRange]:
+    """The pages of `ranges` that are in none of `holes`."""
+    for low, high in holes:
+        pieces = [
+            piece for begin, end in ranges for piece in ((begin, min(end, low)), (max(begin, high), end))
+        ]
+        ranges = [(begin, end) for begin, end in pieces if begin < end]
+    return ranges

@@ -1,7 +1,6 @@
 """AddressSpace: one memory for this process and its devices.
 
-LOCK: `AddressSpace._lock` guards the table of registered arrays and what the devices have mapped. Finalizers may run
-within it on the same thread, so it is reentrant, and the tables are changed by single dict operations only.
+No lock of its own: the arena, the registry, each device and the native session guard themselves.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import atexit
 import math
 import os
 import threading
-import warnings
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -22,10 +20,12 @@ from numpy.typing import DTypeLike
 from hmmemu._native import Session
 from hmmemu.arena import Arena, ArenaMemory
 from hmmemu.arguments import Pointer
+from hmmemu.choices import choose_device, choose_tracker
 from hmmemu.device import Device
-from hmmemu.errors import ArgumentError, FallbackWarning, RangeError, SpaceClosedError, UnsupportedError
+from hmmemu.errors import ArgumentError, RangeError, SpaceClosedError
 from hmmemu.policy import Policy
-from hmmemu.ranges import Array, Range, Registration, describe, extent, is_shared_mapping, root
+from hmmemu.ranges import Array, PageRange, Range, describe, extent
+from hmmemu.registry import Registry
 from hmmemu.trace import CAUSES, Stats, read_stats
 
 Shape: TypeAlias = int | Sequence[int]
@@ -87,8 +87,8 @@ class AddressSpace:
         arena_bytes: int = ARENA_BYTES,
         timeout: float | None = None,
     ) -> None:
-        why = _choose_device(device)
-        self.tracker = _choose_tracker(tracker)
+        why = choose_device(device)
+        self.tracker = choose_tracker(tracker)
         if not 1 <= devices <= 15:
             raise ArgumentError(f"devices={devices!r}: an address space has 1 to 15")
         if workers is not None and not 1 <= workers <= 256:
@@ -96,17 +96,15 @@ class AddressSpace:
         self.policy = policy or Policy()
         self.timeout = timeout
         self._pid = os.getpid()
-        self._lock = threading.RLock()
-        self._registered: dict[int, Registration] = {}
         self._threads = threading.local()
         self.session = Session(self.policy.grow, self.policy.threshold, self.policy.read_duplication)
-        self.devices: tuple[Device, ...] = ()
+        self._devices: list[Device] = []
+        self.registry = Registry(self.session, self._devices)
         try:
             self.arena = Arena(self.session, arena_bytes)
             for index in range(devices):
-                new = Device(self, index, workers or 0, why)
-                self.devices += (new,)
-                new.map(self.arena.memory.begin, self.arena.memory.end)
+                self._devices.append(Device(self, index, workers or 0, why))
+                self._devices[-1].map([(self.arena.memory.begin, self.arena.memory.end)])
         except BaseException:
             self.close()
             raise
@@ -145,14 +143,11 @@ class AddressSpace:
                 device.synchronize(self.timeout if timeout is None else timeout)
             except BaseException as error:
                 failure = error
-        with self._lock:
-            for device in self.devices:
-                self.session.detach(device.processor)
-                device.close()
-            self.session.close()
-            for registration in list(self._registered.values()):
-                registration.finalizer.detach() if registration.finalizer else None
-            self._registered.clear()
+        for device in self.devices:
+            self.session.detach(device.processor)
+            device.close()
+        self.session.close()
+        self.registry.forget_all()
         _open_spaces.discard(self)
         if failure is not None:
             raise failure
@@ -268,7 +263,7 @@ class AddressSpace:
             UnsupportedError: pages of a regular file, huge pages: use `asarray`, which copies.
             RangeError: the memory is not mapped, or a device cannot map its addresses.
         """
-        session = self.session_or_raise()
+        self.session_or_raise()
         if not isinstance(array, np.ndarray):
             raise ArgumentError(f"register takes a numpy array, not {type(array).__name__}")
         if self._is_shared(array):
@@ -277,22 +272,7 @@ class AddressSpace:
             raise ArgumentError(
                 f"the {describe(array)} holds Python objects, which cannot be shared with a device"
             )
-        owner = root(array)
-        memory = extent(owner)
-        with self._lock:
-            if id(owner) in self._registered:
-                return array
-            shared = is_shared_mapping(memory, array)
-            fresh = session.add_range(*memory.pages, shared)
-            try:
-                self._map(fresh)
-            except BaseException:
-                session.drop_range(*memory.pages)
-                raise
-            registration = Registration(memory, weakref.ref(owner))
-            self._registered[id(owner)] = registration
-            registration.finalizer = weakref.finalize(owner, self._unregister, id(owner))
-            registration.finalizer.atexit = False
+        self.registry.add(array)
         return array
 
     def unregister(self, array: Array) -> None:
@@ -302,50 +282,14 @@ class AddressSpace:
             RangeError: it is not registered.
         """
         self.session_or_raise()
-        owner = root(array)
-        with self._lock:
-            registration = self._registered.get(id(owner))
-            if registration is None:
-                raise RangeError(f"the {describe(array)} is not registered")
-            if registration.finalizer:
-                registration.finalizer.detach()
-            self._unregister(id(owner))
+        self.registry.remove(array)
 
-    def _unregister(self, key: int) -> None:
-        registration = self._registered.pop(key, None)
-        if registration is None or self._pid != os.getpid() or not self.session.open:
-            return
-        for begin, end in self.session.drop_range(*registration.memory.pages):
-            for device in self.devices:
-                device.unmap(begin, end)
-
-    def _map(self, ranges: list[tuple[int, int]]) -> None:
-        done: list[tuple[Device, int, int]] = []
-        try:
-            for begin, end in ranges:
-                for device in self.devices:
-                    device.map(begin, end)
-                    done.append((device, begin, end))
-        except BaseException:
-            for device, begin, end in done:
-                device.unmap(begin, end)
-            raise
-
-    def mapped_ranges(self) -> list[tuple[int, int]]:
-        """Everything that devices map, merged: the arena and the registered pages."""
-        pages = sorted(r.memory.pages for r in list(self._registered.values()))
-        merged: list[tuple[int, int]] = []
-        for begin, end in pages:
-            if merged and begin <= merged[-1][1]:
-                merged[-1] = merged[-1][0], max(end, merged[-1][1])
-            else:
-                merged.append((begin, end))
-        return [(self.arena.memory.begin, self.arena.memory.end), *merged]
+    def mapped_ranges(self) -> list[PageRange]:
+        """Everything that devices map: the arena and the registered pages (for the library's own use)."""
+        return [(self.arena.memory.begin, self.arena.memory.end), *self.registry.ranges()]
 
     def _is_shared(self, array: Array) -> bool:
-        if array.size == 0 or array.ctypes.data in self.arena:
-            return True
-        return id(root(array)) in self._registered
+        return array.size == 0 or array.ctypes.data in self.arena or array in self.registry
 
     def require(self, array: Array) -> None:
         """RangeError unless the array lies in the address space (for the library's own use)."""
@@ -415,12 +359,7 @@ class AddressSpace:
 
     def nearest(self, address: int) -> str:
         """In words, how far an address is from the nearest array (for error messages)."""
-        ranges = self.arena.allocations()
-        for registration in list(self._registered.values()):
-            owner = registration.owner()
-            if owner is not None:
-                label = f"registered array of shape {owner.shape}, dtype {owner.dtype}"
-                ranges.append((registration.memory.begin, registration.memory.end, label))
+        ranges = self.arena.allocations() + self.registry.allocations()
         if not ranges:
             return "there are no shared arrays"
         begin, end, label = min(ranges, key=lambda r: max(r[0] - address, address - r[1] + 1, 0))
@@ -433,6 +372,11 @@ class AddressSpace:
         return f"it lies {where} {label} at {begin:#x}"
 
     # ------------------------------------------------------------------------------------ devices, stats
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices, by index; ``print(space.devices[0])`` says what it is and why."""
+        return tuple(self._devices)
 
     @property
     def current_device(self) -> Device:
@@ -477,47 +421,9 @@ def _order_of(array: Array) -> Literal["C", "F"]:
     return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
 
 
-def _choose_device(device: str) -> str:
-    """Why the emulated device is used.
-
-    Raises:
-        ArgumentError: no such device. UnsupportedError: it cannot be had here.
-    """
-    asked = os.environ.get("HMMEMU_DEVICE", "auto") if device == "auto" else device
-    if asked == "emulated":
-        return "asked for" if device != "auto" else "HMMEMU_DEVICE=emulated"
-    if asked == "auto":
-        _tell_fallback()
-        return "device='auto', and this version has no CUDA device yet"
-    if asked.startswith("cuda"):
-        raise UnsupportedError("CUDA devices are not supported yet: use device='emulated' (or 'auto')")
-    raise ArgumentError(f"device={asked!r}: use 'auto', 'emulated' or 'cuda'")
-
-
-def _tell_fallback() -> None:
-    """Says once a process that nothing runs on a GPU."""
-    global _told_fallback
-    if not _told_fallback:
-        _told_fallback = True
-        warnings.warn(
-            "kernels run on an emulated device: this version of hmmemu has no CUDA device yet "
-            "(device='emulated' or HMMEMU_DEVICE=emulated says that this is meant)",
-            FallbackWarning,
-            stacklevel=4,
-        )
-
-
-def _choose_tracker(tracker: str) -> str:
-    asked = os.environ.get("HMMEMU_TRACKER", "auto") if tracker == "auto" else tracker
-    if asked not in ("auto", "uffd"):
-        raise ArgumentError(f"tracker={asked!r}: use 'auto' or 'uffd'")
-    return "uffd"
-
-
 _open_spaces: weakref.WeakSet[AddressSpace] = weakref.WeakSet()
 _threads = threading.local()
 _default: AddressSpace | None = None
-_told_fallback = False
 _default_lock = threading.Lock()
 _EXIT_SECONDS = 60.0  # kernels still running when the interpreter leaves are stopped after that
 

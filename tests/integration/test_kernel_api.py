@@ -219,7 +219,7 @@ def test_module_functions_use_the_current_space(kernels: hmm.RawModule) -> None:
 
 def test_one_word_for_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HMMEMU_DEVICE", raising=False)
-    from hmmemu import space as module
+    from hmmemu import choices as module
 
     monkeypatch.setattr(module, "_told_fallback", False)
     with pytest.warns(hmm.FallbackWarning, match="emulated"):

@@ -1,0 +1,77 @@
+"""Compiled modules as a device process has them: kernels and variables by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from hmmemu.arguments import Parameter
+from hmmemu.errors import ArgumentError
+from hmmemu.ranges import Array
+
+T = TypeVar("T")
+_KINDS = (
+    "",
+    "pointer",
+    "integer",
+    "floating",
+    "bool",
+    "other",
+)  # hmm_param_kind of compiler/include/hmmemu/abi.h
+
+
+@dataclass(frozen=True)
+class LoadedKernel:
+    """A kernel in the device process; `handle` is what launches name."""
+
+    name: str
+    handle: int
+    parameters: tuple[Parameter, ...]
+    parameter_bytes: int
+    static_shared: int
+    max_threads: int
+    mode: str
+
+
+class LoadedModule:
+    """A module in the device process.
+
+    Args:
+        table: what `DeviceProcess.load` answered.
+        view: bytes of shared memory as an array, from address and size.
+    """
+
+    def __init__(self, table: dict[str, Any], view: Callable[[int, int], Array]) -> None:
+        self._view = view
+        self._kernels = {entry["name"]: _kernel(entry) for entry in table["kernels"]}
+        self._variables = {entry["name"]: entry for entry in table["globals"]}
+
+    def kernel(self, name: str) -> LoadedKernel:
+        """The kernel `name`; ArgumentError if there is none."""
+        return _look_up("kernel", name, self._kernels)
+
+    def variable(self, name: str) -> Array:
+        """The bytes of the variable `name`; ArgumentError if there is none."""
+        entry = _look_up("variable", name, self._variables)
+        return self._view(entry["address"], entry["bytes"])
+
+
+def _look_up(what: str, name: str, table: dict[str, T]) -> T:
+    if name not in table:
+        known = ", ".join(sorted(table)) or "none"
+        raise ArgumentError(f"there is no {what} {name!r} in this module; it has: {known}")
+    return table[name]
+
+
+def _kernel(entry: dict[str, Any]) -> LoadedKernel:
+    parameters = tuple(Parameter(**{**item, "kind": _KINDS[item["kind"]]}) for item in entry["params"])
+    return LoadedKernel(
+        name=entry["name"],
+        handle=entry["handle"],
+        parameters=parameters,
+        parameter_bytes=entry["param_bytes"],
+        static_shared=entry["static_shared"],
+        max_threads=entry["max_threads"],
+        mode=entry["mode"],
+    )

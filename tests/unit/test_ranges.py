@@ -1,0 +1,54 @@
+"""Where arrays lie: extents, roots, kinds of memory, range arithmetic."""
+
+from __future__ import annotations
+
+import mmap
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import hmmemu as hmm
+from hmmemu.ranges import extent, is_shared_mapping, root, subtract
+
+RANGES = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10)), max_size=6)
+
+
+@given(RANGES, RANGES)
+def test_subtract_is_a_difference_of_sets(ranges: list, holes: list) -> None:
+    ranges, holes = ([(a, a + n) for a, n in pairs] for pairs in (ranges, holes))
+    pages = {i for a, b in ranges for i in range(a, b)} - {i for a, b in holes for i in range(a, b)}
+    assert {i for a, b in subtract(ranges, holes) for i in range(a, b)} == pages
+
+
+def test_extent_covers_strides_of_either_sign() -> None:
+    x = np.zeros((10, 10), np.int32)
+    assert extent(x[::-1, ::2]).end - extent(x[::-1, ::2]).begin == 9 * 40 + 8 * 4 + 4
+    assert extent(x[5:2:-1, 3]).begin == x.ctypes.data + 3 * 40 + 12
+    assert extent(x[:0]).begin == extent(x[:0]).end
+
+
+def test_pages_around_and_within() -> None:
+    x = np.zeros(3 * 4096, np.uint8)
+    memory = extent(x)
+    first, end = memory.pages
+    assert first <= memory.begin < first + 4096 and end - 4096 < memory.end <= end
+    inner = memory.inner_pages
+    assert memory.begin <= inner[0] and inner[1] <= memory.end and inner[1] - inner[0] in (8192, 12288)
+
+
+def test_root_is_the_array_that_owns() -> None:
+    x = np.zeros((4, 4))
+    assert root(x[1:].T.reshape(-1)[::2].view(np.int64)) is not x  # reshape copied
+    assert root(x[1:].T[::2]) is x
+
+
+def test_kinds_of_memory(tmp_path) -> None:
+    private = np.frombuffer(mmap.mmap(-1, 8192, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    shared = np.frombuffer(mmap.mmap(-1, 8192), np.uint8)
+    assert not is_shared_mapping(extent(private), private)
+    assert is_shared_mapping(extent(shared), shared)
+    file = np.memmap(tmp_path / "f", np.uint8, "w+", shape=(4096,))
+    with pytest.raises(hmm.UnsupportedError, match=r"array of shape \(4096,\).* lies on .*/f"):
+        is_shared_mapping(extent(file), file)
