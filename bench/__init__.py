@@ -1,0 +1,43 @@
+"""Measurements, one question a module; each answers it as ratios within one run.
+
+`BENCHES` maps a name to a module with `run(quick: bool) -> Result`. A module is imported when it is first asked
+for, so that listing the names costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+if TYPE_CHECKING:
+    from hmmemu.bench.result import Result
+
+__all__ = ["BENCHES", "Bench"]
+
+_NAMES = ("kernels", "launch", "faults", "migrate")
+
+
+class Bench(Protocol):
+    """What `hmmemu bench NAME` runs."""
+
+    def run(self, quick: bool = False) -> Result:
+        """Measures; `quick` takes seconds instead of minutes."""
+
+
+class _Registry(Mapping[str, Bench]):
+    """The benches by name."""
+
+    def __getitem__(self, name: str) -> Bench:
+        if name not in _NAMES:
+            raise KeyError(name)
+        return cast("Bench", import_module(f"hmmemu.bench.{name}"))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_NAMES)
+
+    def __len__(self) -> int:
+        return len(_NAMES)
+
+
+BENCHES: Mapping[str, Bench] = _Registry()
