@@ -12,6 +12,9 @@
 // 1 looks for an open gate every kLook even if nobody calls. Wake-ups spread as a tree (each that
 // wakes wakes two more), so worker 0 pays for at most two.
 //
+// Chunks shrink as the launch goes on (a share of what is left, down to one block), so that all
+// workers end at about the same time however unequal the blocks are.
+//
 // Invariant: the job is written only while the gate is shut and nobody is inside.
 #include "pool.h"
 #include <sched.h>
@@ -20,14 +23,15 @@ namespace hmmemu::device {
 namespace {
 
 constexpr uint32_t kOpen = 1u << 31, kOwnerSleeps = 1u << 30;
-constexpr uint64_t kChunksPerWorker = 8;
+constexpr uint64_t kSharePerWorker = 4; // a chunk is 1/(4 * workers) of the blocks that are left
+constexpr uint64_t kShareAlone = 4;     // ... if no helper is expected
 constexpr uint64_t kOwnerSpin = 50'000, kWorthCalling = 50'000; // ns
 constexpr uint64_t kLook = 200'000'000, kSleep = 5'000'000'000; // ns
 
 struct Job {
   hmm_launch launch;
   const hmm_kernel* kernel;
-  uint64_t ticket, total, chunk;
+  uint64_t ticket, total;
 };
 
 // How long one block of a kernel took, the last time; worker 0 only. A stranger in the slot is no
@@ -42,9 +46,26 @@ uint32_t worker_count = 1;
 bool called = true; // worker 0 only: whether helpers know of the launch, or none are wanted
 Job job;
 alignas(64) std::atomic<uint64_t> next_block{0};
+std::atomic<uint64_t> share{1};
 alignas(64) std::atomic<uint32_t> gate{0};
 alignas(64) std::atomic<uint32_t> bell{0};
 std::atomic<uint32_t> sleepers{0};
+
+struct Chunk {
+  uint64_t first, end;
+};
+
+// The next chunk, in order; empty at the end.
+Chunk take_chunk(uint64_t total) {
+  uint64_t first = next_block.load(std::memory_order_relaxed), end;
+  do {
+    if (first >= total)
+      return {total, total};
+    const uint64_t blocks = (total - first) / share.load(std::memory_order_relaxed);
+    end = first + (blocks ? blocks : 1);
+  } while (!next_block.compare_exchange_weak(first, end, std::memory_order_relaxed));
+  return {first, end};
+}
 
 bool chunks_left() { return next_block.load(std::memory_order_relaxed) < job.total; }
 
@@ -64,12 +85,11 @@ template <class After> uint64_t work(Worker& w, const Job& j, After after_chunk)
   w.launch = &j.launch;
   w.kernel = j.kernel;
   for (;;) {
-    const uint64_t first = next_block.fetch_add(j.chunk, std::memory_order_relaxed);
-    if (first >= j.total)
+    const Chunk chunk = take_chunk(j.total);
+    if (chunk.first == chunk.end)
       break;
-    const uint64_t end = first + j.chunk < j.total ? first + j.chunk : j.total;
-    run_blocks(w, j, first, end);
-    blocks += end - first;
+    run_blocks(w, j, chunk.first, chunk.end);
+    blocks += chunk.end - chunk.first;
     after_chunk();
   }
   w.kernel = nullptr;
@@ -83,6 +103,7 @@ void wake_two() {
 
 void call_helpers() {
   called = true;
+  share.store(kSharePerWorker * worker_count, std::memory_order_relaxed);
   wake_two();
 }
 
@@ -97,11 +118,12 @@ Habit& habit_of(const hmm_kernel* kernel, const hmm_launch& launch) {
 // Worker 0's part of a launch of several chunks.
 void work_with_help(Worker& w) {
   Habit& habit = habit_of(job.kernel, job.launch);
+  called = false;
+  share.store(kShareAlone, std::memory_order_relaxed);
   gate.store(kOpen, std::memory_order_release);
   bell.fetch_add(1);
-  called = habit.ns_per_block * double(job.total) >= double(kWorthCalling);
-  if (called)
-    wake_two();
+  if (habit.ns_per_block * double(job.total) >= double(kWorthCalling))
+    call_helpers();
   const uint64_t begin = now_ns();
   const uint64_t blocks = work(w, job, [begin] {
     if (!called && now_ns() - begin >= kWorthCalling)
@@ -154,10 +176,10 @@ void yield(hmm_worker* worker) {
 }
 
 void run_launch(Worker& w, const hmm_kernel* kernel, const hmm_launch& launch, uint64_t ticket) {
-  const uint64_t total = block_count(launch), chunk = total / (worker_count * kChunksPerWorker);
-  job = {launch, kernel, ticket, total, worker_count == 1 ? total : chunk ? chunk : 1};
+  job = {launch, kernel, ticket, block_count(launch)};
   next_block.store(0, std::memory_order_relaxed);
-  if (job.chunk == total) {
+  if (job.total == 1 || worker_count == 1) {
+    share.store(1, std::memory_order_relaxed);
     work(w, job, [] {});
     return;
   }
