@@ -14,6 +14,10 @@
 namespace hmmemu::device {
 namespace {
 
+constexpr const char* kEnded = "the device process has ended";
+constexpr const char* kNoAnswer =
+    "the device process does not answer: it may be stopped or the machine overloaded";
+
 [[noreturn]] void fail(const std::string& text) {
   throw hmm::Failure(hmm::FailureKind::Device, text);
 }
@@ -58,13 +62,13 @@ size_t Control::receive(void* data, size_t room, uint64_t deadline, OwnedFd* pas
       return size_t(got);
     }
     if (got == 0 || (errno != EAGAIN && errno != EINTR))
-      fail("the device process has ended");
+      fail(kEnded);
     pollfd sources[2] = {{socket_.get(), POLLIN, 0}, {pidfd_, POLLIN, 0}};
     const int wait = milliseconds_until(deadline);
     if (poll(sources, 2, wait) == 0 && wait == 0)
-      fail("the device process does not answer: it may be stopped or the machine overloaded");
+      fail(kNoAnswer);
     if (sources[1].revents & POLLIN && !(sources[0].revents & POLLIN))
-      fail("the device process has ended");
+      fail(kEnded);
   }
 }
 
@@ -94,7 +98,7 @@ Answer Control::ask(Request& request, uint64_t limit_ns) {
   request.id = next_id_++;
   const size_t bytes = offsetof(Request, text) + request.text_bytes;
   if (send(socket_.get(), &request, bytes, MSG_NOSIGNAL | MSG_DONTWAIT) != ssize_t(bytes))
-    fail("the device process has ended or does not answer");
+    fail(errno == EAGAIN ? kNoAnswer : kEnded);
   for (;;) {
     Reply reply;
     if (receive(&reply, sizeof reply, deadline) != sizeof reply)
