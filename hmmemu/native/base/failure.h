@@ -1,8 +1,8 @@
 // Errors of the native part.
 //
-// Two kinds only. `Failure` is an exception for calls that come from Python; the binding turns it into the class of
-// hmmemu.errors that its kind names. `fatal` is for a broken invariant in a driver thread, where nobody could
-// catch anything: it says what was found and aborts, because going on would mean wrong data.
+// Two kinds only. `Failure` is an exception for calls that come from Python; the binding turns it into the
+// class of hmmemu.errors that its kind names. `fatal` is for a broken invariant in a driver thread, where
+// nobody could catch anything: it says what was found and aborts, because going on would mean wrong data.
 #pragma once
 #include <stdexcept>
 #include <string>

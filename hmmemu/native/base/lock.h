@@ -5,11 +5,13 @@
 //
 // LOCK ORDER of the whole driver, outermost first:
 //   1. Driver::ranges_   registration, device attach and detach, fork. Held by Python threads only.
-//   2. Block::lock       state of the pages of one 2 MiB block. At most one at a time, except in the fork handler,
+//   2. Block::lock       state of the pages of one 2 MiB block. At most one at a time, except in the fork
+//   handler,
 //                        which takes all of them in ascending order.
 //   3. Staging::lock_    a copy buffer, held within a block lock.
 // While holding 2 or 3 a thread allocates nothing, frees nothing and touches no memory but its stack and the
-// driver's own mappings: the heap may be managed memory, and a fault under a block lock would wait for itself.
+// driver's own mappings: the heap may be managed memory, and a fault under a block lock would wait for
+// itself.
 #pragma once
 #include "base/failure.h"
 #include <atomic>
@@ -67,8 +69,7 @@ class Lock {
       timespec now;
       clock_gettime(CLOCK_MONOTONIC, &now);
       if (now.tv_sec - begin.tv_sec > kLimitSeconds)
-        fatal("a driver lock was not released within %d s: this is a bug, please report it",
-              kLimitSeconds);
+        fatal("a driver lock was not released within %d s: this is a bug, please report it", kLimitSeconds);
     }
   }
 

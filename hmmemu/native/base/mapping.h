@@ -10,7 +10,8 @@ namespace hmm {
 class Mapping {
  public:
   Mapping() = default;
-  // `bytes` of zeroed memory; address space only until touched. Not inherited by fork children when `private_to_us`.
+  // `bytes` of zeroed memory; address space only until touched. Not inherited by fork children when
+  // `private_to_us`.
   explicit Mapping(uint64_t bytes, bool private_to_us = false) : bytes_(bytes) {
     data_ = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (data_ == MAP_FAILED) {

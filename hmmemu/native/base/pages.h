@@ -5,8 +5,8 @@
 
 namespace hmm {
 
-inline constexpr uint64_t kPage = 4096;            // unit of coherence
-inline constexpr uint64_t kChunk = 64 * 1024;      // a fault first grows to this (NVIDIA's "big page")
+inline constexpr uint64_t kPage = 4096;             // unit of coherence
+inline constexpr uint64_t kChunk = 64 * 1024;       // a fault first grows to this (NVIDIA's "big page")
 inline constexpr uint64_t kBlock = 2 * 1024 * 1024; // unit of locking, and the most that a fault moves
 inline constexpr unsigned kPagesPerBlock = kBlock / kPage;
 inline constexpr unsigned kPagesPerChunk = kChunk / kPage;

@@ -23,8 +23,7 @@ hmm_dim3 dim3_of(const Three& d) { return {d[0], d[1], d[2]}; }
 nb::tuple tuple_of(const hmm_dim3& d) { return nb::make_tuple(d.x, d.y, d.z); }
 
 uint64_t deadline_of(std::optional<double> seconds) {
-  if (!seconds || !(*seconds < 1e9))
-    return UINT64_MAX;
+  if (!seconds || !(*seconds < 1e9)) return UINT64_MAX;
   return now_ns() + uint64_t(std::max(*seconds, 0.0) * 1e9);
 }
 
@@ -38,12 +37,9 @@ template <class Attempt> bool attempt_until(uint64_t deadline, Attempt attempt) 
       nb::gil_scoped_release release;
       done = attempt(std::min(left, kSlice));
     }
-    if (done)
-      return true;
-    if (PyErr_CheckSignals() != 0)
-      throw nb::python_error();
-    if (left <= kSlice)
-      return false;
+    if (done) return true;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+    if (left <= kSlice) return false;
   }
 }
 
@@ -53,10 +49,9 @@ template <class Attempt> bool attempt_until(uint64_t deadline, Attempt attempt) 
   throw nb::python_error();
 }
 
-uint64_t launch(DeviceProcess& d, uint64_t kernel, Three grid, Three block, uint32_t shared,
-                nb::bytes params, uint32_t flags, std::optional<double> timeout) {
-  const LaunchSpec spec{kernel, dim3_of(grid), dim3_of(block), shared,
-                        flags,  params.data(), params.size()};
+uint64_t launch(DeviceProcess& d, uint64_t kernel, Three grid, Three block, uint32_t shared, nb::bytes params,
+                uint32_t flags, std::optional<double> timeout) {
+  const LaunchSpec spec{kernel, dim3_of(grid), dim3_of(block), shared, flags, params.data(), params.size()};
   uint64_t ticket = 0;
   if (!attempt_until(deadline_of(timeout),
                      [&](uint64_t slice) { return (ticket = d.launch(spec, slice)) != 0; }))
@@ -66,8 +61,7 @@ uint64_t launch(DeviceProcess& d, uint64_t kernel, Three grid, Three block, uint
 
 uint64_t marker(DeviceProcess& d, std::optional<double> timeout) {
   uint64_t ticket = 0;
-  if (!attempt_until(deadline_of(timeout),
-                     [&](uint64_t slice) { return (ticket = d.marker(slice)) != 0; }))
+  if (!attempt_until(deadline_of(timeout), [&](uint64_t slice) { return (ticket = d.marker(slice)) != 0; }))
     queue_full();
   return ticket;
 }
@@ -81,8 +75,7 @@ const char* wait(DeviceProcess& d, uint64_t ticket, std::optional<double> timeou
   return result == WaitResult::done ? "done" : result == WaitResult::dead ? "dead" : "timeout";
 }
 
-nb::object load(DeviceProcess& d, const std::string& path, uint64_t globals, uint64_t room,
-                bool initialise) {
+nb::object load(DeviceProcess& d, const std::string& path, uint64_t globals, uint64_t room, bool initialise) {
   Loaded loaded;
   {
     nb::gil_scoped_release release;
@@ -93,8 +86,7 @@ nb::object load(DeviceProcess& d, const std::string& path, uint64_t globals, uin
 }
 
 const char* kind_of(const CrashReport& report) {
-  if (!report.from_record)
-    return "ended";
+  if (!report.from_record) return "ended";
   switch (report.record.kind) {
   case kCrashSignal:
     return "signal";
@@ -138,8 +130,7 @@ nb::object crash(DeviceProcess& d) {
     nb::gil_scoped_release release;
     report = d.crash();
   }
-  if (!report)
-    return nb::none();
+  if (!report) return nb::none();
   const Crash& c = report->record;
   nb::dict result;
   result["kind"] = kind_of(*report);
@@ -195,15 +186,13 @@ void bind_device(nb::module_& m) {
            "need.")
       .def("unload", &DeviceProcess::unload, nb::arg("module"), Unlocked())
       .def("ping", &DeviceProcess::ping, Unlocked())
-      .def("launch", &launch, nb::arg("kernel"), nb::arg("grid"), nb::arg("block"),
-           nb::arg("shared"), nb::arg("params"), nb::arg("flags") = 0,
-           nb::arg("timeout") = nb::none(),
+      .def("launch", &launch, nb::arg("kernel"), nb::arg("grid"), nb::arg("block"), nb::arg("shared"),
+           nb::arg("params"), nb::arg("flags") = 0, nb::arg("timeout") = nb::none(),
            "Queues a launch and returns its ticket; waits up to `timeout` seconds while the queue "
            "is full.")
       .def("marker", &marker, nb::arg("timeout") = nb::none())
       .def("marker_time", &DeviceProcess::marker_time, nb::arg("ticket"))
-      .def("wait", &wait, nb::arg("ticket"), nb::arg("timeout") = nb::none(),
-           "'done', 'timeout' or 'dead'.")
+      .def("wait", &wait, nb::arg("ticket"), nb::arg("timeout") = nb::none(), "'done', 'timeout' or 'dead'.")
       .def("completed", &DeviceProcess::completed, nb::arg("ticket"))
       .def("crash", &crash)
       .def("take_output", &take_output)

@@ -8,12 +8,18 @@ namespace {
 
 const char* class_of(hmm::FailureKind kind) {
   switch (kind) {
-  case hmm::FailureKind::Unsupported: return "UnsupportedError";
-  case hmm::FailureKind::Closed: return "SpaceClosedError";
-  case hmm::FailureKind::Range: return "RangeError";
-  case hmm::FailureKind::OutOfMemory: return "OutOfMemoryError";
-  case hmm::FailureKind::Device: return "DeviceError";
-  case hmm::FailureKind::Error: break;
+  case hmm::FailureKind::Unsupported:
+    return "UnsupportedError";
+  case hmm::FailureKind::Closed:
+    return "SpaceClosedError";
+  case hmm::FailureKind::Range:
+    return "RangeError";
+  case hmm::FailureKind::OutOfMemory:
+    return "OutOfMemoryError";
+  case hmm::FailureKind::Device:
+    return "DeviceError";
+  case hmm::FailureKind::Error:
+    break;
   }
   return "Error";
 }

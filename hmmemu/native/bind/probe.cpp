@@ -9,10 +9,14 @@ namespace {
 
 const char* name_of(hmm::Userfaultfd::Way way) {
   switch (way) {
-  case hmm::Userfaultfd::Way::Syscall: return "syscall";
-  case hmm::Userfaultfd::Way::Device: return "dev";
-  case hmm::Userfaultfd::Way::UserModeOnly: return "user-mode";
-  case hmm::Userfaultfd::Way::None: break;
+  case hmm::Userfaultfd::Way::Syscall:
+    return "syscall";
+  case hmm::Userfaultfd::Way::Device:
+    return "dev";
+  case hmm::Userfaultfd::Way::UserModeOnly:
+    return "user-mode";
+  case hmm::Userfaultfd::Way::None:
+    break;
   }
   return "none";
 }
@@ -29,5 +33,6 @@ nb::dict probe() {
 } // namespace
 
 void bind_probe(nb::module_& m) {
-  m.def("probe", &probe, "What userfaultfd can do here: {'userfaultfd': way, 'features': [...], 'reason': text}.");
+  m.def("probe", &probe,
+        "What userfaultfd can do here: {'userfaultfd': way, 'features': [...], 'reason': text}.");
 }

@@ -16,11 +16,16 @@ namespace {
 
 const char* name_of(Step step) {
   switch (step) {
-  case Step::None: return "none";
-  case Step::FirstTouch: return "first_touch";
-  case Step::Duplicate: return "duplicate";
-  case Step::Migrate: return "migrate";
-  case Step::Upgrade: return "upgrade";
+  case Step::None:
+    return "none";
+  case Step::FirstTouch:
+    return "first_touch";
+  case Step::Duplicate:
+    return "duplicate";
+  case Step::Migrate:
+    return "migrate";
+  case Step::Upgrade:
+    return "upgrade";
   }
   return "?";
 }
@@ -31,7 +36,8 @@ Processor checked(unsigned p) {
 }
 
 nb::tuple py_transition(uint64_t word, unsigned p, bool write, bool read_duplication) {
-  Transition t = transition(PageState(word), checked(p), write ? Access::Write : Access::Read, {read_duplication});
+  Transition t =
+      transition(PageState(word), checked(p), write ? Access::Write : Access::Read, {read_duplication});
   return nb::make_tuple(name_of(t.step), t.source, t.protect, t.zap, t.next.word());
 }
 

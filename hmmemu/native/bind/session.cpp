@@ -1,5 +1,5 @@
-// hmmemu._native.Session: the driver as Python sees it. Addresses and lengths are bytes; ranges are whole pages.
-// The GIL is released in every call that can wait for a lock, a copy or a thread.
+// hmmemu._native.Session: the driver as Python sees it. Addresses and lengths are bytes; ranges are whole
+// pages. The GIL is released in every call that can wait for a lock, a copy or a thread.
 #include "driver/session.h"
 #include "bind/bind.h"
 #include "device/client/device_process.h"
@@ -52,7 +52,8 @@ Session* make_session(bool grow, unsigned threshold, bool read_duplication) {
 void access_range(Session& s, uint64_t begin, uint64_t end, unsigned p, bool write, unsigned cause) {
   if (cause >= kCauses) throw Failure(FailureKind::Range, "no such cause");
   nb::gil_scoped_release release;
-  check(s.driver().access(pages_of(begin, end), processor(s, p), write ? Access::Write : Access::Read, Cause(cause)),
+  check(s.driver().access(pages_of(begin, end), processor(s, p), write ? Access::Write : Access::Read,
+                          Cause(cause)),
         write ? "cannot migrate" : "cannot copy");
 }
 
@@ -130,33 +131,59 @@ nb::dict counters(Session& s) {
 } // namespace
 
 void bind_session(nb::module_& m) {
-  m.def("unmap", [](uint64_t b, uint64_t e) { munmap(reinterpret_cast<void*>(b), e - b); },
-        "munmap of [begin, end).");
+  m.def(
+      "unmap", [](uint64_t b, uint64_t e) { munmap(reinterpret_cast<void*>(b), e - b); },
+      "munmap of [begin, end).");
   using Unlocked = nb::call_guard<nb::gil_scoped_release>;
   nb::class_<Session>(m, "Session")
       .def(nb::new_(&make_session), nb::arg("grow") = true, nb::arg("threshold") = 51,
            nb::arg("read_duplication") = true)
       .def_prop_ro("open", &Session::open)
       .def("close", &Session::close, Unlocked())
-      .def("make_arena", [](Session& s, uint64_t bytes) { Pages p = s.driver().make_arena(bytes); return Range(p.begin, p.end); })
-      .def("allocate", [](Session& s, uint64_t b, uint64_t e) { s.driver().allocate(pages_of(b, e)); }, Unlocked())
-      .def("free", [](Session& s, uint64_t b, uint64_t e) { if (s.open()) s.driver().free(pages_of(b, e)); }, Unlocked())
-      .def("add_range", [](Session& s, uint64_t b, uint64_t e, bool shared) {
-             return to_python(s.driver().add_range(pages_of(b, e), shared)); })
-      .def("drop_range", [](Session& s, uint64_t b, uint64_t e) {
+      .def("make_arena",
+           [](Session& s, uint64_t bytes) {
+             Pages p = s.driver().make_arena(bytes);
+             return Range(p.begin, p.end);
+           })
+      .def(
+          "allocate", [](Session& s, uint64_t b, uint64_t e) { s.driver().allocate(pages_of(b, e)); },
+          Unlocked())
+      .def(
+          "free",
+          [](Session& s, uint64_t b, uint64_t e) {
+            if (s.open()) s.driver().free(pages_of(b, e));
+          },
+          Unlocked())
+      .def("add_range", [](Session& s, uint64_t b, uint64_t e,
+                           bool shared) { return to_python(s.driver().add_range(pages_of(b, e), shared)); })
+      .def("drop_range",
+           [](Session& s, uint64_t b, uint64_t e) {
              if (!s.open()) return std::vector<Range>();
              std::vector<Pages> runs;
-             { nb::gil_scoped_release release; runs = s.driver().drop_range(pages_of(b, e)); }
-             return to_python(runs); })
-      .def("access", &access_range, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"), nb::arg("cause"))
-      .def("discard", [](Session& s, uint64_t b, uint64_t e) { s.driver().discard(pages_of(b, e)); }, Unlocked())
-      .def("transfer", &transfer, nb::arg("processor"), nb::arg("address"), nb::arg("bytes"), nb::arg("data"), nb::arg("write"))
+             {
+               nb::gil_scoped_release release;
+               runs = s.driver().drop_range(pages_of(b, e));
+             }
+             return to_python(runs);
+           })
+      .def("access", &access_range, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"),
+           nb::arg("cause"))
+      .def(
+          "discard", [](Session& s, uint64_t b, uint64_t e) { s.driver().discard(pages_of(b, e)); },
+          Unlocked())
+      .def("transfer", &transfer, nb::arg("processor"), nb::arg("address"), nb::arg("bytes"), nb::arg("data"),
+           nb::arg("write"))
       .def("snapshot", &snapshot, "PageState words of the pages, as bytes (uint64).")
       .def("attach", [](Session& s, DeviceProcess& d) { return unsigned(s.attach(link_of(d))); })
-      .def("detach", [](Session& s, unsigned p) { s.detach(processor(s, p)); }, Unlocked())
-      .def("reattach", [](Session& s, unsigned p, DeviceProcess& d) { s.reattach(processor(s, p), link_of(d)); })
-      .def("take_refusal", [](Session& s, unsigned p) {
-             auto r = s.driver().take_refusal(processor(s, p)); return std::pair<uint64_t, int>(r.address, r.error); })
+      .def(
+          "detach", [](Session& s, unsigned p) { s.detach(processor(s, p)); }, Unlocked())
+      .def("reattach",
+           [](Session& s, unsigned p, DeviceProcess& d) { s.reattach(processor(s, p), link_of(d)); })
+      .def("take_refusal",
+           [](Session& s, unsigned p) {
+             auto r = s.driver().take_refusal(processor(s, p));
+             return std::pair<uint64_t, int>(r.address, r.error);
+           })
       .def("device_bytes", [](Session& s, unsigned p) { return s.driver().device_bytes(processor(s, p)); })
       .def("counters", &counters)
       .def("reset_counters", [](Session& s) { s.driver().counters().reset(); });

@@ -48,9 +48,10 @@ void Driver::fault(Processor p, const Fault& fault) {
   count.fault_ns.add(now_ns() - begin);
 }
 
-// The state grants the access, and yet it faulted: mostly another fault on the same page was served meanwhile, so
-// waking is enough. The two other cases are mended here: a write protection that stayed behind, and an
-// Exclusive CPU page that the program itself dropped (madvise), which reads as zeros as it would without us.
+// The state grants the access, and yet it faulted: mostly another fault on the same page was served
+// meanwhile, so waking is enough. The two other cases are mended here: a write protection that stayed behind,
+// and an Exclusive CPU page that the program itself dropped (madvise), which reads as zeros as it would
+// without us.
 void Driver::repair(Block& block, uint64_t address, Processor p, bool present) {
   const Pages page{address, address + kPage};
   if (block.page(address).hold(p) == Hold::Exclusive) {
@@ -64,7 +65,8 @@ void Driver::repair(Block& block, uint64_t address, Processor p, bool present) {
 
 void Driver::refuse(Processor p, uint64_t address, int error) {
   counters_.processor[p].refused_faults.add();
-  if (p == kCpu && error != EFAULT) fatal("CPU page 0x%lx cannot be brought home: %s", address, strerror(error));
+  if (p == kCpu && error != EFAULT)
+    fatal("CPU page 0x%lx cannot be brought home: %s", address, strerror(error));
   refused_error_[p].store(error);
   refused_[p].store(address);
   table(p).refuse({address, address + kPage});
@@ -75,12 +77,12 @@ Driver::Refusal Driver::take_refusal(Processor p) {
   return {address, refused_error_[p].load()};
 }
 
-// ---------------------------------------------------------------------------------------------------- accesses
+// ----------------------------------------------------------------------------------------------------
+// accesses
 
 int Driver::access(Pages pages, Processor p, Access access, Cause cause) {
-  return each_block(pages, [&](Block& block, Pages part) {
-    return access_locked(block, part, {p, access, cause});
-  });
+  return each_block(pages,
+                    [&](Block& block, Pages part) { return access_locked(block, part, {p, access, cause}); });
 }
 
 int Driver::access_locked(Block& block, Pages pages, Request request) {
@@ -103,7 +105,8 @@ int Driver::perform(Block& block, Pages run, const Transition& t, Request reques
   PageTable& mine = table(request.p);
   ProcessorCounters& count = counters_.processor[request.p];
   switch (t.step) {
-  case Step::None: return 0;
+  case Step::None:
+    return 0;
   case Step::FirstTouch:
     if (int error = mine.zero(block, run)) return error;
     count.first_touch_pages.add(run.count());
@@ -114,7 +117,8 @@ int Driver::perform(Block& block, Pages run, const Transition& t, Request reques
     count.upgraded_pages.add(run.count());
     break;
   case Step::Duplicate:
-  case Step::Migrate: return migrate(block, run, t, request);
+  case Step::Migrate:
+    return migrate(block, run, t, request);
   }
   commit(block, run, t.next);
   return 0;

@@ -1,14 +1,17 @@
 // The driver: the only writer of page state.
 //
-// Faults, prefetches and everything else that needs pages somewhere come in as accesses of a processor to a range; the
-// protocol says what to do; the page tables do it; the directory is updated; counters count.
+// Faults, prefetches and everything else that needs pages somewhere come in as accesses of a processor to a
+// range; the protocol says what to do; the page tables do it; the directory is updated; counters count.
 //
 // INVARIANTS
-//   - Under a block's lock, the state of each of its pages is what the page tables of all processors really grant, or
+//   - Under a block's lock, the state of each of its pages is what the page tables of all processors really
+//   grant, or
 //     more strict in the page tables than in the state (never the other way round).
-//   - protocol/transition.h's oracle holds for every page whenever its block is unlocked (checked in builds with
+//   - protocol/transition.h's oracle holds for every page whenever its block is unlocked (checked in builds
+//   with
 //     HMMEMU_CHECK).
-//   - Driver threads hold no GIL, allocate nothing, and touch no managed address but through frames that are present.
+//   - Driver threads hold no GIL, allocate nothing, and touch no managed address but through frames that are
+//   present.
 // LOCKS: see base/lock.h. An object of this class lives in mmap'ed memory, not on the heap.
 #pragma once
 #include "driver/growth.h"
@@ -59,8 +62,8 @@ class Driver {
   std::vector<Pages> add_range(Pages pages, bool shared);
   // Brings the pages home; those nobody else owns become plain memory. Returns them.
   std::vector<Pages> drop_range(Pages pages);
-  // The end, in two steps: every page comes home and no range can be added any more; then, when no receiver reads
-  // faults any more, the userfaultfd goes, and with it all registrations: plain memory.
+  // The end, in two steps: every page comes home and no range can be added any more; then, when no receiver
+  // reads faults any more, the userfaultfd goes, and with it all registrations: plain memory.
   void bring_all_home();
   void release();
 

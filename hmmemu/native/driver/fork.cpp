@@ -1,5 +1,6 @@
-// The list of drivers is guarded by its own lock, which the fork handlers hold from before the fork until after it, so
-// no driver comes or goes in between. In the child every driver is closed: its threads do not exist there.
+// The list of drivers is guarded by its own lock, which the fork handlers hold from before the fork until
+// after it, so no driver comes or goes in between. In the child every driver is closed: its threads do not
+// exist there.
 #include "driver/fork.h"
 
 #include <mutex>

@@ -4,7 +4,8 @@
 
 namespace hmm {
 
-// From now on, until forget, fork() brings the driver's pages home first. Throws if there are too many drivers.
+// From now on, until forget, fork() brings the driver's pages home first. Throws if there are too many
+// drivers.
 void watch_forks(Driver& driver);
 void forget_forks(Driver& driver);
 

@@ -1,5 +1,6 @@
 // Driver, second half: which memory is managed, by which devices it is seen, and how it all ends.
-// Everything here runs on Python threads, under the range lock (base/lock.h), and takes block locks one at a time.
+// Everything here runs on Python threads, under the range lock (base/lock.h), and takes block locks one at a
+// time.
 #include "driver/driver.h"
 
 #include <cerrno>
@@ -20,8 +21,8 @@ void populate(Pages pages) {
   for (uint64_t a = pages.begin; a < pages.end; a += kPage) (void)*reinterpret_cast<volatile char*>(a);
 }
 
-// Where arenas go: far from where the kernel puts anything in this process, and between the places that device
-// processes use in their first two address layouts (device/client/spawn.cpp).
+// Where arenas go: far from where the kernel puts anything in this process, and between the places that
+// device processes use in their first two address layouts (device/client/spawn.cpp).
 constexpr uint64_t kArenasBegin = 0x160000000000, kArenasEnd = 0x290000000000;
 
 } // namespace
@@ -48,7 +49,8 @@ Pages Driver::make_arena(uint64_t bytes) {
       if (at == MAP_FAILED) continue;
       arena_ = {hint, hint + bytes};
       if (int error = uffd_.add(arena_))
-        throw Failure(FailureKind::Unsupported, std::string("userfaultfd refuses the arena: ") + strerror(error));
+        throw Failure(FailureKind::Unsupported,
+                      std::string("userfaultfd refuses the arena: ") + strerror(error));
       return arena_;
     }
   }
@@ -86,9 +88,11 @@ std::vector<Pages> Driver::add_range(Pages pages, bool shared) {
     if (!error) continue;
     while (i-- > 0) uffd_.remove(fresh[i]); // as if nothing had happened
     if (error == EINVAL)
-      throw Failure(FailureKind::Unsupported, "this kind of memory (a regular file's pages, or huge pages) cannot be "
-                                              "watched by userfaultfd; use hmm.asarray(x), which copies it");
-    throw Failure(FailureKind::Unsupported, std::string("userfaultfd refuses this memory: ") + strerror(error));
+      throw Failure(FailureKind::Unsupported,
+                    "this kind of memory (a regular file's pages, or huge pages) cannot be "
+                    "watched by userfaultfd; use hmm.asarray(x), which copies it");
+    throw Failure(FailureKind::Unsupported,
+                  std::string("userfaultfd refuses this memory: ") + strerror(error));
   }
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
   each_block(pages, [&](Block& block, Pages part) {
@@ -169,9 +173,9 @@ void Driver::replace_process(Processor p, int uffd, void* context) {
   devices_[p]->replace_process(uffd, context);
 }
 
-// Fork. The child gets the pages as they are in this process, without its userfaultfd: a page that is away, or
-// write-protected, would be wrong there. So everything comes home first, writable, and nothing can leave until the
-// child exists, because every block stays locked.
+// Fork. The child gets the pages as they are in this process, without its userfaultfd: a page that is away,
+// or write-protected, would be wrong there. So everything comes home first, writable, and nothing can leave
+// until the child exists, because every block stays locked.
 void Driver::before_fork() {
   ranges_.lock();
   for (uint32_t slot = 0; slot < directory_.size(); ++slot) {

@@ -14,7 +14,8 @@
 
 namespace hmm {
 
-Receiver::Receiver(Driver& driver, Processor p, const Userfaultfd& uffd, const std::vector<ThreadOnCpu>& pinned)
+Receiver::Receiver(Driver& driver, Processor p, const Userfaultfd& uffd,
+                   const std::vector<ThreadOnCpu>& pinned)
     : driver_(driver), p_(p), uffd_(uffd) {
   pinned_count_ = std::min<size_t>(pinned.size(), kMostPinned);
   std::copy_n(pinned.begin(), pinned_count_, pinned_);

@@ -1,8 +1,9 @@
 // A receiver: the thread that reads the page faults of one processor and hands them to the driver.
 //
-// It runs on the CPU of the thread that faults. That decides everything about a fault's cost: waking a thread on
-// another, idle CPU takes tens of microseconds, on the same CPU a few, because the faulting thread has just gone
-// to sleep there. So the receiver follows: it learns on which CPU its clients fault and moves there.
+// It runs on the CPU of the thread that faults. That decides everything about a fault's cost: waking a thread
+// on another, idle CPU takes tens of microseconds, on the same CPU a few, because the faulting thread has
+// just gone to sleep there. So the receiver follows: it learns on which CPU its clients fault and moves
+// there.
 //
 // The object lives in mmap'ed memory and its thread blocks all signals, holds no GIL and allocates nothing.
 #pragma once

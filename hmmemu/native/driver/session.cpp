@@ -19,8 +19,9 @@ Session::~Session() {
 
 Driver& Session::driver() {
   if (pid_ != getpid())
-    throw Failure(FailureKind::Closed, "this address space belongs to the process that this one was forked from: its "
-                                       "arrays are plain memory here; open an AddressSpace of your own");
+    throw Failure(FailureKind::Closed,
+                  "this address space belongs to the process that this one was forked from: its "
+                  "arrays are plain memory here; open an AddressSpace of your own");
   if (closed_) throw Failure(FailureKind::Closed, "the address space is closed");
   return state().driver;
 }
@@ -47,8 +48,8 @@ void Session::close() {
   closed_ = true;
   forget_forks(state().driver);
   for (auto& receiver : state().receivers) receiver.reset();
-  // Only now: a receiver must not read a descriptor that somebody else may have been given meanwhile. A thread that
-  // faulted in between wakes up here and finds plain memory.
+  // Only now: a receiver must not read a descriptor that somebody else may have been given meanwhile. A
+  // thread that faulted in between wakes up here and finds plain memory.
   state().driver.release();
 }
 

@@ -85,8 +85,7 @@ const std::byte* DeviceTable::take(Block& block, Pages pages, Staging& staging) 
   const std::byte* content = alias(block, pages);
   if (zap_keeping_frames(pages)) return content;
   std::memcpy(staging.data(), content, pages.bytes());
-  if (int error = punch(block, pages))
-    fatal("zap of device page 0x%lx failed: errno %d", pages.begin, error);
+  if (int error = punch(block, pages)) fatal("zap of device page 0x%lx failed: errno %d", pages.begin, error);
   return staging.data();
 }
 

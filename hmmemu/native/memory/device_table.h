@@ -1,10 +1,11 @@
-// The page table of an emulated device: another process, changed through its userfaultfd, with its frames in a file
+// The page table of an emulated device: another process, changed through its userfaultfd, with its frames in
+// a file
 // ("VRAM") of which this process has an alias mapping.
 //
 // The frame of the page at address A lies at offset A of the file. A frame may exist without being mapped in
 // the device: a large zap asks the device to drop its mappings and keeps the frames for the next move (as a
-// GPU keeps its memory), a small one punches a hole, which needs no help from the device. One bit a page tells
-// which frames exist; it is guarded by the block's lock.
+// GPU keeps its memory), a small one punches a hole, which needs no help from the device. One bit a page
+// tells which frames exist; it is guarded by the block's lock.
 #pragma once
 #include "base/mapping.h"
 #include "memory/page_table.h"

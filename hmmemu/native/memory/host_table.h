@@ -1,7 +1,7 @@
 // The CPU's page table: this process's own, changed through userfaultfd and madvise.
 //
-// Private anonymous memory and shared memory (shmem) differ in one thing: zapping shared memory must free the frame in
-// its file (MADV_REMOVE), because a frame that stays would be mapped again without a fault.
+// Private anonymous memory and shared memory (shmem) differ in one thing: zapping shared memory must free the
+// frame in its file (MADV_REMOVE), because a frame that stays would be mapped again without a fault.
 #pragma once
 #include "memory/page_table.h"
 #include "os/userfaultfd.h"

@@ -1,8 +1,9 @@
-// The page table of one processor, as the driver sees it. Every kind of processor implements these few operations.
+// The page table of one processor, as the driver sees it. Every kind of processor implements these few
+// operations.
 //
 // All calls are about whole pages of one block, whose lock the caller holds. None allocates, none
-// touches memory through a managed address unless the page is known to be present and write-protected or Exclusive.
-// Return values are 0 or an errno.
+// touches memory through a managed address unless the page is known to be present and write-protected or
+// Exclusive. Return values are 0 or an errno.
 #pragma once
 #include "base/pages.h"
 #include "memory/staging.h"

@@ -1,6 +1,7 @@
 // Copy buffers for pages on the move: taken from one processor, not yet given to the next.
 //
-// A fixed number of buffers of one chunk of pages each. Taken within a block lock (see base/lock.h for the order).
+// A fixed number of buffers of one chunk of pages each. Taken within a block lock (see base/lock.h for the
+// order).
 #pragma once
 #include "base/lock.h"
 #include "base/mapping.h"

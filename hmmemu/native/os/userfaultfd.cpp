@@ -10,7 +10,8 @@
 #include <unistd.h>
 #include <utility>
 
-// Headers of older distributions lack these; the numbers are the kernel's ABI (include/uapi/linux/userfaultfd.h).
+// Headers of older distributions lack these; the numbers are the kernel's ABI
+// (include/uapi/linux/userfaultfd.h).
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
 #endif
@@ -22,8 +23,8 @@ namespace hmm {
 namespace {
 
 constexpr uint64_t kPagefaultFlagWp = 1u << 0, kMissingShmem = 1u << 5, kThreadId = 1u << 8,
-                   kMinorShmem = 1u << 10, kWpShmem = 1u << 12, kWpUnpopulated = 1u << 13,
-                   kPoison = 1u << 14, kWpAsync = 1u << 15, kMove = 1u << 16;
+                   kMinorShmem = 1u << 10, kWpShmem = 1u << 12, kWpUnpopulated = 1u << 13, kPoison = 1u << 14,
+                   kWpAsync = 1u << 15, kMove = 1u << 16;
 constexpr uint64_t kNeeded = kPagefaultFlagWp | kMissingShmem | kWpShmem;
 constexpr uint64_t kWanted = kNeeded | kThreadId | kMinorShmem | kPoison;
 
@@ -75,8 +76,8 @@ template <class Request> int run(int fd, unsigned long code, Request& request) {
 // For requests that take rights away: a process that is gone has none.
 int done_if_gone(int error) { return error == ESRCH ? 0 : error; }
 
-// A request must lie within one mapping of the process (the kernel says ENOENT otherwise), and one array may span
-// several: huge-page advice on its middle is enough. So: all at once, or else by halves, down to a page.
+// A request must lie within one mapping of the process (the kernel says ENOENT otherwise), and one array may
+// span several: huge-page advice on its middle is enough. So: all at once, or else by halves, down to a page.
 template <class Operation> int by_mapping(Pages pages, Operation operation) {
   const int error = operation(pages);
   if (error != ENOENT || pages.count() < 2) return error;
@@ -150,8 +151,9 @@ Userfaultfd Userfaultfd::open() {
   uint64_t have = ask_features(probe.fd);
   close(probe.fd);
   if ((have & kNeeded) != kNeeded)
-    throw Failure(FailureKind::Unsupported,
-                  "this kernel's userfaultfd cannot write-protect shared memory: Linux 5.19 or later is needed");
+    throw Failure(
+        FailureKind::Unsupported,
+        "this kernel's userfaultfd cannot write-protect shared memory: Linux 5.19 or later is needed");
   Opened opened = open_any();
   uffdio_api api{};
   api.api = UFFD_API;
@@ -200,7 +202,8 @@ int Userfaultfd::map_frames(Pages pages, bool writable) const {
 }
 
 int Userfaultfd::protect(Pages pages) const {
-  return by_mapping(pages, [&](Pages part) { return set_protection(fd_, part, UFFDIO_WRITEPROTECT_MODE_WP); });
+  return by_mapping(pages,
+                    [&](Pages part) { return set_protection(fd_, part, UFFDIO_WRITEPROTECT_MODE_WP); });
 }
 
 int Userfaultfd::unprotect(Pages pages) const {
@@ -244,17 +247,24 @@ UserfaultfdProbe probe_userfaultfd() {
   uint64_t have = ask_features(opened.fd);
   close(opened.fd);
   result.way = opened.way;
-  constexpr std::pair<uint64_t, const char*> names[] = {
-      {kPagefaultFlagWp, "write-protect"}, {kMissingShmem, "missing-shmem"}, {kMinorShmem, "minor-shmem"},
-      {kThreadId, "thread-id"},            {kWpShmem, "wp-shmem"},           {kWpUnpopulated, "wp-unpopulated"},
-      {kPoison, "poison"},                 {kWpAsync, "wp-async"},           {kMove, "move"}};
+  constexpr std::pair<uint64_t, const char*> names[] = {{kPagefaultFlagWp, "write-protect"},
+                                                        {kMissingShmem, "missing-shmem"},
+                                                        {kMinorShmem, "minor-shmem"},
+                                                        {kThreadId, "thread-id"},
+                                                        {kWpShmem, "wp-shmem"},
+                                                        {kWpUnpopulated, "wp-unpopulated"},
+                                                        {kPoison, "poison"},
+                                                        {kWpAsync, "wp-async"},
+                                                        {kMove, "move"}};
   for (auto [bit, name] : names)
     if (have & bit) result.features.push_back(name);
   if ((have & kNeeded) != kNeeded)
-    result.reason = "this kernel's userfaultfd cannot write-protect shared memory: Linux 5.19 or later is needed";
+    result.reason =
+        "this kernel's userfaultfd cannot write-protect shared memory: Linux 5.19 or later is needed";
   else if (result.way == Userfaultfd::Way::UserModeOnly)
-    result.reason = "user-mode faults only: system calls on shared arrays that live on a device fail with EFAULT; "
-                    "`sysctl vm.unprivileged_userfaultfd=1` or access to /dev/userfaultfd lifts this";
+    result.reason =
+        "user-mode faults only: system calls on shared arrays that live on a device fail with EFAULT; "
+        "`sysctl vm.unprivileged_userfaultfd=1` or access to /dev/userfaultfd lifts this";
   else
     result.reason = "every access is caught, system calls included";
   return result;

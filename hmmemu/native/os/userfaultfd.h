@@ -1,9 +1,9 @@
 // userfaultfd(2), with the kernel's flags turned into types once, here.
 //
-// One object speaks for one process's memory: the CPU process's own, or a device process's whose descriptor it was
-// handed (every operation then works on that process). All operations are system calls on ranges of whole
-// pages; none allocates or locks. To take rights away from a process that is gone (ESRCH) counts as done; to give
-// it pages does not, or their content would be lost.
+// One object speaks for one process's memory: the CPU process's own, or a device process's whose descriptor
+// it was handed (every operation then works on that process). All operations are system calls on ranges of
+// whole pages; none allocates or locks. To take rights away from a process that is gone (ESRCH) counts as
+// done; to give it pages does not, or their content would be lost.
 #pragma once
 #include "base/pages.h"
 #include <cstddef>
@@ -26,7 +26,8 @@ class Userfaultfd {
   enum class Way { None, UserModeOnly, Device, Syscall };
 
   Userfaultfd() = default;
-  // Opens one for this process with the features the driver needs. Throws Failure(Unsupported) with the reason.
+  // Opens one for this process with the features the driver needs. Throws Failure(Unsupported) with the
+  // reason.
   static Userfaultfd open();
   // Takes over a descriptor received from another process.
   explicit Userfaultfd(int fd) : fd_(fd) {}

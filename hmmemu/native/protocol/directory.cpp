@@ -10,7 +10,9 @@ Directory::Directory()
 Block& Directory::make(uint64_t address) {
   if (Block* block = find(address)) return *block;
   uint32_t slot = used_.load(std::memory_order_relaxed);
-  if (slot == kMostBlocks) throw Failure(FailureKind::OutOfMemory, "more than 512 GiB of shared memory was in use over the life of this space");
+  if (slot == kMostBlocks)
+    throw Failure(FailureKind::OutOfMemory,
+                  "more than 512 GiB of shared memory was in use over the life of this space");
   Block& block = blocks()[slot];
   block.slot = slot;
   block.address = block_down(address);

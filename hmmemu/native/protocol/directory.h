@@ -1,8 +1,8 @@
 // The directory: state of every page, found by address.
 //
-// A flat table over the whole user address space has one entry for each 2 MiB block (512 MiB of address space, of
-// which only touched pages cost memory), so that a look-up from a fault handler is one load. Blocks are
-// created when a range is first registered and never freed; entries are written once, under the driver's
+// A flat table over the whole user address space has one entry for each 2 MiB block (512 MiB of address
+// space, of which only touched pages cost memory), so that a look-up from a fault handler is one load. Blocks
+// are created when a range is first registered and never freed; entries are written once, under the driver's
 // range lock, and read without a lock. Page states are read and written under the block's lock only.
 #pragma once
 #include "base/lock.h"

@@ -43,7 +43,9 @@ class PageState {
   constexpr bool starts_allocation() const { return word_ & kStart; }
   constexpr void set_start(bool on) { word_ = on ? word_ | kStart : word_ & ~kStart; }
   constexpr bool shared_mapping() const { return word_ & kSharedMapping; }
-  constexpr void set_shared_mapping(bool on) { word_ = on ? word_ | kSharedMapping : word_ & ~kSharedMapping; }
+  constexpr void set_shared_mapping(bool on) {
+    word_ = on ? word_ | kSharedMapping : word_ & ~kSharedMapping;
+  }
 
  private:
   static constexpr uint64_t kStart = uint64_t{1} << 48, kSharedMapping = uint64_t{1} << 49;

@@ -7,10 +7,11 @@
 //   p: I     somebody holds it: protect the writer     protect the writer, take the content,
 //            if there is one, copy to p read-only      zap all others, map at p writable         (migrate)
 //            (duplicate)
-//   nobody   zeros, writable, at p                     zeros, writable, at p                     (first touch)
+//   nobody   zeros, writable, at p                     zeros, writable, at p                     (first
+//   touch)
 //
-// Without read duplication a read is treated as a write. ORDER of the actions, which makes them safe while every
-// processor keeps running: protect -> take the content -> zap -> map. At no moment can one processor
+// Without read duplication a read is treated as a write. ORDER of the actions, which makes them safe while
+// every processor keeps running: protect -> take the content -> zap -> map. At no moment can one processor
 // write while another still reads an older copy.
 //
 // The rules are those of a directory MSI protocol; in NVIDIA's driver the same cases are read duplication and
@@ -21,7 +22,7 @@
 namespace hmm {
 
 enum class Step : uint8_t {
-  None,      // p has the rights already
+  None, // p has the rights already
   FirstTouch,
   Duplicate, // read-only copy at p
   Migrate,   // the only copy moves to p

@@ -63,8 +63,8 @@ struct Counters {
 
   void reset() {
     for (auto& p : processor)
-      for (Count* count : {&p.read_faults, &p.write_faults, &p.spurious_faults, &p.refused_faults, &p.fault_ns,
-                           &p.first_touch_pages, &p.upgraded_pages, &p.invalidated_pages})
+      for (Count* count : {&p.read_faults, &p.write_faults, &p.spurious_faults, &p.refused_faults,
+                           &p.fault_ns, &p.first_touch_pages, &p.upgraded_pages, &p.invalidated_pages})
         count->reset();
     for (auto& row : transfer)
       for (auto& cell : row) cell.reset();
