@@ -139,10 +139,12 @@ void* hmmemu_global_address(const char* name, size_t bytes, size_t align, const 
   return at;
 }
 
-// Runs a launch on two workers. Returns 0, or the failure with its text in `message`.
+// Runs a launch on two workers, or $HMMEMU_TEST_WORKERS. Returns 0, or the failure with its text in `message`.
 int loader_run(const hmm_kernel* kernel, const hmm_launch* launch, char* message, size_t bytes) {
-  if (workers.empty())
-    start_workers(2);
+  if (workers.empty()) {
+    const char* wanted = std::getenv("HMMEMU_TEST_WORKERS");
+    start_workers(wanted ? unsigned(std::atoi(wanted)) : 2);
+  }
   Job job;
   job.kernel = kernel, job.launch = launch;
   job.blocks = uint64_t(launch->grid.x) * launch->grid.y * launch->grid.z;

@@ -10,10 +10,12 @@ static const uint64_t hmm_runtime_magic = 0x686d6d0000000000u + sizeof(hmm_runti
 
 static __attribute__((noinline)) hmm_runtime* hmm_new_runtime(hmm_worker* w) {
   const int read_write = 3, private_anonymous = 0x22;
-  void* at = hmm_os_mmap(nullptr, sizeof(hmm_runtime), read_write, private_anonymous, -1, 0);
+  const size_t align = HMM_RUNTIME_ALIGN;
+  void* at = hmm_os_mmap(nullptr, sizeof(hmm_runtime) + align, read_write, private_anonymous, -1, 0);
   if (at == reinterpret_cast<void*>(-1))
     w->services->fail(w, HMM_FAIL_LIMIT, "no memory left for the state of a worker thread");
-  hmm_runtime* rt = static_cast<hmm_runtime*>(at);
+  uintptr_t aligned = (reinterpret_cast<uintptr_t>(at) + align - 1) & ~uintptr_t(align - 1);
+  hmm_runtime* rt = reinterpret_cast<hmm_runtime*>(aligned);
   rt->magic = hmm_runtime_magic, rt->worker = w;
   for (unsigned i = 0; i < sizeof rt->slot / sizeof rt->slot[0]; ++i) rt->slot[i] = w->stacks;
   w->runtime = rt;

@@ -65,11 +65,19 @@ struct hmm_runtime {
   hmm_warps warps;
 };
 
+// A runtime begins at a multiple of HMM_RUNTIME_ALIGN and its slots fit in that, so a fiber that knows its slot knows
+// its runtime without a load.
+enum { HMM_RUNTIME_ALIGN = 65536 };
+HMM_INLINE hmm_runtime* hmm_runtime_of(void** me) {
+  return reinterpret_cast<hmm_runtime*>(reinterpret_cast<uintptr_t>(me) & ~uintptr_t(HMM_RUNTIME_ALIGN - 1));
+}
+
 struct hmm_ctx;
-static void hmm_barrier_counted(hmm_runtime* rt, void**& me);
+static void hmm_barrier_counted(void** me);
 
 // `me` is the fiber's slot, null where no fibers are used. It is mutable because lambdas that copy their context
-// copy it as const, and because a switch hands the register that holds it to the next fiber.
+// copy it as const, and because a switch hands the register that holds it to the next fiber. Its address is never
+// taken: it must stay in a register.
 struct hmm_ctx {
   uint3 thread, block;
   dim3 block_dim, grid_dim;

@@ -19,12 +19,13 @@ HMM_INLINE void hmm_set_thread(hmm_runtime* rt, void** me) {
 }
 
 // A switch of kernels that are `slow`.
-inline void hmm_switch_slow(hmm_runtime* rt, void**& me) {
+HMM_INLINE void hmm_switch_slow(hmm_runtime* rt, void**& me) {
   hmm_switch(me);
   if (rt->precise) hmm_set_thread(rt, me);
 }
 
-static __attribute__((noinline)) void hmm_barrier_counted(hmm_runtime* rt, void**& me) {
+static __attribute__((noinline)) void hmm_barrier_counted(void** me) {
+  hmm_runtime* rt = hmm_runtime_of(me);
   unsigned phase = rt->phase;
   ++rt->arrived, ++rt->progress;
   do hmm_switch_slow(rt, me);
@@ -32,28 +33,38 @@ static __attribute__((noinline)) void hmm_barrier_counted(hmm_runtime* rt, void*
 }
 
 HMM_INLINE void hmm_ctx::sync() const {
-  if (HMM_LIKELY(!rt->slow))
-    hmm_switch(me);
+  void** m = me;
+  if (HMM_LIKELY(!hmm_runtime_of(m)->slow))
+    hmm_switch(m);
   else
-    hmm_barrier_counted(rt, me);
+    hmm_barrier_counted(m);
+  me = m;
+}
+
+HMM_INLINE void hmm_vote(void** me, int predicate) {
+  hmm_runtime* rt = hmm_runtime_of(me);
+  ++rt->voters, rt->votes += predicate != 0;
 }
 
 HMM_INLINE int hmm_ctx::sync_count(int predicate) const {
-  ++rt->voters, rt->votes += predicate != 0;
+  hmm_vote(me, predicate);
   sync();
-  return int(rt->last_votes);
+  return int(hmm_runtime_of(me)->last_votes);
 }
 HMM_INLINE int hmm_ctx::sync_and(int predicate) const {
-  ++rt->voters, rt->votes += predicate != 0;
+  hmm_vote(me, predicate);
   sync();
-  return rt->last_votes == rt->last_voters;
+  return hmm_runtime_of(me)->last_votes == hmm_runtime_of(me)->last_voters;
 }
 HMM_INLINE int hmm_ctx::sync_or(int predicate) const { return sync_count(predicate) != 0; }
 
 // Called in loops that wait for another thread: lets the block's other threads run, and now and then other workers.
 HMM_INLINE void hmm_ctx::spin() const {
   if ((++rt->spins & 255) == 0) worker->services->yield(worker);
-  if (me) hmm_switch_slow(rt, me);
+  if (!me) return;
+  void** m = me;
+  hmm_switch_slow(rt, m);
+  me = m;
 }
 
 static void hmm_fiber_end(hmm_runtime* rt, void** me) {

@@ -105,17 +105,19 @@ static void hmm_warp_recheck(hmm_runtime* rt, unsigned warp) {
 static inline void hmm_switch_slow(hmm_runtime* rt, void**& me);
 
 HMM_INLINE uint64_t hmm_ctx::warp_op(unsigned kind, unsigned mask, uint64_t value, unsigned argument) const {
-  hmm_runtime* r = rt;
+  void** m = me;
+  hmm_runtime* r = hmm_runtime_of(m);
   hmm_warps& w = r->warps;
-  unsigned t = unsigned(me - r->slot), warp = t / HMM_WARP, bit = 1u << t % HMM_WARP;
+  unsigned t = unsigned(m - r->slot), warp = t / HMM_WARP, bit = 1u << t % HMM_WARP;
   mask |= bit;  // a caller outside its own mask is undefined in CUDA; here it takes part
   w.value[t] = value, w.argument[t] = argument, w.mask[t] = mask, w.kind[t] = kind, w.waiting[t] = 1;
   w.arrived[warp] |= bit;
   ++r->progress;
   uint32_t group = mask & w.present[warp];
   if ((w.arrived[warp] & group) == group) hmm_warp_try(r, warp, mask, kind);
-  while (w.waiting[t]) hmm_switch_slow(r, me);
-  return w.result[t];
+  while (hmm_runtime_of(m)->warps.waiting[t]) hmm_switch_slow(hmm_runtime_of(m), m);
+  me = m;
+  return hmm_runtime_of(m)->warps.result[t];
 }
 
 // CUDA promises no convergence, but programs expect lanes that run together to see one another. Lanes that reach this
@@ -126,7 +128,9 @@ HMM_INLINE unsigned hmm_ctx::activemask(unsigned site) const {
   w.argument[t] = site, w.waiting[t] = 1;
   w.asking[warp] |= 1u << t % HMM_WARP;
   ++rt->progress;
-  hmm_switch_slow(rt, me);
+  void** m = me;
+  hmm_switch_slow(rt, m);
+  me = m;
   if (!w.waiting[t]) return unsigned(w.result[t]);
   uint32_t group = 0;
   for (unsigned lane = 0; lane < HMM_WARP; ++lane)
