@@ -70,6 +70,7 @@ class Device:
         self._pending: deque[tuple[int, Any]] = deque()  # what launches under way must keep alive
         self._failures: list[_Failure] = []
         self._generation = 0
+        self._lost_output = 0
         self.process = DeviceProcess(str(PROGRAM), index, workers)
         self.processor = space.session.attach(self.process)
 
@@ -281,9 +282,13 @@ class Device:
 
     def _print_output(self) -> None:
         text = self.process.take_output()
-        if text:
-            sys.stdout.write(text.decode(errors="replace"))
-            sys.stdout.flush()
+        if not text:
+            return
+        sys.stdout.write(text.decode(errors="replace"))
+        lost, self._lost_output = self.process.output_dropped - self._lost_output, self.process.output_dropped
+        if lost:
+            sys.stdout.write(f"[hmmemu: {lost:,} bytes of printf output were lost: its buffer holds 1 MiB]\n")
+        sys.stdout.flush()
 
     def _restart(self, generation: int, error: DeviceError | None) -> _Failure | None:
         """A process in the place of one that failed or is to be stopped; its pages come home first.

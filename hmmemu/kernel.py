@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,13 +27,17 @@ def _dimensions(what: str, value: Dimensions) -> tuple[int, int, int]:
     Raises:
         ArgumentError: not one to three positive integers within CUDA's limits.
     """
-    given = (value,) if isinstance(value, int) else tuple(value)
+    return _checked_dimensions(what, (value,) if isinstance(value, int) else tuple(value))
+
+
+@lru_cache(maxsize=1024)  # a program launches few shapes, often
+def _checked_dimensions(what: str, given: tuple[Any, ...]) -> tuple[int, int, int]:
     if not 1 <= len(given) <= 3:
-        raise ArgumentError(f"{what} has 1 to 3 dimensions, not {len(given)}: {value!r}")
+        raise ArgumentError(f"{what} has 1 to 3 dimensions, not {len(given)}: {given!r}")
     try:
         x, y, z = (int(given[i]) if i < len(given) else 1 for i in range(3))
     except (TypeError, ValueError):
-        raise ArgumentError(f"{what} must be integers, not {value!r}") from None
+        raise ArgumentError(f"{what} must be integers, not {given!r}") from None
     if any(not 1 <= n <= limit for n, limit in zip((x, y, z), _LIMITS[what], strict=True)):
         raise ArgumentError(f"{what} {(x, y, z)} is outside CUDA's limits, 1 to {_LIMITS[what]}")
     return x, y, z

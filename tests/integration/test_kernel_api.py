@@ -102,6 +102,15 @@ def test_printf(space: hmm.AddressSpace, module: hmm.RawModule, capsys: pytest.C
     assert lines == [f"block {b} thread {t}" for b in range(2) for t in range(3)]
 
 
+def test_printf_past_its_buffer_is_told(
+    space: hmm.AddressSpace, module: hmm.RawModule, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module.get_function("hello")(3000, 32, (32,))
+    text = capsys.readouterr().out
+    assert 900_000 < len(text) < 1_100_000
+    assert "bytes of printf output were lost" in text.splitlines()[-1]
+
+
 def test_dynamic_shared_memory(space: hmm.AddressSpace, module: hmm.RawModule) -> None:
     out = space.zeros(100, np.int32)
     module.get_function("dynamic")(1, 100, (out, 100), shared_mem=400)
@@ -198,7 +207,7 @@ def test_out_moves_nothing_in(page_by_page: hmm.AddressSpace, kernels: hmm.RawMo
 
 def test_launch_can_prefetch(kernels: hmm.RawModule) -> None:
     with hmm.AddressSpace(policy=hmm.Policy(launch="prefetch"), timeout=60) as space:
-        x, y = space.full(300_000, 1, np.int32), np.zeros(300_000, np.int32)
+        x, y = space.full(300_000, 1, np.int32), space.zeros(300_000, np.int32)
         kernels.get_function("copy")(8, 128, (x, y, x.size))
         assert space.stats().processors[1].faults == 0
         assert set(space.residency(x)) == {"SS"} and set(space.residency(y)) == {"-X"}
