@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name.startswith("__") and name not in ("__all__", "__version__"):
-        raise AttributeError(f"module 'hmmemu' has no attribute {name!r}")  # asked by tools, of every module
+    if name.startswith("_") and name not in ("__all__", "__version__"):
+        # Tools ask every module for names like __wrapped__; `from hmmemu import _native` asks before it imports.
+        raise AttributeError(f"module 'hmmemu' has no attribute {name!r}")
     _public = import_module("hmmemu._public")
     globals().update({public: getattr(_public, public) for public in ("__all__", *_public.__all__)})
     if name not in globals():
