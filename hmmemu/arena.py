@@ -12,6 +12,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections import deque
+from collections.abc import Callable
 
 from hmmemu._native import Session, unmap
 from hmmemu.errors import OutOfMemoryError
@@ -36,7 +37,7 @@ class ArenaMemory:
     def __init__(self, session: Session, size: int) -> None:
         self.begin, self.end = session.make_arena(size)
 
-    def __del__(self) -> None:
+    def __del__(self, unmap: Callable[[int, int], None] = unmap) -> None:  # globals may be gone when it runs
         if hasattr(self, "end"):
             unmap(self.begin, self.end)
 

@@ -128,3 +128,23 @@ def test_discard_gives_zeros(page_by_page: hmm.AddressSpace) -> None:
     page_by_page.discard(x[INTS:])
     assert list(page_by_page.residency(x)) == ["X-", "--", "--"]
     assert x[:INTS].all() and not x[INTS:].any()
+
+
+def test_memory_is_given_back(page_by_page: hmm.AddressSpace) -> None:
+    space = page_by_page
+    device = space.devices[0]
+    x = space.full(2000 * INTS, 5, np.int32)
+    space.prefetch(x, device)
+    assert space.session.device_bytes(device.processor) == x.nbytes
+    space.prefetch(x, hmm.cpu)  # a large move home keeps the device's frames for the next one
+    assert (x == 5).all()
+    space.discard(x[: 1000 * INTS])
+    assert space.session.device_bytes(device.processor) <= x.nbytes // 2
+    assert not x[: 1000 * INTS].any() and (x[1000 * INTS :] == 5).all()
+    del x
+    space.arena.collect()
+    assert space.session.device_bytes(device.processor) == 0
+    plain = np.ones(1 << 20)
+    space.prefetch(space.register(plain), device)
+    space.unregister(plain)
+    assert space.session.device_bytes(device.processor) == 0 and plain.all()

@@ -182,22 +182,17 @@ void Driver::bring_home(Block& block, Pages pages) {
 }
 
 void Driver::discard(Pages pages) {
-  int error = each_block(pages, [&](Block& block, Pages part) {
-    for (uint64_t a = part.begin; a < part.end; a += kPage)
-      if (block.page(a).managed() && !block.page(a).untouched())
-        if (int failed = zap_everywhere(block, {a, a + kPage})) return failed;
-    return 0;
-  });
+  const int error =
+      each_block(pages, [&](Block& block, Pages part) { return release_everywhere(block, part); });
   if (error) throw Failure(FailureKind::Error, std::string("discard failed: ") + strerror(error));
 }
 
-int Driver::zap_everywhere(Block& block, Pages page) {
-  PageState& state = block.page(page.begin);
-  uint16_t holders = 0;
-  for (Processor q = 0; q < kMaxProcessors; ++q)
-    if (state.hold(q) != Hold::Invalid) holders |= 1u << q;
-  if (int error = zap_others(block, page, holders)) return error;
-  state.set_holds(0);
+// No copy is left anywhere, nor memory that a device keeps for these pages; they are as if never touched.
+int Driver::release_everywhere(Block& block, Pages pages) {
+  const unsigned n = processors();
+  for (Processor q = 0; q < n; ++q)
+    if (int error = table(q).release(block, pages)) return error;
+  for (uint64_t a = pages.begin; a < pages.end; a += kPage) block.page(a).set_holds(0);
   return 0;
 }
 

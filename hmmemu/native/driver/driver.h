@@ -106,7 +106,7 @@ class Driver {
   int zap_others(Block& block, Pages run, uint16_t processors);
   void commit(Block& block, Pages run, PageState next);
   void repair(Block& block, uint64_t address, Processor p, bool present);
-  int zap_everywhere(Block& block, Pages run);
+  int release_everywhere(Block& block, Pages pages);
   void bring_home(Block& block, Pages pages);
   void check(Block& block) const;
   void refuse(Processor p, uint64_t address, int error);

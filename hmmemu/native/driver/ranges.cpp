@@ -71,10 +71,8 @@ void Driver::free(Pages pages) {
   std::lock_guard guard(ranges_);
   if (closed_) return;
   each_block(pages, [&](Block& block, Pages part) {
-    for (uint64_t a = part.begin; a < part.end; a += kPage) {
-      if (!block.page(a).untouched()) zap_everywhere(block, {a, a + kPage});
-      block.page(a) = PageState();
-    }
+    release_everywhere(block, part);
+    for (uint64_t a = part.begin; a < part.end; a += kPage) block.page(a) = PageState();
     return 0;
   });
 }
@@ -117,6 +115,7 @@ std::vector<Pages> Driver::drop_range(Pages pages) {
   std::vector<Pages> last = runs(pages, 1);
   each_block(pages, [&](Block& block, Pages part) {
     bring_home(block, part);
+    for (Processor q = 1; q < processors(); ++q) table(q).release(block, part);
     for (uint64_t a = part.begin; a < part.end; a += kPage) {
       PageState& state = block.page(a);
       state.drop_owner();

@@ -15,6 +15,7 @@ static int own(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 0); }
 
 DeviceTable::DeviceTable(int vram, int uffd, Shootdown shootdown, void* context)
     : vram_(vram), uffd_(own(uffd)), shootdown_(shootdown), context_(context),
+      keep_bytes_(uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE)) / 4),
       alias_(uint64_t{Directory::kMostBlocks} * kBlock, true), alias_made_(Directory::kMostBlocks, true),
       frame_bits_(uint64_t{Directory::kMostBlocks} * kPagesPerBlock / 8, true) {
   mprotect(alias_.as<void>(), alias_.bytes(), PROT_NONE);
@@ -74,7 +75,8 @@ int DeviceTable::punch(Block& block, Pages pages) {
 }
 
 bool DeviceTable::zap_keeping_frames(Pages pages) {
-  return pages.count() >= kShootdownPages && shootdown_ && shootdown_(context_, pages);
+  return pages.count() >= kShootdownPages && frame_bytes() <= keep_bytes_ && shootdown_ &&
+         shootdown_(context_, pages);
 }
 
 int DeviceTable::zap(Block& block, Pages pages) {
@@ -114,8 +116,8 @@ int DeviceTable::zero(Block& block, Pages pages) {
   });
 }
 
-void DeviceTable::free_frames(Block& block, Pages pages) {
-  if (int error = punch(block, pages)) fatal("cannot free device frames: errno %d", error);
+int DeviceTable::release(Block& block, Pages pages) {
+  return each_run(block, pages, [&](Pages run, bool present) { return present ? punch(block, run) : 0; });
 }
 
 } // namespace hmm

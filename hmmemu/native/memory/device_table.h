@@ -30,6 +30,7 @@ class DeviceTable final : public PageTable {
   int protect(Block&, Pages pages) override { return uffd_.protect(pages); }
   int unprotect(Block&, Pages pages) override { return uffd_.unprotect(pages); }
   int zap(Block& block, Pages pages) override;
+  int release(Block& block, Pages pages) override;
   const std::byte* take(Block& block, Pages pages, Staging& staging) override;
   const std::byte* frames(Block& block, Pages pages) override { return alias(block, pages); }
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
@@ -37,8 +38,6 @@ class DeviceTable final : public PageTable {
   int wake(Pages pages) override { return uffd_.wake(pages); }
   int refuse(Pages pages) override { return uffd_.poison(pages); }
 
-  // Frees frames that are not mapped in the device. Caller must hold the block's lock.
-  void free_frames(Block& block, Pages pages);
   uint64_t frame_bytes() const { return frames_.load(std::memory_order_relaxed) * kPage; }
 
  private:
@@ -54,9 +53,10 @@ class DeviceTable final : public PageTable {
   Userfaultfd uffd_;
   Shootdown shootdown_;
   void* context_;
-  Mapping alias_;      // kMostBlocks slots of kBlock; a slot is mapped when first used
-  Mapping alias_made_; // one byte a slot
-  Mapping frame_bits_; // one bit a page
+  const uint64_t keep_bytes_; // frames are kept over a zap while there are fewer bytes of them
+  Mapping alias_;             // kMostBlocks slots of kBlock; a slot is mapped when first used
+  Mapping alias_made_;        // one byte a slot
+  Mapping frame_bits_;        // one bit a page
   std::atomic<uint64_t> frames_{0};
 };
 

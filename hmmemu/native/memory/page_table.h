@@ -22,6 +22,8 @@ class PageTable {
   virtual int unprotect(Block& block, Pages pages) = 0;
   // -> Invalid: any later access faults. The content is gone.
   virtual int zap(Block& block, Pages pages) = 0;
+  // As zap, and gives the memory back: these pages are not expected to return soon.
+  virtual int release(Block& block, Pages pages) { return zap(block, pages); }
   // Zaps, and returns the content as it was at that moment; valid until `staging` is used again.
   // The pages must be write-protected.
   virtual const std::byte* take(Block& block, Pages pages, Staging& staging) = 0;
