@@ -98,16 +98,20 @@ class Result:
         )
 
     def table(self) -> Table:
-        """For a terminal."""
+        """For a terminal of 80 columns: a section for each yardstick."""
         table = Table(
             title=self.question, caption=self._caption(), title_justify="left", caption_justify="left"
         )
         table.add_column("measured")
         for heading in ("ours", "yardstick", "ratio", "aim"):
-            table.add_column(heading, justify="right")
-        table.add_column("unit")
-        table.add_column("yardstick is")
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("unit", no_wrap=True)
+        section = None
         for row in self.rows:
+            if row.peer_name != section:
+                section = row.peer_name
+                table.add_section()
+                table.add_row(f"[italic]beside {section}[/]" if section else "[italic]alone[/]")
             table.add_row(
                 row.name + (f" ({row.note})" if row.note else ""),
                 f"{row.ours:.4g}",
@@ -115,7 +119,6 @@ class Result:
                 "" if row.ratio is None else f"{row.ratio:.3g}",
                 _aim(row),
                 row.unit,
-                row.peer_name,
             )
         return table
 
@@ -129,7 +132,7 @@ def _aim(row: Row) -> str:
     if row.aim is None:
         return ""
     sign = "≥" if row.more_is_better else "≤"
-    return f"{sign} {row.aim:g} " + ("[green]met[/]" if row.met else "[red]missed[/]")
+    return f"{sign}{row.aim:g} " + ("[green]met[/]" if row.met else "[red]missed[/]")
 
 
 def median(values: Iterable[float]) -> float:
