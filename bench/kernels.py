@@ -147,14 +147,14 @@ class KernelBench:
         inputs, output = inputs_of(case)
         arrays = [hmm.asarray(x) for x in inputs]
         out = hmm.asarray(output)
+        square = case.kernel in ("matmul", "tiled")
+        grid: tuple[int, ...] = (n // TILE, n // TILE) if square else (n // BLOCK,)
+        block: tuple[int, ...] = (TILE, TILE) if square else (BLOCK,)
+        args: tuple[Any, ...] = (np.int32(n), *arrays, out)
         if case.kernel == "saxpy":
-            grid, block, args = (n // BLOCK,), (BLOCK,), (np.int32(n), np.float32(0.5), arrays[0], out)
-        elif case.kernel in ("matmul", "tiled"):
-            grid, block, args = (n // TILE,) * 2, (TILE,) * 2, (np.int32(n), *arrays, out)
-        elif case.kernel == "histogram":
-            grid, block, args = (256,), (BLOCK,), (np.int32(n), *arrays, out)
-        else:
-            grid, block, args = (n // BLOCK,), (BLOCK,), (np.int32(n), *arrays, out)
+            args = (np.int32(n), np.float32(0.5), *arrays, out)
+        if case.kernel == "histogram":
+            grid = (256,)
 
         def launch() -> None:
             kernel(grid, block, args)
