@@ -55,6 +55,12 @@ def test_workload(path: Path, arch: int) -> None:
     assert len(entries) >= len(names)
 
 
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_kernels_of_the_benches(arch: int) -> None:
+    path = Path(__file__).parents[2] / "bench" / "kernels.cu"
+    assert nvrtc.compile_to_ptx(path.read_text(), name=str(path), arch=arch).count(".entry") >= 10
+
+
 def test_there_are_workloads() -> None:
     assert len(KERNELS) >= 9
 
