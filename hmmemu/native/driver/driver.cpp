@@ -108,13 +108,13 @@ int Driver::perform(Block& block, Pages run, const Transition& t, Request reques
   case Step::None:
     return 0;
   case Step::FirstTouch:
-    if (int error = mine.zero(block, run)) return error;
     count.first_touch_pages.add(run.count());
+    if (int error = mine.zero(block, run)) return error;
     break;
   case Step::Upgrade:
     if (int error = zap_others(block, run, t.zap)) return error;
-    if (int error = mine.unprotect(block, run)) return error;
     count.upgraded_pages.add(run.count());
+    if (int error = mine.unprotect(block, run)) return error;
     break;
   case Step::Duplicate:
   case Step::Migrate:
@@ -127,10 +127,13 @@ int Driver::perform(Block& block, Pages run, const Transition& t, Request reques
 // Moves or duplicates, one staging buffer at a time, so that a failure leaves whole chunks done or not done.
 int Driver::migrate(Block& block, Pages run, const Transition& t, Request request) {
   PageTable &mine = table(request.p), &theirs = table(t.source);
+  TransferCounters& count = counters_.transfer[t.source][request.p];
   StagingPool::Use staging(staging_);
   for (Pages chunk{run.begin, 0}; chunk.begin < run.end; chunk.begin = chunk.end) {
     chunk.end = std::min(run.end, chunk.begin + kStagingBytes);
     const uint64_t begin = now_ns();
+    count.add(chunk.count(), t.step == Step::Duplicate, request.cause);
+    if (t.step == Step::Migrate) counters_.processor[t.source].invalidated_pages.add(chunk.count());
     int error = t.protect ? theirs.protect(block, chunk) : 0;
     if (error) return error;
     if (t.step == Step::Duplicate) {
@@ -148,9 +151,7 @@ int Driver::migrate(Block& block, Pages run, const Transition& t, Request reques
     }
     if (error) return error;
     commit(block, chunk, t.next);
-    counters_.transfer[t.source][request.p].add(chunk.count(), t.step == Step::Duplicate, now_ns() - begin,
-                                                request.cause);
-    if (t.step == Step::Migrate) counters_.processor[t.source].invalidated_pages.add(chunk.count());
+    count.ns.add(now_ns() - begin);
   }
   return 0;
 }

@@ -1,6 +1,8 @@
 // What happened, counted: per processor and per pair of processors.
 //
-// Plain relaxed atomics in the driver's own memory; written by driver threads, read by anybody at any time.
+// Everything but times is counted before the pages are mapped, so that who waited for a page finds it
+// counted. Plain relaxed atomics in the driver's own memory; written by driver threads, read by anybody at
+// any time.
 #pragma once
 #include "protocol/transition.h"
 #include <atomic>
@@ -39,11 +41,10 @@ struct TransferCounters {
   Count by_cause[kCauses];
   std::atomic<uint64_t> fewest{0}, most{0}; // pages of one move
 
-  void add(uint64_t n, bool duplicate, uint64_t nanoseconds, Cause cause) {
+  void add(uint64_t n, bool duplicate, Cause cause) {
     moves.add();
     pages.add(n);
     if (duplicate) duplicated_pages.add(n);
-    ns.add(nanoseconds);
     by_cause[static_cast<unsigned>(cause)].add(n);
     uint64_t seen = fewest.load(std::memory_order_relaxed);
     while ((seen == 0 || n < seen) && !fewest.compare_exchange_weak(seen, n)) {}
