@@ -52,8 +52,13 @@ def escape(filename: str) -> str:
 
 
 def _without_system_text(text: str) -> str:
-    """Drops what system headers expanded to, and keeps the #include lines that brought it."""
+    """Drops what system headers expanded to, and keeps the #include lines that brought it.
+
+    A marker with the system flag but the user's own file stands before tokens that a system header's macro (M_PI)
+    gave in the user's text: those stay.
+    """
     kept: list[str] = []
+    own_files: set[str] = set()
     inside_system = False
     pending: str | None = None  # an #include line whose file is not known yet
     for line in text.split("\n"):
@@ -61,7 +66,9 @@ def _without_system_text(text: str) -> str:
         if marker:
             flags = marker[3].split()
             name = marker[2]
-            inside_system = _SYSTEM in flags or name.startswith("<")
+            inside_system = (_SYSTEM in flags or name.startswith("<")) and name not in own_files
+            if not inside_system:
+                own_files.add(name)
             if inside_system and "1" in flags and pending is not None:
                 kept.append(pending)
             if "1" in flags:

@@ -1,0 +1,220 @@
+// What every 16-bit float of CUDA has: the pair type, operators, __hadd ... __hfma, comparisons, h-functions,
+// atomicAdd.
+//
+// Included by the header of each such type, which defines HMM_SMALL (the scalar, convertible from and to
+// float, rounding to nearest, bits in __x), HMM_SMALL2 and their raw forms; so no `#pragma once`. All of them
+// are removed at the end.
+
+struct __attribute__((aligned(4))) HMM_SMALL2 {
+  HMM_SMALL x, y;
+
+  HMM_SMALL2() = default;
+  HMM_INLINE HMM_SMALL2(const HMM_SMALL& low, const HMM_SMALL& high) : x(low), y(high) {}
+  HMM_INLINE HMM_SMALL2(const HMM_SMALL2_RAW& raw) : x(HMM_SMALL_RAW{raw.x}), y(HMM_SMALL_RAW{raw.y}) {}
+  HMM_INLINE operator HMM_SMALL2_RAW() const { return {x.__x, y.__x}; }
+};
+
+namespace hmm_cuda {
+
+// Binary operations: a function for one and for two, and one that clamps to [0, 1].
+#define HMM_BINARY(name, expression)                                                                         \
+  HMM_INLINE HMM_SMALL __h##name(HMM_SMALL a, HMM_SMALL b) {                                                 \
+    float p = a, q = b;                                                                                      \
+    return HMM_SMALL(expression);                                                                            \
+  }                                                                                                          \
+  HMM_INLINE HMM_SMALL2 __h##name##2(HMM_SMALL2 a, HMM_SMALL2 b) {                                           \
+    return {__h##name(a.x, b.x), __h##name(a.y, b.y)};                                                       \
+  }
+#define HMM_ALSO_SATURATED(name)                                                                             \
+  HMM_INLINE HMM_SMALL __h##name##_sat(HMM_SMALL a, HMM_SMALL b) {                                           \
+    return HMM_SMALL(__saturatef(__h##name(a, b)));                                                          \
+  }                                                                                                          \
+  HMM_INLINE HMM_SMALL2 __h##name##2_sat(HMM_SMALL2 a, HMM_SMALL2 b) {                                       \
+    return {__h##name##_sat(a.x, b.x), __h##name##_sat(a.y, b.y)};                                           \
+  }                                                                                                          \
+  HMM_INLINE HMM_SMALL __h##name##_rn(HMM_SMALL a, HMM_SMALL b) { return __h##name(a, b); }                  \
+  HMM_INLINE HMM_SMALL2 __h##name##2_rn(HMM_SMALL2 a, HMM_SMALL2 b) { return __h##name##2(a, b); }
+HMM_BINARY(add, p + q)
+HMM_BINARY(sub, p - q)
+HMM_BINARY(mul, p* q)
+HMM_BINARY(max, fmaxf(p, q))
+HMM_BINARY(min, fminf(p, q))
+HMM_BINARY(max_nan, p != p || q != q ? NAN : fmaxf(p, q))
+HMM_BINARY(min_nan, p != p || q != q ? NAN : fminf(p, q))
+HMM_ALSO_SATURATED(add)
+HMM_ALSO_SATURATED(sub)
+HMM_ALSO_SATURATED(mul)
+#undef HMM_BINARY
+#undef HMM_ALSO_SATURATED
+HMM_INLINE HMM_SMALL __hdiv(HMM_SMALL a, HMM_SMALL b) { return HMM_SMALL((float)a / (float)b); }
+HMM_INLINE HMM_SMALL2 __h2div(HMM_SMALL2 a, HMM_SMALL2 b) { return {__hdiv(a.x, b.x), __hdiv(a.y, b.y)}; }
+// In double the product is exact and the sum rounded at most where a 16-bit float cannot see it.
+HMM_INLINE HMM_SMALL __hfma(HMM_SMALL a, HMM_SMALL b, HMM_SMALL c) {
+  return HMM_SMALL((double)(float)a * (double)(float)b + (double)(float)c);
+}
+HMM_INLINE HMM_SMALL __hfma_sat(HMM_SMALL a, HMM_SMALL b, HMM_SMALL c) {
+  return HMM_SMALL(__saturatef(__hfma(a, b, c)));
+}
+HMM_INLINE HMM_SMALL __hfma_relu(HMM_SMALL a, HMM_SMALL b, HMM_SMALL c) {
+  HMM_SMALL r = __hfma(a, b, c);
+  return (float)r < 0 ? HMM_SMALL(0.0f) : r;
+}
+HMM_INLINE HMM_SMALL2 __hfma2(HMM_SMALL2 a, HMM_SMALL2 b, HMM_SMALL2 c) {
+  return {__hfma(a.x, b.x, c.x), __hfma(a.y, b.y, c.y)};
+}
+HMM_INLINE HMM_SMALL2 __hfma2_sat(HMM_SMALL2 a, HMM_SMALL2 b, HMM_SMALL2 c) {
+  return {__hfma_sat(a.x, b.x, c.x), __hfma_sat(a.y, b.y, c.y)};
+}
+HMM_INLINE HMM_SMALL2 __hfma2_relu(HMM_SMALL2 a, HMM_SMALL2 b, HMM_SMALL2 c) {
+  return {__hfma_relu(a.x, b.x, c.x), __hfma_relu(a.y, b.y, c.y)};
+}
+HMM_INLINE HMM_SMALL __hneg(HMM_SMALL a) { return HMM_SMALL_RAW{(unsigned short)(a.__x ^ 0x8000)}; }
+HMM_INLINE HMM_SMALL __habs(HMM_SMALL a) { return HMM_SMALL_RAW{(unsigned short)(a.__x & 0x7fff)}; }
+HMM_INLINE HMM_SMALL2 __hneg2(HMM_SMALL2 a) { return {__hneg(a.x), __hneg(a.y)}; }
+HMM_INLINE HMM_SMALL2 __habs2(HMM_SMALL2 a) { return {__habs(a.x), __habs(a.y)}; }
+
+// Comparisons: `u` forms are true for NaN. __hbeq2 asks for both, __heq2 gives 1 or 0 each, __heq2_mask all
+// bits each.
+#define HMM_COMPARE(name, condition)                                                                         \
+  HMM_INLINE bool __h##name(HMM_SMALL a, HMM_SMALL b) {                                                      \
+    float p = a, q = b;                                                                                      \
+    return condition;                                                                                        \
+  }                                                                                                          \
+  HMM_INLINE bool __hb##name##2(HMM_SMALL2 a, HMM_SMALL2 b) {                                                \
+    return __h##name(a.x, b.x) && __h##name(a.y, b.y);                                                       \
+  }                                                                                                          \
+  HMM_INLINE HMM_SMALL2 __h##name##2(HMM_SMALL2 a, HMM_SMALL2 b) {                                           \
+    return {HMM_SMALL(__h##name(a.x, b.x) ? 1.0f : 0.0f), HMM_SMALL(__h##name(a.y, b.y) ? 1.0f : 0.0f)};     \
+  }                                                                                                          \
+  HMM_INLINE unsigned int __h##name##2_mask(HMM_SMALL2 a, HMM_SMALL2 b) {                                    \
+    return (__h##name(a.x, b.x) ? 0xffffu : 0u) | (__h##name(a.y, b.y) ? 0xffff0000u : 0u);                  \
+  }
+HMM_COMPARE(eq, p == q)
+HMM_COMPARE(ne, p<q || p> q)
+HMM_COMPARE(lt, p < q)
+HMM_COMPARE(le, p <= q)
+HMM_COMPARE(gt, p > q)
+HMM_COMPARE(ge, p >= q)
+HMM_COMPARE(equ, !(p < q || p > q))
+HMM_COMPARE(neu, p != q)
+HMM_COMPARE(ltu, !(p >= q))
+HMM_COMPARE(leu, !(p > q))
+HMM_COMPARE(gtu, !(p <= q))
+HMM_COMPARE(geu, !(p < q))
+#undef HMM_COMPARE
+HMM_INLINE bool __hisnan(HMM_SMALL a) { return __builtin_isnan((float)a); }
+HMM_INLINE int __hisinf(HMM_SMALL a) { return __builtin_isinf((float)a) ? ((float)a > 0 ? 1 : -1) : 0; }
+HMM_INLINE HMM_SMALL2 __hisnan2(HMM_SMALL2 a) {
+  return {HMM_SMALL(__hisnan(a.x) ? 1.0f : 0.0f), HMM_SMALL(__hisnan(a.y) ? 1.0f : 0.0f)};
+}
+
+// Functions: h for one, h2 for two.
+#define HMM_FUNCTION(name, expression)                                                                       \
+  HMM_INLINE HMM_SMALL h##name(HMM_SMALL a) {                                                                \
+    float x = a;                                                                                             \
+    return HMM_SMALL(expression);                                                                            \
+  }                                                                                                          \
+  HMM_INLINE HMM_SMALL2 h2##name(HMM_SMALL2 a) { return {h##name(a.x), h##name(a.y)}; }
+HMM_FUNCTION(sqrt, sqrtf(x))
+HMM_FUNCTION(rsqrt, 1.0f / sqrtf(x))
+HMM_FUNCTION(rcp, 1.0f / x)
+HMM_FUNCTION(exp, expf(x))
+HMM_FUNCTION(exp2, exp2f(x))
+HMM_FUNCTION(exp10, exp10f(x))
+HMM_FUNCTION(log, logf(x))
+HMM_FUNCTION(log2, log2f(x))
+HMM_FUNCTION(log10, log10f(x))
+HMM_FUNCTION(sin, sinf(x))
+HMM_FUNCTION(cos, cosf(x))
+HMM_FUNCTION(tanh, tanhf(x))
+HMM_FUNCTION(floor, floorf(x))
+HMM_FUNCTION(ceil, ceilf(x))
+HMM_FUNCTION(trunc, truncf(x))
+HMM_FUNCTION(rint, rintf(x))
+#undef HMM_FUNCTION
+
+// Parts of pairs.
+HMM_INLINE HMM_SMALL __low2half(HMM_SMALL2 v) { return v.x; }
+HMM_INLINE HMM_SMALL __high2half(HMM_SMALL2 v) { return v.y; }
+HMM_INLINE float __low2float(HMM_SMALL2 v) { return v.x; }
+HMM_INLINE float __high2float(HMM_SMALL2 v) { return v.y; }
+HMM_INLINE HMM_SMALL2 __halves2half2(HMM_SMALL low, HMM_SMALL high) { return {low, high}; }
+HMM_INLINE HMM_SMALL2 __low2half2(HMM_SMALL2 v) { return {v.x, v.x}; }
+HMM_INLINE HMM_SMALL2 __high2half2(HMM_SMALL2 v) { return {v.y, v.y}; }
+HMM_INLINE HMM_SMALL2 __lowhigh2highlow(HMM_SMALL2 v) { return {v.y, v.x}; }
+HMM_INLINE HMM_SMALL2 __lows2half2(HMM_SMALL2 a, HMM_SMALL2 b) { return {a.x, b.x}; }
+HMM_INLINE HMM_SMALL2 __highs2half2(HMM_SMALL2 a, HMM_SMALL2 b) { return {a.y, b.y}; }
+
+// Adding to a 16-bit float, or to both of a pair (each on its own, as CUDA promises no more).
+template <hmm_scope scope> inline HMM_SMALL hmm_add_small(HMM_SMALL* address, HMM_SMALL value) {
+  unsigned short* word = (unsigned short*)address;
+  unsigned short seen = __atomic_load_n(word, __ATOMIC_RELAXED);
+  for (;;) {
+    HMM_SMALL old = HMM_SMALL_RAW{seen};
+    unsigned short found = hmm_atomic_cas<scope>(word, seen, __hadd(old, value).__x);
+    if (found == seen) return old;
+    seen = found;
+  }
+}
+#define HMM_ATOMIC(name, scope)                                                                              \
+  HMM_INLINE HMM_SMALL name(HMM_SMALL* address, HMM_SMALL value) {                                           \
+    return hmm_add_small<hmm_scope::scope>(address, value);                                                  \
+  }                                                                                                          \
+  HMM_INLINE HMM_SMALL2 name(HMM_SMALL2* address, HMM_SMALL2 value) {                                        \
+    return {name(&address->x, value.x), name(&address->y, value.y)};                                         \
+  }
+HMM_ATOMIC(atomicAdd, device)
+HMM_ATOMIC(atomicAdd_block, block)
+HMM_ATOMIC(atomicAdd_system, system)
+#undef HMM_ATOMIC
+
+} // namespace hmm_cuda
+
+// Operators, in the namespace of the types.
+#define HMM_OPERATOR(sign, one, two)                                                                         \
+  HMM_INLINE HMM_SMALL operator sign(const HMM_SMALL& a, const HMM_SMALL& b) { return hmm_cuda::one(a, b); } \
+  HMM_INLINE HMM_SMALL& operator sign## = (HMM_SMALL & a, const HMM_SMALL& b) {                              \
+    return a = hmm_cuda::one(a, b);                                                                          \
+  }                                                                                                          \
+  HMM_INLINE HMM_SMALL2 operator sign(const HMM_SMALL2& a, const HMM_SMALL2& b) {                            \
+    return hmm_cuda::two(a, b);                                                                              \
+  }                                                                                                          \
+  HMM_INLINE HMM_SMALL2& operator sign## = (HMM_SMALL2 & a, const HMM_SMALL2& b) {                           \
+    return a = hmm_cuda::two(a, b);                                                                          \
+  }
+HMM_OPERATOR(+, __hadd, __hadd2)
+HMM_OPERATOR(-, __hsub, __hsub2)
+HMM_OPERATOR(*, __hmul, __hmul2)
+HMM_OPERATOR(/, __hdiv, __h2div)
+#undef HMM_OPERATOR
+#define HMM_RELATION(sign, one, two)                                                                         \
+  HMM_INLINE bool operator sign(const HMM_SMALL& a, const HMM_SMALL& b) { return hmm_cuda::one(a, b); }      \
+  HMM_INLINE bool operator sign(const HMM_SMALL2& a, const HMM_SMALL2& b) { return hmm_cuda::two(a, b); }
+HMM_RELATION(==, __heq, __hbeq2)
+HMM_RELATION(!=, __hneu, __hbneu2)
+HMM_RELATION(<, __hlt, __hblt2)
+HMM_RELATION(<=, __hle, __hble2)
+HMM_RELATION(>, __hgt, __hbgt2)
+HMM_RELATION(>=, __hge, __hbge2)
+#undef HMM_RELATION
+HMM_INLINE HMM_SMALL operator+(const HMM_SMALL& a) { return a; }
+HMM_INLINE HMM_SMALL operator-(const HMM_SMALL& a) { return hmm_cuda::__hneg(a); }
+HMM_INLINE HMM_SMALL2 operator+(const HMM_SMALL2& a) { return a; }
+HMM_INLINE HMM_SMALL2 operator-(const HMM_SMALL2& a) { return hmm_cuda::__hneg2(a); }
+HMM_INLINE HMM_SMALL& operator++(HMM_SMALL& a) { return a += HMM_SMALL(1.0f); }
+HMM_INLINE HMM_SMALL& operator--(HMM_SMALL& a) { return a -= HMM_SMALL(1.0f); }
+HMM_INLINE HMM_SMALL operator++(HMM_SMALL& a, int) {
+  HMM_SMALL before = a;
+  ++a;
+  return before;
+}
+HMM_INLINE HMM_SMALL operator--(HMM_SMALL& a, int) {
+  HMM_SMALL before = a;
+  --a;
+  return before;
+}
+
+#undef HMM_SMALL
+#undef HMM_SMALL2
+#undef HMM_SMALL_RAW
+#undef HMM_SMALL2_RAW
