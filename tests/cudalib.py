@@ -57,10 +57,21 @@ extern "C" int mock_run(void (*body)()) {
 _FOLDER = tempfile.TemporaryDirectory(prefix="hmmemu-cudalib-")
 
 
-def build(source: str, flags: Sequence[str] = (), *, prelude: str = PRELUDE, standard: str = "gnu++17") -> ctypes.CDLL:
+def build(
+    source: str, flags: Sequence[str] = (), *, prelude: str = PRELUDE, standard: str = "gnu++17"
+) -> ctypes.CDLL:
     """Compile `source` after the device library and load it. Raises AssertionError with the compiler's messages."""
     tools = find_compiler()
-    command = [*tools.command, f"-std={standard}", *FLAGS, *flags, "-isystem", str(INCLUDE / "stub"), "-I", str(INCLUDE)]
+    command = [
+        *tools.command,
+        f"-std={standard}",
+        *FLAGS,
+        *flags,
+        "-isystem",
+        str(INCLUDE / "stub"),
+        "-I",
+        str(INCLUDE),
+    ]
     text = prelude + MOCK_WORKER + source
     name = hashlib.sha256(repr((command, text)).encode()).hexdigest()[:16]
     path = pathlib.Path(_FOLDER.name) / f"{name}.so"
@@ -68,7 +79,9 @@ def build(source: str, flags: Sequence[str] = (), *, prelude: str = PRELUDE, sta
         file = path.with_suffix(".cpp")
         file.write_text(text)
         libraries = ["-lm"] if tools.family == "clang" else ["-lmvec", "-lm"]
-        done = subprocess.run([*command, "-o", str(path), str(file), *libraries], capture_output=True, text=True, timeout=100)
+        done = subprocess.run(
+            [*command, "-o", str(path), str(file), *libraries], capture_output=True, text=True, timeout=100
+        )
         assert done.returncode == 0, done.stderr[:4000]
     return ctypes.CDLL(str(path))
 
@@ -79,7 +92,12 @@ def assembly(source: str, *flags: str) -> str:
         file, out = pathlib.Path(folder) / "x.cpp", pathlib.Path(folder) / "x.s"
         file.write_text(PRELUDE + source)
         command = [*find_compiler().command, "-std=gnu++17", *(f for f in FLAGS if f != "-shared"), *flags]
-        subprocess.run([*command, "-g0", "-I", str(INCLUDE), "-S", "-o", str(out), str(file)], check=True, capture_output=True, timeout=100)
+        subprocess.run(
+            [*command, "-g0", "-I", str(INCLUDE), "-S", "-o", str(out), str(file)],
+            check=True,
+            capture_output=True,
+            timeout=100,
+        )
         return out.read_text(errors="replace")
 
 

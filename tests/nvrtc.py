@@ -62,9 +62,7 @@ def compile_to_ptx(
     """
     lib = _loaded()
     program = ctypes.c_void_p()
-    result = lib.nvrtcCreateProgram(
-        ctypes.byref(program), source.encode(), name.encode(), 0, None, None
-    )
+    result = lib.nvrtcCreateProgram(ctypes.byref(program), source.encode(), name.encode(), 0, None, None)
     _check(result, "nvrtcCreateProgram")
     try:
         for expression in expressions:

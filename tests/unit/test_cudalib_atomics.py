@@ -16,7 +16,15 @@ TYPES = {
     "int": np.int32, "unsigned int": np.uint32, "long long": np.int64, "unsigned long long": np.uint64,
     "float": np.float32, "double": np.float64, "unsigned short": np.uint16,
 }  # fmt: skip
-SHORT = {"int": "i", "unsigned int": "u", "long long": "I", "unsigned long long": "U", "float": "f", "double": "d", "unsigned short": "s"}
+SHORT = {
+    "int": "i",
+    "unsigned int": "u",
+    "long long": "I",
+    "unsigned long long": "U",
+    "float": "f",
+    "double": "d",
+    "unsigned short": "s",
+}
 ALL = ("int", "unsigned int", "long long", "unsigned long long")
 # Operation: (types that CUDA has it for, new value from old and operand)
 OPERATIONS: dict[str, tuple[tuple[str, ...], Callable[[int, int], int]]] = {
@@ -39,8 +47,14 @@ CASES = [(name, kind, scope) for name, (kinds, _) in OPERATIONS.items() for kind
 
 def expressions() -> dict[str, tuple[str, list[str], str]]:
     """Every overload as CUDA code, for test_nvrtc.py."""
-    made = {f"{name}{scope}_{SHORT[kind]}": (f"atomic{name}{scope}(&target, a)", [kind], kind) for name, kind, scope in CASES}
-    made |= {f"CAS{scope}_{SHORT[kind]}": (f"atomicCAS{scope}(&target, a, b)", [kind, kind], kind) for kind, scope in CAS_CASES}
+    made = {
+        f"{name}{scope}_{SHORT[kind]}": (f"atomic{name}{scope}(&target, a)", [kind], kind)
+        for name, kind, scope in CASES
+    }
+    made |= {
+        f"CAS{scope}_{SHORT[kind]}": (f"atomicCAS{scope}(&target, a, b)", [kind, kind], kind)
+        for kind, scope in CAS_CASES
+    }
     return made
 
 
@@ -90,7 +104,10 @@ def values_of(kind: str) -> list[int | float]:
     if np.issubdtype(dtype, np.floating):
         return [0.0, 1.5, -2.25, 1e6]
     limits = np.iinfo(dtype)
-    return sorted({limits.min, limits.min + 1, 0, 1, 2, 5, 7, limits.max - 1, limits.max} | ({-1, -5} if limits.min else set()))
+    return sorted(
+        {limits.min, limits.min + 1, 0, 1, 2, 5, 7, limits.max - 1, limits.max}
+        | ({-1, -5} if limits.min else set())
+    )
 
 
 @pytest.mark.parametrize(("name", "kind", "scope"), CASES)
@@ -100,7 +117,9 @@ def test_result_and_effect(library: ctypes.CDLL, name: str, kind: str, scope: st
         for value in values_of(kind):
             memory = np.array([77, before, 77], dtype)  # neighbours stay as they are
             operand, old = np.array([value], dtype), np.zeros(1, dtype)
-            getattr(library, f"{name}{scope}_{SHORT[kind]}")(pointer(memory[1:]), pointer(operand), pointer(old))
+            getattr(library, f"{name}{scope}_{SHORT[kind]}")(
+                pointer(memory[1:]), pointer(operand), pointer(old)
+            )
             wanted = apply(before, value)
             if isinstance(wanted, int) and not np.issubdtype(dtype, np.floating):
                 bits = 8 * np.dtype(dtype).itemsize
@@ -115,9 +134,16 @@ def test_result_and_effect(library: ctypes.CDLL, name: str, kind: str, scope: st
 @pytest.mark.parametrize(("kind", "scope"), CAS_CASES)
 def test_compare_and_swap(library: ctypes.CDLL, kind: str, scope: str) -> None:
     dtype = TYPES[kind]
-    for before, compare, value in [(5, 5, 9), (5, 6, 9), (0, 0, 0), (int(np.iinfo(dtype).max), int(np.iinfo(dtype).max), 1)]:
+    for before, compare, value in [
+        (5, 5, 9),
+        (5, 6, 9),
+        (0, 0, 0),
+        (int(np.iinfo(dtype).max), int(np.iinfo(dtype).max), 1),
+    ]:
         memory, old = np.array([3, before, 4], dtype), np.zeros(1, dtype)
-        getattr(library, f"CAS{scope}_{SHORT[kind]}")(pointer(memory[1:]), pointer(np.array([compare, value], dtype)), pointer(old))
+        getattr(library, f"CAS{scope}_{SHORT[kind]}")(
+            pointer(memory[1:]), pointer(np.array([compare, value], dtype)), pointer(old)
+        )
         assert old[0] == before and memory.tolist() == [3, value if before == compare else before, 4]
 
 
@@ -152,7 +178,9 @@ def test_compare_and_swap_between_threads(library: ctypes.CDLL) -> None:
 def test_inc_wraps_between_threads(library: ctypes.CDLL) -> None:
     value, limit = np.zeros(1, np.uint32), 9
     histograms = np.zeros((4, limit + 1), np.uint32)
-    together(4, lambda i: library.hammer_inc(pointer(value), limit, pointer(histograms[i]), ctypes.c_long(50_000)))
+    together(
+        4, lambda i: library.hammer_inc(pointer(value), limit, pointer(histograms[i]), ctypes.c_long(50_000))
+    )
     assert histograms.sum(axis=0).tolist() == [20_000] * 10 and value[0] == 0
 
 
@@ -166,7 +194,12 @@ def test_exchange_between_threads(library: ctypes.CDLL) -> None:
 
 def test_max_and_or_between_threads(library: ctypes.CDLL) -> None:
     greatest, bits = np.array([-1], np.int64), np.zeros(1, np.uint64)
-    together(4, lambda i: library.hammer_max(pointer(greatest), pointer(bits), ctypes.c_long(i), ctypes.c_long(20_000)))
+    together(
+        4,
+        lambda i: library.hammer_max(
+            pointer(greatest), pointer(bits), ctypes.c_long(i), ctypes.c_long(20_000)
+        ),
+    )
     alone, alone_bits = np.array([-1], np.int64), np.zeros(1, np.uint64)
     for i in range(4):
         library.hammer_max(pointer(alone), pointer(alone_bits), ctypes.c_long(i), ctypes.c_long(20_000))

@@ -13,9 +13,40 @@ import pytest
 from cudalib import build
 
 HEADER = "#include <cuda_fp16.h>\n"
-BINARY = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "max": np.fmax, "min": np.fmin}
-UNARY = {"sqrt": np.sqrt, "rcp": np.reciprocal, "rsqrt": lambda x: 1 / np.sqrt(x), "floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "rint": np.rint, "exp": np.exp, "exp2": np.exp2, "exp10": lambda x: 10.0**x, "log": np.log, "log2": np.log2, "log10": np.log10, "sin": np.sin, "cos": np.cos, "tanh": np.tanh}
-RELATIONS = {"==": np.equal, "!=": np.not_equal, "<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal}
+BINARY = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "max": np.fmax,
+    "min": np.fmin,
+}
+UNARY = {
+    "sqrt": np.sqrt,
+    "rcp": np.reciprocal,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "trunc": np.trunc,
+    "rint": np.rint,
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "exp10": lambda x: 10.0**x,
+    "log": np.log,
+    "log2": np.log2,
+    "log10": np.log10,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tanh": np.tanh,
+}
+RELATIONS = {
+    "==": np.equal,
+    "!=": np.not_equal,
+    "<": np.less,
+    "<=": np.less_equal,
+    ">": np.greater,
+    ">=": np.greater_equal,
+}
 COMPARE = {"heq": "==", "hneu": "!=", "hlt": "<", "hle": "<=", "hgt": ">", "hge": ">="}
 Array = npt.NDArray
 
@@ -77,7 +108,9 @@ def pairs(count: int) -> list[Array]:
 
 
 def same(got: Array, wanted: Array) -> None:
-    different = ~((got == wanted) & (np.signbit(got) == np.signbit(wanted)) | np.isnan(got) & np.isnan(wanted))
+    different = ~(
+        (got == wanted) & (np.signbit(got) == np.signbit(wanted)) | np.isnan(got) & np.isnan(wanted)
+    )
     assert not different.any(), (np.flatnonzero(different)[:5], got[different][:5], wanted[different][:5])
 
 
@@ -85,7 +118,15 @@ def test_conversions(library: ctypes.CDLL) -> None:
     same(call(library, "widen", [EVERY], np.float32), EVERY.astype(np.float32))
     rng = np.random.default_rng(1)
     midpoints = (EVERY[:-1].astype(np.float64) + EVERY[1:].astype(np.float64)) / 2
-    values = np.concatenate([midpoints, np.nextafter(midpoints, np.inf), np.nextafter(midpoints, -np.inf), rng.normal(0, 1000, 5000), [np.inf, 1e30, -1e30, 65519.99, 65520.0, 1e-8]])
+    values = np.concatenate(
+        [
+            midpoints,
+            np.nextafter(midpoints, np.inf),
+            np.nextafter(midpoints, -np.inf),
+            rng.normal(0, 1000, 5000),
+            [np.inf, 1e30, -1e30, 65519.99, 65520.0, 1e-8],
+        ]
+    )
     with np.errstate(over="ignore"):
         same(call(library, "narrow_d", [values], np.float16), values.astype(np.float16))
         singles = values.astype(np.float32)
@@ -94,7 +135,12 @@ def test_conversions(library: ctypes.CDLL) -> None:
 
 @pytest.mark.parametrize("mode", ["rz", "ru", "rd"])
 def test_directed_conversions(library: ctypes.CDLL, mode: str) -> None:
-    values = np.concatenate([np.random.default_rng(1).normal(0, 100, 3000), [0.0, 1e-9, -1e-9, 65504.0, 65519.0, 7e4, -7e4, 1.0009765625]]).astype(np.float32)
+    values = np.concatenate(
+        [
+            np.random.default_rng(1).normal(0, 100, 3000),
+            [0.0, 1e-9, -1e-9, 65504.0, 65519.0, 7e4, -7e4, 1.0009765625],
+        ]
+    ).astype(np.float32)
     got = call(library, f"narrow_{mode}", [values], np.float16)
     for x, r in zip(values, got, strict=True):
         kind = {"rz": "rd" if x >= 0 else "ru"}.get(mode, mode)
@@ -166,7 +212,13 @@ def test_pairs_and_operators(library: ctypes.CDLL) -> None:
 
 def test_atomic_add_between_threads(library: ctypes.CDLL) -> None:
     one, two = np.zeros(2, np.float16), np.zeros(2, np.float16)
-    threads = [threading.Thread(target=library.hammer, args=(ctypes.c_void_p(one.ctypes.data), ctypes.c_void_p(two.ctypes.data), ctypes.c_long(250))) for _ in range(4)]
+    threads = [
+        threading.Thread(
+            target=library.hammer,
+            args=(ctypes.c_void_p(one.ctypes.data), ctypes.c_void_p(two.ctypes.data), ctypes.c_long(250)),
+        )
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -30,8 +30,12 @@ def layout_checks() -> str:
         for n, align in aligned.items():
             fields = "xyzw"[:n]
             values = ", ".join(str(i + 1) for i in range(n))
-            lines.append(f"static_assert(sizeof({name}{n}) == {n} * sizeof({element}) && alignof({name}{n}) == {align}, \"{name}{n}\");")
-            lines.append(f"__device__ {element} sum_{name}{n}() {{ {name}{n} v = make_{name}{n}({values}); return {' + '.join('v.' + f for f in fields)}; }}")
+            lines.append(
+                f'static_assert(sizeof({name}{n}) == {n} * sizeof({element}) && alignof({name}{n}) == {align}, "{name}{n}");'
+            )
+            lines.append(
+                f"__device__ {element} sum_{name}{n}() {{ {name}{n} v = make_{name}{n}({values}); return {' + '.join('v.' + f for f in fields)}; }}"
+            )
     return "\n".join(lines)
 
 
@@ -49,8 +53,46 @@ SAME(float, ldexp(1.0f, 3)) SAME(double, norm3d(1.0f, 2.0f, 3.0f)) SAME(long, lr
 SAME(float, exp10(1.0f)) SAME(float, fmin(1.0f, 2.0f)) SAME(float, fmod(1.0f, 2.0f)) SAME(float, nextafter(1.0f, 2.0f)) SAME(float, cyl_bessel_i0(1.0f))
 """
 
-HEADERS = ["cmath", "cstdint", "type_traits", "algorithm", "limits", "cstdio", "cassert", "math.h", "stdlib.h", "cstdlib", "cstring", "ctime", "string.h", "utility", "tuple", "array", "functional", "cfloat", "climits", "new", "memory", "complex", "stdint.h", "time.h"]
-CUDA_HEADERS = ["cuda_runtime.h", "cuda.h", "cuda_runtime_api.h", "device_launch_parameters.h", "vector_types.h", "vector_functions.h", "math_constants.h", "math_functions.h", "device_functions.h", "device_atomic_functions.h", "builtin_types.h", "host_defines.h"]
+HEADERS = [
+    "cmath",
+    "cstdint",
+    "type_traits",
+    "algorithm",
+    "limits",
+    "cstdio",
+    "cassert",
+    "math.h",
+    "stdlib.h",
+    "cstdlib",
+    "cstring",
+    "ctime",
+    "string.h",
+    "utility",
+    "tuple",
+    "array",
+    "functional",
+    "cfloat",
+    "climits",
+    "new",
+    "memory",
+    "complex",
+    "stdint.h",
+    "time.h",
+]
+CUDA_HEADERS = [
+    "cuda_runtime.h",
+    "cuda.h",
+    "cuda_runtime_api.h",
+    "device_launch_parameters.h",
+    "vector_types.h",
+    "vector_functions.h",
+    "math_constants.h",
+    "math_functions.h",
+    "device_functions.h",
+    "device_atomic_functions.h",
+    "builtin_types.h",
+    "host_defines.h",
+]
 
 # One call of everything that a standard header could clash with.
 USES = """
@@ -113,7 +155,12 @@ def test_dim3() -> None:
 
 def test_memory_functions() -> None:
     lib = build(
-        array_function("loads", "__ldg(pa + i) + __ldca(pa + i) + __ldcg(pa + i) + __ldcs(pa + i) + __ldlu(pa + i) + __ldcv(pa + i) + 0 * a", ["float"], "float")
+        array_function(
+            "loads",
+            "__ldg(pa + i) + __ldca(pa + i) + __ldcg(pa + i) + __ldcs(pa + i) + __ldlu(pa + i) + __ldcv(pa + i) + 0 * a",
+            ["float"],
+            "float",
+        )
         + 'extern "C" void stores(float* p) { __stwb(p, 1.f); __stcg(p + 1, 2.f); __stcs(p + 2, 3.f); __stwt(p + 3, 4.f); __threadfence(); __threadfence_block(); __threadfence_system(); }\n'
         + 'extern "C" int vector(const float4* p) { return (int)__ldg(p).w; }\n'
         + 'extern "C" long long ticks() { long long a = clock64(); for (volatile int i = 0; i < 1000; i = i + 1) {} return clock64() - a; }\n'
@@ -133,8 +180,13 @@ def test_memory_functions() -> None:
     assert lib.sleep_() == 0
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc", reason="libmvec is x86-64 glibc's")
-@pytest.mark.parametrize("expression", ["expf(x[i])", "sin(x[i])", "__logf(x[i])", "x[i] > 0 ? powf(x[i], 2.5f) : 0", "sinf(x[i]) + cosf(x[i])"])
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc", reason="libmvec is x86-64 glibc's"
+)
+@pytest.mark.parametrize(
+    "expression",
+    ["expf(x[i])", "sin(x[i])", "__logf(x[i])", "x[i] > 0 ? powf(x[i], 2.5f) : 0", "sinf(x[i]) + cosf(x[i])"],
+)
 def test_loops_that_call_libm_vectorise(expression: str) -> None:
     if find_compiler().family == "clang":
         pytest.skip("clang has no `simd` attribute; it vectorises with -fveclib=libmvec")
@@ -143,7 +195,20 @@ def test_loops_that_call_libm_vectorise(expression: str) -> None:
     assert "_ZGV" not in assembly(source, "-DHMMEMU_STRICT_MATH")
 
 
-@pytest.mark.parametrize("expression", ["fmaxf(x[i], 0.f)", "min(x[i], 1.f)", "floorf(x[i])", "fabs(x[i])", "rsqrtf(x[i])", "__saturatef(x[i])", "abs(x[i])", "__fmul_rn(x[i], x[i])", "__float2int_rz(x[i])"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "fmaxf(x[i], 0.f)",
+        "min(x[i], 1.f)",
+        "floorf(x[i])",
+        "fabs(x[i])",
+        "rsqrtf(x[i])",
+        "__saturatef(x[i])",
+        "abs(x[i])",
+        "__fmul_rn(x[i], x[i])",
+        "__float2int_rz(x[i])",
+    ],
+)
 def test_loops_without_calls(expression: str) -> None:
     """What a CPU has an instruction for is never a call."""
     source = f'extern "C" void f(float* __restrict y, const float* __restrict x, int n) {{ for (int i = 0; i < n; ++i) y[i] = {expression}; }}\n'
@@ -153,9 +218,14 @@ def test_loops_without_calls(expression: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [("float", np.float32), ("double", np.float64)])
-@pytest.mark.parametrize("expression", ["__{p}mul_rn(a, b) + c", "__{p}add_rn(a * b, c)", "__{p}sub_rn(a * b, -c)"])
+@pytest.mark.parametrize(
+    "expression", ["__{p}mul_rn(a, b) + c", "__{p}add_rn(a * b, c)", "__{p}sub_rn(a * b, -c)"]
+)
 def test_nothing_is_fused_where_cuda_does_not(expression: str, kind: tuple[str, type]) -> None:
-    lib = build(array_function("apart", expression.format(p=kind[0][0]), [kind[0]] * 3, kind[0]), ["-ffp-contract=fast"])
+    lib = build(
+        array_function("apart", expression.format(p=kind[0][0]), [kind[0]] * 3, kind[0]),
+        ["-ffp-contract=fast"],
+    )
     a, b = np.random.default_rng(1).random((2, 1000)).astype(kind[1])
     np.testing.assert_array_equal(call(lib, "apart", [a, b, -(a * b)], kind[1]), 0)
 
@@ -169,7 +239,18 @@ def test_every_header_says_what_it_is_and_cites_no_standard_header() -> None:
 
 def test_compile_time(tmp_path: Path) -> None:
     """The prelude costs well under what any standard header costs."""
-    command = [*find_compiler().command, "-std=gnu++17", *FLAGS, "-I", str(INCLUDE), "-isystem", str(INCLUDE / "stub"), "-c", "-o", str(tmp_path / "x.o")]
+    command = [
+        *find_compiler().command,
+        "-std=gnu++17",
+        *FLAGS,
+        "-I",
+        str(INCLUDE),
+        "-isystem",
+        str(INCLUDE / "stub"),
+        "-c",
+        "-o",
+        str(tmp_path / "x.o"),
+    ]
 
     def seconds(text: str) -> float:
         file = tmp_path / "x.cpp"
@@ -181,5 +262,8 @@ def test_compile_time(tmp_path: Path) -> None:
             times.append(time.perf_counter() - start)
         return min(times)
 
-    prelude, algorithm = seconds(PRELUDE), seconds("#include <algorithm>\n#include <cmath>\n#include <cstdio>\n")
+    prelude, algorithm = (
+        seconds(PRELUDE),
+        seconds("#include <algorithm>\n#include <cmath>\n#include <cstdio>\n"),
+    )
     assert prelude < max(0.3, 0.8 * algorithm), (prelude, algorithm)

@@ -14,7 +14,26 @@ from cudalib import array_function, build, call
 M32, M64 = 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF
 C_TYPES = {"i": "int", "u": "unsigned int", "I": "long long", "U": "unsigned long long"}
 DTYPES = {"i": np.int32, "u": np.uint32, "I": np.int64, "U": np.uint64}
-EDGES32 = [0, 1, 2, 3, 31, 32, 33, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0x80000001, 0xFFFFFFFE, M32]
+EDGES32 = [
+    0,
+    1,
+    2,
+    3,
+    31,
+    32,
+    33,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0x80000001,
+    0xFFFFFFFE,
+    M32,
+]
 EDGES64 = [*EDGES32, 1 << 32, 0x7FFFFFFFFFFFFFFF, 1 << 63, M64]
 
 
@@ -44,7 +63,10 @@ def lanes(x: int, bits: int, is_signed: bool) -> list[int]:
 
 
 def dot(a: int, b: int, count: int, bits: int, is_signed: bool, shift: int = 0) -> int:
-    return sum(x * y for x, y in zip(lanes(a, bits, is_signed)[:count], lanes(b >> shift, 8, is_signed), strict=False))
+    return sum(
+        x * y
+        for x, y in zip(lanes(a, bits, is_signed)[:count], lanes(b >> shift, 8, is_signed), strict=False)
+    )
 
 
 # name: (kinds of the arguments, kind of the result, reference)
@@ -115,19 +137,39 @@ def packed_functions() -> dict[str, tuple[str, str, Callable[..., int]]]:
             "mins": (True, min),
             "minu": (False, min),
         }
-        relations: dict[str, tuple[bool, Callable[[int, int], bool]]] = {"eq": (False, lambda x, y: x == y), "ne": (False, lambda x, y: x != y)}
+        relations: dict[str, tuple[bool, Callable[[int, int], bool]]] = {
+            "eq": (False, lambda x, y: x == y),
+            "ne": (False, lambda x, y: x != y),
+        }
         for suffix, kind in (("s", True), ("u", False)):
-            relations |= {"ge" + suffix: (kind, lambda x, y: x >= y), "gt" + suffix: (kind, lambda x, y: x > y)}
-            relations |= {"le" + suffix: (kind, lambda x, y: x <= y), "lt" + suffix: (kind, lambda x, y: x < y)}
+            relations |= {
+                "ge" + suffix: (kind, lambda x, y: x >= y),
+                "gt" + suffix: (kind, lambda x, y: x > y),
+            }
+            relations |= {
+                "le" + suffix: (kind, lambda x, y: x <= y),
+                "lt" + suffix: (kind, lambda x, y: x < y),
+            }
         for name, (kind, relation) in relations.items():
             binary["cmp" + name] = (kind, lambda x, y, relation=relation: -int(relation(x, y)))
             binary["set" + name] = (kind, lambda x, y, relation=relation: int(relation(x, y)))
         for name, (kind, f) in binary.items():
             made[f"__v{name}{count}"] = ("uu", "u", _per_lane(f, bits, kind))
-        for name, f in {"abs": abs, "neg": lambda x: -x, "absss": lambda x, top=top: min(abs(x), top - 1), "negss": lambda x, top=top: min(-x, top - 1)}.items():
+        for name, f in {
+            "abs": abs,
+            "neg": lambda x: -x,
+            "absss": lambda x, top=top: min(abs(x), top - 1),
+            "negss": lambda x, top=top: min(-x, top - 1),
+        }.items():
             made[f"__v{name}{count}"] = ("u", "u", _per_lane(f, bits, True))
         for suffix, kind in (("s", True), ("u", False)):
-            made[f"__vsad{suffix}{count}"] = ("uu", "u", lambda a, b, bits=bits, kind=kind: sum(abs(x - y) for x, y in zip(lanes(a, bits, kind), lanes(b, bits, kind), strict=True)))
+            made[f"__vsad{suffix}{count}"] = (
+                "uu",
+                "u",
+                lambda a, b, bits=bits, kind=kind: sum(
+                    abs(x - y) for x, y in zip(lanes(a, bits, kind), lanes(b, bits, kind), strict=True)
+                ),
+            )
     return made
 
 
@@ -159,10 +201,16 @@ def operands(kinds: str) -> list[tuple[int, ...]]:
     tuples = list(itertools.product(*edges))
     rng.shuffle(tuples)
     drawn = [tuple(rng.getrandbits(64 if kind in "IU" else 32) for kind in kinds) for _ in range(300)]
-    small = [tuple(rng.getrandbits(6) if i == len(kinds) - 1 else rng.getrandbits(32) for i in range(len(kinds))) for _ in range(100)]
+    small = [
+        tuple(rng.getrandbits(6) if i == len(kinds) - 1 else rng.getrandbits(32) for i in range(len(kinds)))
+        for _ in range(100)
+    ]
     bits = [64 if kind in "IU" else 32 for kind in kinds]
     return [
-        tuple(signed(x, b) if kind in "iI" else x & ((1 << b) - 1) for x, kind, b in zip(values, kinds, bits, strict=True))
+        tuple(
+            signed(x, b) if kind in "iI" else x & ((1 << b) - 1)
+            for x, kind, b in zip(values, kinds, bits, strict=True)
+        )
         for values in tuples[:600] + drawn + small
     ]
 
@@ -171,7 +219,9 @@ def operands(kinds: str) -> list[tuple[int, ...]]:
 def test_exact(library: ctypes.CDLL, name: str) -> None:
     kinds, result, reference = FUNCTIONS[name]
     values = operands(kinds)
-    columns = [np.array(column, DTYPES[kind]) for column, kind in zip(zip(*values, strict=True), kinds, strict=True)]
+    columns = [
+        np.array(column, DTYPES[kind]) for column, kind in zip(zip(*values, strict=True), kinds, strict=True)
+    ]
     got = call(library, "run" + name, columns, DTYPES[result])
     bits = 64 if result in "IU" else 32
     for value, arguments in zip(got.tolist(), values, strict=True):

@@ -64,9 +64,28 @@ TWO = {
     "fmax": Case(np.fmax, second=(-20, 20), ulp=0), "fmin": Case(np.fmin, second=(-20, 20), ulp=0),
     "fdivide": Case(np.divide, second=(0.1, 3), ulp=0.5),
 }  # fmt: skip
-FAST = {"__sinf": "sin", "__cosf": "cos", "__tanf": "tan", "__expf": "exp", "__exp10f": "exp10", "__logf": "log", "__log2f": "log2", "__log10f": "log10", "__powf": "pow"}
+FAST = {
+    "__sinf": "sin",
+    "__cosf": "cos",
+    "__tanf": "tan",
+    "__expf": "exp",
+    "__exp10f": "exp10",
+    "__logf": "log",
+    "__log2f": "log2",
+    "__log10f": "log10",
+    "__powf": "pow",
+}
 # ulp of (float, double), at most what CUDA states; the Bessel functions are libm's
-SPECIAL_ULP = {"j0": (9, 9), "j1": (9, 9), "y0": (9, 9), "y1": (9, 9), "lgamma": (4, 6), "tgamma": (5, 10), "normcdf": (3, 5), "erfcx": (3, 5)}
+SPECIAL_ULP = {
+    "j0": (9, 9),
+    "j1": (9, 9),
+    "y0": (9, 9),
+    "y1": (9, 9),
+    "lgamma": (4, 6),
+    "tgamma": (5, 10),
+    "normcdf": (3, 5),
+    "erfcx": (3, 5),
+}
 
 
 def expressions() -> dict[str, tuple[str, list[str], str]]:
@@ -110,7 +129,9 @@ def check(library: ctypes.CDLL, function: str, case: Case, dtype: type) -> None:
     exact = case.reference(*[x.astype(np.longdouble) for x in inputs])
     error = ulp_error(got, exact)
     worst = int(np.argmax(error))
-    assert error[worst] <= case.ulp + 1e-3, f"{function}({[float(x[worst]) for x in inputs]}) is off by {error[worst]:.1f} ulp"
+    assert error[worst] <= case.ulp + 1e-3, (
+        f"{function}({[float(x[worst]) for x in inputs]}) is off by {error[worst]:.1f} ulp"
+    )
 
 
 @pytest.mark.parametrize("form", ["float", "overload", "double"])
@@ -149,13 +170,32 @@ def test_special_values(library: ctypes.CDLL) -> None:
     assert [scalar(library, "sinpi_double", x) for x in (0.5, 1.5, 2.0, -0.5)] == [1, -1, 0, -1]
     assert [scalar(library, "cospi_double", x) for x in (0.5, 1.0, 1.5, 2.0)] == [0, -1, 0, 1]
     assert math.copysign(1, scalar(library, "sinpi_double", -0.0)) == -1
-    assert scalar(library, "erfinv_double", 1.0) == math.inf and scalar(library, "erfinv_double", -1.0) == -math.inf
-    assert math.isnan(scalar(library, "erfinv_double", 1.5)) and scalar(library, "erfcinv_double", 0.0) == math.inf
-    assert scalar(library, "normcdfinv_double", 0.5) == 0 and scalar(library, "normcdfinv_double", 1.0) == math.inf
-    assert scalar(library, "normcdf_double", math.inf) == 1 and scalar(library, "normcdf_double", -math.inf) == 0
-    assert scalar(library, "cyl_bessel_i0_double", math.inf) == math.inf and scalar(library, "cyl_bessel_i1_double", -math.inf) == -math.inf
-    assert scalar(library, "rsqrt_double", 0.0) == math.inf and scalar(library, "erfcx_double", 1e200) == pytest.approx(1 / (math.sqrt(math.pi) * 1e200))
-    assert scalar(library, "fmax_double", math.nan, 3.0) == 3 and scalar(library, "fmin_double", 3.0, math.nan) == 3
+    assert (
+        scalar(library, "erfinv_double", 1.0) == math.inf
+        and scalar(library, "erfinv_double", -1.0) == -math.inf
+    )
+    assert (
+        math.isnan(scalar(library, "erfinv_double", 1.5))
+        and scalar(library, "erfcinv_double", 0.0) == math.inf
+    )
+    assert (
+        scalar(library, "normcdfinv_double", 0.5) == 0
+        and scalar(library, "normcdfinv_double", 1.0) == math.inf
+    )
+    assert (
+        scalar(library, "normcdf_double", math.inf) == 1 and scalar(library, "normcdf_double", -math.inf) == 0
+    )
+    assert (
+        scalar(library, "cyl_bessel_i0_double", math.inf) == math.inf
+        and scalar(library, "cyl_bessel_i1_double", -math.inf) == -math.inf
+    )
+    assert scalar(library, "rsqrt_double", 0.0) == math.inf and scalar(
+        library, "erfcx_double", 1e200
+    ) == pytest.approx(1 / (math.sqrt(math.pi) * 1e200))
+    assert (
+        scalar(library, "fmax_double", math.nan, 3.0) == 3
+        and scalar(library, "fmin_double", 3.0, math.nan) == 3
+    )
     assert math.isnan(scalar(library, "fmax_double", math.nan, math.nan))
 
 

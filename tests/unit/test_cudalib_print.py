@@ -13,7 +13,10 @@ FAIL_ASSERT, FAIL_TRAP = 1, 2
 
 def run(body: str, *, before: str = "", flags: tuple[str, ...] = ()) -> tuple[str, int, int, int]:
     """Runs `body`; returns the text, the failure, the number of print calls, and `result`."""
-    lib = build(f'{before}\nint result;\n#line 41 "user file.cu"\nvoid body() {{ {body} }}\nextern "C" int run() {{ result = -99; return mock_run(body); }}\nextern "C" int get() {{ return result; }}', flags)
+    lib = build(
+        f'{before}\nint result;\n#line 41 "user file.cu"\nvoid body() {{ {body} }}\nextern "C" int run() {{ result = -99; return mock_run(body); }}\nextern "C" int get() {{ return result; }}',
+        flags,
+    )
     failure = lib.run()
     lib.mock_output.restype = ctypes.c_char_p
     return lib.mock_output().decode(), failure, lib.mock_print_count(), lib.get()
@@ -33,14 +36,28 @@ def test_pointer_and_special_floats() -> None:
     assert text == f"0x1234 {math.inf} {-math.inf} a\tb"
 
 
-@pytest.mark.parametrize(("call", "text"), [('printf("plain line\\n")', "plain line\n"), ('printf("x")', "x"), ('printf("%s\\n", "line")', "line\n"), ('printf("%c", 65)', "A"), ('printf("")', "")])
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        ('printf("plain line\\n")', "plain line\n"),
+        ('printf("x")', "x"),
+        ('printf("%s\\n", "line")', "line\n"),
+        ('printf("%c", 65)', "A"),
+        ('printf("")', ""),
+    ],
+)
 def test_calls_that_compilers_rewrite(call: str, text: str) -> None:
     assert run(f"{call};")[0] == text
 
 
 def test_with_the_standard_headers() -> None:
     for header in ("<stdio.h>", "<cstdio>"):
-        text, _, calls, _ = run('printf("%d\\n", 1); std::printf("two\\n");' if header == "<cstdio>" else 'printf("%d\\n", 1); printf("two\\n");', before=f"#include {header}")
+        text, _, calls, _ = run(
+            'printf("%d\\n", 1); std::printf("two\\n");'
+            if header == "<cstdio>"
+            else 'printf("%d\\n", 1); printf("two\\n");',
+            before=f"#include {header}",
+        )
         assert (text, calls) == ("1\ntwo\n", 2)
 
 
@@ -50,25 +67,45 @@ def test_null_format() -> None:
 
 
 def test_long_text_is_cut_and_says_so() -> None:
-    text, *_ = run('char many[20000]; memset(many, \'y\', sizeof many); many[19999] = 0; printf("%s\\n", many);')
+    text, *_ = run(
+        "char many[20000]; memset(many, 'y', sizeof many); many[19999] = 0; printf(\"%s\\n\", many);"
+    )
     assert len(text) == 8191 and text.endswith("yyy... [printf cut at 8 KiB]\n")
-    just_fits, *_ = run('char many[8191]; memset(many, \'y\', sizeof many); many[8190] = 0; printf("%s\\n", many);')
+    just_fits, *_ = run(
+        "char many[8191]; memset(many, 'y', sizeof many); many[8190] = 0; printf(\"%s\\n\", many);"
+    )
     assert just_fits == "y" * 8190 + "\n"
 
 
-@pytest.mark.parametrize("header", ["", "#include <assert.h>", "#include <cassert>", "#define NDEBUG\n#include <assert.h>\n#undef NDEBUG\n#include <assert.h>"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "#include <assert.h>",
+        "#include <cassert>",
+        "#define NDEBUG\n#include <assert.h>\n#undef NDEBUG\n#include <assert.h>",
+    ],
+)
 def test_assert_has_cudas_text(header: str) -> None:
-    text, failure, _, result = run('int n = 3; assert(n == 3); result = 1; assert(n < 3 && "reason"); result = 2;', before=header)
+    text, failure, _, result = run(
+        'int n = 3; assert(n == 3); result = 1; assert(n < 3 && "reason"); result = 2;', before=header
+    )
     assert failure == FAIL_ASSERT and result == 1
-    assert text == 'user file.cu:41: body: block: [3,0,0], thread: [5,7,0] Assertion `n < 3 && "reason"` failed.'
+    assert (
+        text == 'user file.cu:41: body: block: [3,0,0], thread: [5,7,0] Assertion `n < 3 && "reason"` failed.'
+    )
 
 
 def test_assert_with_commas_and_in_an_expression() -> None:
-    text, failure, *_ = run("int a[2] = {1, 2}; (assert((a[0], a[1]) == 2), result = 1); assert(float2{1, 2}.x > 1);")
+    text, failure, *_ = run(
+        "int a[2] = {1, 2}; (assert((a[0], a[1]) == 2), result = 1); assert(float2{1, 2}.x > 1);"
+    )
     assert failure == FAIL_ASSERT and "Assertion `float2{1, 2}.x > 1` failed." in text
 
 
-@pytest.mark.parametrize(("before", "flags"), [("#define NDEBUG\n#include <cassert>", ()), ("", ("-DNDEBUG",))])
+@pytest.mark.parametrize(
+    ("before", "flags"), [("#define NDEBUG\n#include <cassert>", ()), ("", ("-DNDEBUG",))]
+)
 def test_ndebug_switches_assert_off(before: str, flags: tuple[str, ...]) -> None:
     text, failure, _, result = run("assert(false); result = 5;", before=before, flags=flags)
     assert (text, failure, result) == ("", 0, 5)

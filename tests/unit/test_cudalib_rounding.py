@@ -83,12 +83,29 @@ def is_rounded(result: float, exact: Fraction, mode: str, dtype: type, power: in
 def operands(dtype: type, count: int) -> list[np.ndarray]:
     rng = np.random.default_rng(3)
     info = np.finfo(dtype)
-    edges = [0.0, 1.0, -1.0, 3.0, 1 / 3, -0.1, info.max, -info.max, info.tiny, -info.tiny, info.smallest_subnormal, 1 + info.eps, 1 - info.epsneg, 0.5 * info.eps]
+    edges = [
+        0.0,
+        1.0,
+        -1.0,
+        3.0,
+        1 / 3,
+        -0.1,
+        info.max,
+        -info.max,
+        info.tiny,
+        -info.tiny,
+        info.smallest_subnormal,
+        1 + info.eps,
+        1 - info.epsneg,
+        0.5 * info.eps,
+    ]
     with np.errstate(all="ignore"):
         grid = np.array(np.meshgrid(*[np.array(edges, dtype)] * count)).reshape(count, -1)
         scale = rng.integers(-40, 40, (count, 400))
         drawn = np.ldexp(rng.uniform(-1, 1, (count, 400)), scale).astype(dtype)
-        tiny = np.ldexp(rng.uniform(-1, 1, (count, 200)), info.minexp + rng.integers(-info.nmant, 20, (count, 200))).astype(dtype)
+        tiny = np.ldexp(
+            rng.uniform(-1, 1, (count, 200)), info.minexp + rng.integers(-info.nmant, 20, (count, 200))
+        ).astype(dtype)
     return list(np.concatenate([grid, drawn, tiny], axis=1))
 
 
@@ -116,10 +133,15 @@ def test_arithmetic(library: ctypes.CDLL, kind: str, operation: str, mode: str) 
         exact = exactly(*[Fraction(a) for a in arguments])
         if mode == "rn":  # fma: nearest of both neighbours, ties aside
             with np.errstate(over="ignore"):
-                low, high = np.nextafter(dtype(result), dtype(-np.inf)), np.nextafter(dtype(result), dtype(np.inf))
+                low, high = (
+                    np.nextafter(dtype(result), dtype(-np.inf)),
+                    np.nextafter(dtype(result), dtype(np.inf)),
+                )
             if all(math.isfinite(x) for x in (result, low, high)):
                 off = abs(Fraction(result) - exact)
-                assert off <= abs(Fraction(float(low)) - exact) and off <= abs(Fraction(float(high)) - exact), arguments
+                assert off <= abs(Fraction(float(low)) - exact) and off <= abs(
+                    Fraction(float(high)) - exact
+                ), arguments
                 checked += 1
             continue
         assert is_rounded(result, exact, mode, dtype, 2 if operation == "sqrt" else 1), (arguments, result)
@@ -132,7 +154,14 @@ def test_signs_of_zero_and_special_values(library: ctypes.CDLL, kind: str) -> No
     dtype = FLOATS[kind][1]
 
     def one(operation: str, mode: str, *arguments: float) -> float:
-        return float(call(library, "run" + arithmetic_name(operation, kind, mode), [np.array([a], dtype) for a in arguments], dtype)[0])
+        return float(
+            call(
+                library,
+                "run" + arithmetic_name(operation, kind, mode),
+                [np.array([a], dtype) for a in arguments],
+                dtype,
+            )[0]
+        )
 
     assert math.copysign(1, one("add", "rd", 1.0, -1.0)) == -1  # x - x is -0 only when rounding down
     assert math.copysign(1, one("add", "ru", 1.0, -1.0)) == 1
@@ -142,7 +171,9 @@ def test_signs_of_zero_and_special_values(library: ctypes.CDLL, kind: str) -> No
     assert one("mul", "ru", tiny, tiny) == tiny and one("mul", "rd", tiny, tiny) == 0.0
     assert one("mul", "rd", tiny, -tiny) == -tiny
     for mode in MODES:
-        assert math.isinf(one("add", mode, math.inf, 1.0)) and math.isnan(one("add", mode, math.inf, -math.inf))
+        assert math.isinf(one("add", mode, math.inf, 1.0)) and math.isnan(
+            one("add", mode, math.inf, -math.inf)
+        )
         assert one("div", mode, 1.0, 0.0) == math.inf and math.isnan(one("div", mode, 0.0, 0.0))
         assert one("div", mode, 1.0, math.inf) == 0.0 and math.isnan(one("sqrt", mode, -1.0))
         assert math.isnan(one("mul", mode, math.nan, 1.0)) and one("sqrt", mode, math.inf) == math.inf
@@ -160,11 +191,29 @@ def test_float_to_integer(library: ctypes.CDLL, kind: str, integer: str, mode: s
     limits = np.iinfo(target)
     rng = np.random.default_rng(5)
     edges = [0.0, -0.0, 0.5, -0.5, 1.5, 2.5, -2.5, 0.49999997, 1e30, -1e30, np.inf, -np.inf]
-    edges += [s * np.float64(2.0**e) + d for e in (31, 32, 62, 63, 64) for s in (1, -1) for d in (-1.5, -0.5, 0, 0.5, 1)]
-    values = np.concatenate([edges, rng.uniform(-100, 100, 200), rng.uniform(-1.2, 1.2, 300) * 2.0**64, rng.uniform(-1.2, 1.2, 300) * 2.0**32]).astype(dtype)
+    edges += [
+        s * np.float64(2.0**e) + d
+        for e in (31, 32, 62, 63, 64)
+        for s in (1, -1)
+        for d in (-1.5, -0.5, 0, 0.5, 1)
+    ]
+    values = np.concatenate(
+        [
+            edges,
+            rng.uniform(-100, 100, 200),
+            rng.uniform(-1.2, 1.2, 300) * 2.0**64,
+            rng.uniform(-1.2, 1.2, 300) * 2.0**32,
+        ]
+    ).astype(dtype)
     got = call(library, f"run__{kind}2{integer}_{mode}", [values], target)
     for x, result in zip(values.tolist(), got.tolist(), strict=True):
-        wanted = max(limits.min, min(whole(x, mode), limits.max)) if math.isfinite(x) else limits.max if x > 0 else limits.min
+        wanted = (
+            max(limits.min, min(whole(x, mode), limits.max))
+            if math.isfinite(x)
+            else limits.max
+            if x > 0
+            else limits.min
+        )
         assert result == wanted, x
     assert call(library, f"run__{kind}2{integer}_{mode}", [np.array([np.nan], dtype)], target)[0] == 0
 
@@ -176,8 +225,16 @@ def test_integer_to_float(library: ctypes.CDLL, name: str) -> None:
     source, dtype = INTEGERS[integer][1], FLOATS[kind][1]
     limits = np.iinfo(source)
     rng = np.random.default_rng(9)
-    near = [b + d for b in (0, 1 << 24, 1 << 31, 1 << 53, limits.min, limits.max, limits.max // 2) for d in range(-70, 70)]
-    values = np.array([x for x in near if limits.min <= x <= limits.max] + rng.integers(limits.min, limits.max, 300, source, True).tolist(), source)
+    near = [
+        b + d
+        for b in (0, 1 << 24, 1 << 31, 1 << 53, limits.min, limits.max, limits.max // 2)
+        for d in range(-70, 70)
+    ]
+    values = np.array(
+        [x for x in near if limits.min <= x <= limits.max]
+        + rng.integers(limits.min, limits.max, 300, source, True).tolist(),
+        source,
+    )
     got = call(library, "run" + name, [values], dtype)
     for x, result in zip(values.tolist(), got.tolist(), strict=True):
         if mode == "rn":
@@ -189,7 +246,12 @@ def test_integer_to_float(library: ctypes.CDLL, name: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_double_to_float(library: ctypes.CDLL, mode: str) -> None:
     rng = np.random.default_rng(11)
-    values = np.concatenate([np.ldexp(rng.uniform(-1, 1, 500), rng.integers(-150, 130, 500)), [1.0, 0.1, 1e39, -1e39, 1e-46, -1e-46, 0.0]])
+    values = np.concatenate(
+        [
+            np.ldexp(rng.uniform(-1, 1, 500), rng.integers(-150, 130, 500)),
+            [1.0, 0.1, 1e39, -1e39, 1e-46, -1e-46, 0.0],
+        ]
+    )
     got = call(library, f"run__double2float_{mode}", [values], np.float32)
     if mode == "rn":
         with np.errstate(over="ignore"):

@@ -38,7 +38,10 @@ def kernel(name: str, function: Function) -> str:
     expression, inputs, output = function
     parameters = "".join(f", {kind} {letter}" for kind, letter in zip(inputs, "abcdef", strict=False))
     if "&target" in expression:
-        expression, parameters = expression.replace("&target", "target"), f", {inputs[0]}* target" + parameters
+        expression, parameters = (
+            expression.replace("&target", "target"),
+            f", {inputs[0]}* target" + parameters,
+        )
     return f"__global__ void run{name}({output}* out{parameters}) {{ *out = {expression}; }}\n"
 
 
@@ -66,9 +69,13 @@ def test_there_are_workloads() -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize(("group", "functions"), list(all_functions()), ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("group", "functions"), list(all_functions()), ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_functions_of_the_device_library(group: str, functions: dict[str, Function], arch: int) -> None:
-    text = nvrtc.compile_to_ptx("".join(itertools.starmap(kernel, functions.items())), name=f"{group}.cu", arch=arch)
+    text = nvrtc.compile_to_ptx(
+        "".join(itertools.starmap(kernel, functions.items())), name=f"{group}.cu", arch=arch
+    )
     assert text.count(".entry") == len(functions)
 
 
