@@ -200,7 +200,7 @@ def test_integers(library: ctypes.CDLL) -> None:
     got = call(library, "to_int", [EVERY], np.int32)
     finite = np.isfinite(EVERY)
     np.testing.assert_array_equal(got[finite], np.trunc(EVERY[finite].astype(np.float64)).astype(np.int32))
-    assert (got[np.isnan(EVERY)] == 0).all() and got[EVERY == np.inf].tolist() == [2**31 - 1]
+    assert (got[np.isnan(EVERY)] == 0).all() and got[np.inf == EVERY].tolist() == [2**31 - 1]
     values = np.concatenate([np.arange(-70000, 70000, 7), [2**31 - 1, -(2**31)]]).astype(np.int32)
     with np.errstate(over="ignore"):
         same(call(library, "from_int", [values], np.float16), values.astype(np.float64).astype(np.float16))

@@ -1,2 +1,3 @@
-// threadIdx, blockIdx, blockDim and gridDim: the prelude of every kernel has them already. Host-side calls are not offered to kernels.
+// threadIdx, blockIdx, blockDim and gridDim: the prelude of every kernel has them already.
+// Host-side calls are not offered to kernels.
 #pragma once

@@ -28,13 +28,13 @@ template <class T> inline constexpr bool hmm_is_integer = hmm_arithmetic<T>::val
 
 // An operation gives the new value. `native`: the CPU does the whole on integers, by `fetch`.
 // `skips`: an unchanged value need not be written. `moves_bits`: the type does not matter.
-#define HMM_OPERATION(name, expression)                                                            \
-  struct hmm_op_##name {                                                                           \
-    static constexpr bool native = true, skips = false, moves_bits = false;                        \
-    template <class T> static HMM_INLINE T apply(T old, T v) { return expression; }                \
-    template <class T> static HMM_INLINE T fetch(T* p, T v) {                                      \
-      return __atomic_fetch_##name(p, v, __ATOMIC_RELAXED);                                        \
-    }                                                                                              \
+#define HMM_OPERATION(name, expression)                                                                      \
+  struct hmm_op_##name {                                                                                     \
+    static constexpr bool native = true, skips = false, moves_bits = false;                                  \
+    template <class T> static HMM_INLINE T apply(T old, T v) { return expression; }                          \
+    template <class T> static HMM_INLINE T fetch(T* p, T v) {                                                \
+      return __atomic_fetch_##name(p, v, __ATOMIC_RELAXED);                                                  \
+    }                                                                                                        \
   };
 template <class T> HMM_INLINE T hmm_wrapping_add(T x, T y) {
   if constexpr (hmm_is_integer<T>)
@@ -56,10 +56,10 @@ struct hmm_op_exch {
   }
 };
 // The CPU has no instruction for these.
-#define HMM_LOOP_OPERATION(name, skip, expression)                                                 \
-  struct hmm_op_##name {                                                                           \
-    static constexpr bool native = false, skips = skip, moves_bits = false;                        \
-    template <class T> static HMM_INLINE T apply(T old, T v) { return expression; }                \
+#define HMM_LOOP_OPERATION(name, skip, expression)                                                           \
+  struct hmm_op_##name {                                                                                     \
+    static constexpr bool native = false, skips = skip, moves_bits = false;                                  \
+    template <class T> static HMM_INLINE T apply(T old, T v) { return expression; }                          \
   };
 HMM_LOOP_OPERATION(min, true, v < old ? v : old)
 HMM_LOOP_OPERATION(max, true, v > old ? v : old)
@@ -74,8 +74,7 @@ template <class Operation, class T> HMM_INLINE T hmm_atomic_loop(T* address, T v
   for (;;) {
     T old = __builtin_bit_cast(T, seen);
     W wanted = __builtin_bit_cast(W, Operation::apply(old, value));
-    if (Operation::skips && wanted == seen)
-      return old;
+    if (Operation::skips && wanted == seen) return old;
     if (__atomic_compare_exchange_n(word, &seen, wanted, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
       return old;
   }
@@ -105,30 +104,28 @@ template <class Operation, hmm_scope scope, class T> HMM_INLINE T hmm_atomic(T* 
 template <hmm_scope scope, class T> HMM_INLINE T hmm_atomic_cas(T* address, T compare, T value) {
   if constexpr (scope == hmm_scope::block) {
     T old = __atomic_load_n(address, __ATOMIC_RELAXED);
-    if (old == compare)
-      __atomic_store_n(address, value, __ATOMIC_RELAXED);
+    if (old == compare) __atomic_store_n(address, value, __ATOMIC_RELAXED);
     return old;
   } else {
-    __atomic_compare_exchange_n(address, &compare, value, false, __ATOMIC_RELAXED,
-                                __ATOMIC_RELAXED);
+    __atomic_compare_exchange_n(address, &compare, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
     return compare;
   }
 }
 
-#define HMM_ATOMIC(name, operation, T)                                                             \
-  HMM_INLINE T name(T* address, T value) {                                                         \
-    return hmm_atomic<operation, hmm_scope::device>(address, value);                               \
-  }                                                                                                \
-  HMM_INLINE T name##_block(T* address, T value) {                                                 \
-    return hmm_atomic<operation, hmm_scope::block>(address, value);                                \
-  }                                                                                                \
-  HMM_INLINE T name##_system(T* address, T value) {                                                \
-    return hmm_atomic<operation, hmm_scope::system>(address, value);                               \
+#define HMM_ATOMIC(name, operation, T)                                                                       \
+  HMM_INLINE T name(T* address, T value) {                                                                   \
+    return hmm_atomic<operation, hmm_scope::device>(address, value);                                         \
+  }                                                                                                          \
+  HMM_INLINE T name##_block(T* address, T value) {                                                           \
+    return hmm_atomic<operation, hmm_scope::block>(address, value);                                          \
+  }                                                                                                          \
+  HMM_INLINE T name##_system(T* address, T value) {                                                          \
+    return hmm_atomic<operation, hmm_scope::system>(address, value);                                         \
   }
-#define HMM_ATOMIC_BITS(name, operation)                                                           \
-  HMM_ATOMIC(name, operation, int)                                                                 \
-  HMM_ATOMIC(name, operation, unsigned int)                                                        \
-  HMM_ATOMIC(name, operation, long long)                                                           \
+#define HMM_ATOMIC_BITS(name, operation)                                                                     \
+  HMM_ATOMIC(name, operation, int)                                                                           \
+  HMM_ATOMIC(name, operation, unsigned int)                                                                  \
+  HMM_ATOMIC(name, operation, long long)                                                                     \
   HMM_ATOMIC(name, operation, unsigned long long)
 HMM_ATOMIC(atomicAdd, hmm_op_add, int)
 HMM_ATOMIC(atomicAdd, hmm_op_add, unsigned int)
@@ -151,23 +148,22 @@ HMM_ATOMIC_BITS(atomicXor, hmm_op_xor)
 #undef HMM_ATOMIC
 #undef HMM_ATOMIC_BITS
 
-#define HMM_ATOMIC_CAS(T)                                                                          \
-  HMM_INLINE T atomicCAS(T* address, T compare, T value) {                                         \
-    return hmm_atomic_cas<hmm_scope::device>(address, compare, value);                             \
-  }                                                                                                \
-  HMM_INLINE T atomicCAS_block(T* address, T compare, T value) {                                   \
-    return hmm_atomic_cas<hmm_scope::block>(address, compare, value);                              \
-  }                                                                                                \
-  HMM_INLINE T atomicCAS_system(T* address, T compare, T value) {                                  \
-    return hmm_atomic_cas<hmm_scope::system>(address, compare, value);                             \
+#define HMM_ATOMIC_CAS(T)                                                                                    \
+  HMM_INLINE T atomicCAS(T* address, T compare, T value) {                                                   \
+    return hmm_atomic_cas<hmm_scope::device>(address, compare, value);                                       \
+  }                                                                                                          \
+  HMM_INLINE T atomicCAS_block(T* address, T compare, T value) {                                             \
+    return hmm_atomic_cas<hmm_scope::block>(address, compare, value);                                        \
+  }                                                                                                          \
+  HMM_INLINE T atomicCAS_system(T* address, T compare, T value) {                                            \
+    return hmm_atomic_cas<hmm_scope::system>(address, compare, value);                                       \
   }
 HMM_ATOMIC_CAS(int)
 HMM_ATOMIC_CAS(unsigned int)
 HMM_ATOMIC_CAS(unsigned long long)
 #undef HMM_ATOMIC_CAS
 // CUDA has the 16-bit one for device scope only.
-HMM_INLINE unsigned short atomicCAS(unsigned short* address, unsigned short compare,
-                                    unsigned short value) {
+HMM_INLINE unsigned short atomicCAS(unsigned short* address, unsigned short compare, unsigned short value) {
   return hmm_atomic_cas<hmm_scope::device>(address, compare, value);
 }
 

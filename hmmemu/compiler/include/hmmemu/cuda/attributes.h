@@ -99,8 +99,7 @@
 #define HMM_C_INLINE extern inline __attribute__((gnu_inline, always_inline))
 #define HMM_COLD __attribute__((noinline, cold))
 #ifdef __GLIBC__
-#define HMM_NOTHROW                                                                                \
-  noexcept(true) // as glibc declares its functions; other C libraries leave it out
+#define HMM_NOTHROW noexcept(true) // as glibc declares its functions; other C libraries leave it out
 #else
 #define HMM_NOTHROW
 #endif

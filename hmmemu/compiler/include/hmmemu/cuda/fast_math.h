@@ -14,9 +14,7 @@ HMM_C_INLINE float __logf(float x) HMM_NOTHROW { return logf(x); }
 HMM_C_INLINE float __log2f(float x) HMM_NOTHROW { return log2f(x); }
 HMM_C_INLINE float __log10f(float x) HMM_NOTHROW { return log10f(x); }
 HMM_C_INLINE float __powf(float x, float y) HMM_NOTHROW { return powf(x, y); }
-HMM_C_INLINE void __sincosf(float x, float* sine, float* cosine) HMM_NOTHROW {
-  sincosf(x, sine, cosine);
-}
+HMM_C_INLINE void __sincosf(float x, float* sine, float* cosine) HMM_NOTHROW { sincosf(x, sine, cosine); }
 }
 
 namespace hmm_cuda {

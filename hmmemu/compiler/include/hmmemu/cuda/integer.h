@@ -26,14 +26,11 @@ HMM_INLINE unsigned long long __brevll(unsigned long long x) {
 // The offset-th set bit at or above `base` (offset > 0), or below it (offset < 0); 0 asks whether
 // `base` is set.
 HMM_INLINE unsigned int __fns(unsigned int mask, unsigned int base, int offset) {
-  if (base > 31)
-    return 0xffffffffu;
-  if (offset == 0)
-    return mask >> base & 1 ? base : 0xffffffffu;
+  if (base > 31) return 0xffffffffu;
+  if (offset == 0) return mask >> base & 1 ? base : 0xffffffffu;
   int step = offset > 0 ? 1 : -1, left = offset > 0 ? offset : -offset;
   for (int bit = (int)base; bit >= 0 && bit < 32; bit += step)
-    if ((mask >> bit & 1) && --left == 0)
-      return (unsigned int)bit;
+    if ((mask >> bit & 1) && --left == 0) return (unsigned int)bit;
   return 0xffffffffu;
 }
 
@@ -73,9 +70,7 @@ HMM_INLINE int __mulhi(int x, int y) { return (int)((long long)x * y >> 32); }
 HMM_INLINE unsigned int __umulhi(unsigned int x, unsigned int y) {
   return (unsigned int)((unsigned long long)x * y >> 32);
 }
-HMM_INLINE long long __mul64hi(long long x, long long y) {
-  return (long long)((__int128)x * y >> 64);
-}
+HMM_INLINE long long __mul64hi(long long x, long long y) { return (long long)((__int128)x * y >> 64); }
 HMM_INLINE unsigned long long __umul64hi(unsigned long long x, unsigned long long y) {
   return (unsigned long long)((unsigned __int128)x * y >> 64);
 }
@@ -83,9 +78,7 @@ HMM_INLINE int hmm_low24(int x) { return (int)((unsigned int)x << 8) >> 8; }
 HMM_INLINE int __mul24(int x, int y) {
   return (int)((unsigned int)hmm_low24(x) * (unsigned int)hmm_low24(y));
 }
-HMM_INLINE unsigned int __umul24(unsigned int x, unsigned int y) {
-  return (x & 0xffffffu) * (y & 0xffffffu);
-}
+HMM_INLINE unsigned int __umul24(unsigned int x, unsigned int y) { return (x & 0xffffffu) * (y & 0xffffffu); }
 
 HMM_INLINE unsigned int __sad(int x, int y, unsigned int z) {
   return z + (x > y ? (unsigned int)x - (unsigned int)y : (unsigned int)y - (unsigned int)x);
@@ -110,12 +103,12 @@ template <class A, class B> HMM_INLINE unsigned int hmm_dot(int count, int a, in
     sum += (unsigned int)(A)(a >> bits_a * i) * (unsigned int)(B)(b >> (bits_b * i + b_shift));
   return sum;
 }
-#define HMM_DOT(name, count, A, B, shift)                                                          \
-  HMM_INLINE int name(int a, int b, int c) {                                                       \
-    return (int)((unsigned int)c + hmm_dot<signed A, signed B>(count, a, b, shift));               \
-  }                                                                                                \
-  HMM_INLINE unsigned int name(unsigned int a, unsigned int b, unsigned int c) {                   \
-    return c + hmm_dot<unsigned A, unsigned B>(count, (int)a, (int)b, shift);                      \
+#define HMM_DOT(name, count, A, B, shift)                                                                    \
+  HMM_INLINE int name(int a, int b, int c) {                                                                 \
+    return (int)((unsigned int)c + hmm_dot<signed A, signed B>(count, a, b, shift));                         \
+  }                                                                                                          \
+  HMM_INLINE unsigned int name(unsigned int a, unsigned int b, unsigned int c) {                             \
+    return c + hmm_dot<unsigned A, unsigned B>(count, (int)a, (int)b, shift);                                \
   }
 HMM_DOT(__dp4a, 4, char, char, 0)
 HMM_DOT(__dp2a_lo, 2, short, char, 0)

@@ -7,7 +7,7 @@
 // for the sake of a NaN's last bit or errno, have bodies here.
 #pragma once
 
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) &&       \
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) &&                 \
     !defined(HMMEMU_STRICT_MATH)
 #define HMM_SIMD __attribute__((const, simd("notinbranch")))
 #if __GLIBC__ > 2 || __GLIBC_MINOR__ >= 35
@@ -21,11 +21,11 @@
 #define HMM_SIMD_2_35
 #endif
 
-#define HMM_F1(attribute, name)                                                                    \
-  attribute double name(double x) HMM_NOTHROW;                                                     \
+#define HMM_F1(attribute, name)                                                                              \
+  attribute double name(double x) HMM_NOTHROW;                                                               \
   attribute float name##f(float x) HMM_NOTHROW;
-#define HMM_F2(attribute, name)                                                                    \
-  attribute double name(double x, double y) HMM_NOTHROW;                                           \
+#define HMM_F2(attribute, name)                                                                              \
+  attribute double name(double x, double y) HMM_NOTHROW;                                                     \
   attribute float name##f(float x, float y) HMM_NOTHROW;
 
 extern "C" {

@@ -9,15 +9,15 @@
 namespace hmm_cuda {
 
 // hmm_rsqrt(float) and hmm_rsqrt(double) become rsqrtf and rsqrt.
-#define HMM_FUNCTION1(name)                                                                        \
-  template <int = 0> HMM_INLINE float name##f(float x) { return hmm_##name(x); }                   \
-  template <class... A> HMM_INLINE hmm_real<1, A...> name(A... a) {                                \
-    return hmm_##name((hmm_real<1, A...>)a...);                                                    \
+#define HMM_FUNCTION1(name)                                                                                  \
+  template <int = 0> HMM_INLINE float name##f(float x) { return hmm_##name(x); }                             \
+  template <class... A> HMM_INLINE hmm_real<1, A...> name(A... a) {                                          \
+    return hmm_##name((hmm_real<1, A...>)a...);                                                              \
   }
-#define HMM_FUNCTION2(name)                                                                        \
-  template <int = 0> HMM_INLINE float name##f(float x, float y) { return hmm_##name(x, y); }       \
-  template <class... A> HMM_INLINE hmm_real<2, A...> name(A... a) {                                \
-    return hmm_##name((hmm_real<2, A...>)a...);                                                    \
+#define HMM_FUNCTION2(name)                                                                                  \
+  template <int = 0> HMM_INLINE float name##f(float x, float y) { return hmm_##name(x, y); }                 \
+  template <class... A> HMM_INLINE hmm_real<2, A...> name(A... a) {                                          \
+    return hmm_##name((hmm_real<2, A...>)a...);                                                              \
   }
 
 HMM_INLINE float hmm_rsqrt(float x) { return 1.0f / sqrtf(x); }
@@ -41,8 +41,7 @@ HMM_INLINE double hmm_modulo_two(double x) { // into [-1, 1]; a zero keeps the s
 HMM_INLINE double hmm_sinpi(double x) {
   double r = hmm_modulo_two(x);
   double a = ::fabs(r);
-  double s = a > 0.25 && a < 0.75 ? hmm_cos_pi_reduced(a - 0.5)
-                                  : hmm_sin_pi_reduced(a > 0.5 ? 1.0 - a : a);
+  double s = a > 0.25 && a < 0.75 ? hmm_cos_pi_reduced(a - 0.5) : hmm_sin_pi_reduced(a > 0.5 ? 1.0 - a : a);
   return ::copysign(s, r);
 }
 HMM_INLINE double hmm_cospi(double x) {
@@ -82,10 +81,8 @@ template <class... T> HMM_INLINE double hmm_norm(double x, T... rest) {
   double largest = ::fabs(x);
   ((largest = ::fmax(largest, ::fabs(rest))), ...);
   bool infinite = __builtin_isinf(x) || (... || __builtin_isinf(rest));
-  if (infinite)
-    return INFINITY;
-  if (largest == 0)
-    return x + (... + rest); // 0, or NaN where one is
+  if (infinite) return INFINITY;
+  if (largest == 0) return x + (... + rest); // 0, or NaN where one is
   int exponent = ::ilogb(largest);
   double s = ::ldexp(x, -exponent), sum = s * s;
   ((s = ::ldexp(rest, -exponent), sum = ::fma(s, s, sum)), ...);
@@ -94,8 +91,7 @@ template <class... T> HMM_INLINE double hmm_norm(double x, T... rest) {
 template <class T> HMM_INLINE T hmm_norm_of(int count, const T* x) {
   T largest = 0;
   for (int i = 0; i < count; ++i) {
-    if (__builtin_isinf(x[i]))
-      return (T)INFINITY;
+    if (__builtin_isinf(x[i])) return (T)INFINITY;
     largest = hmm_max(largest, hmm_abs(x[i]));
   }
   int exponent = largest > 0 ? ::ilogb((double)largest) : 0;
@@ -112,12 +108,8 @@ HMM_INLINE float rnorm3df(float a, float b, float c) { return 1.0f / hmm_norm(a,
 HMM_INLINE double rnorm3d(double a, double b, double c) { return 1.0 / hmm_norm(a, b, c); }
 HMM_INLINE float norm4df(float a, float b, float c, float d) { return hmm_norm(a, b, c, d); }
 HMM_INLINE double norm4d(double a, double b, double c, double d) { return hmm_norm(a, b, c, d); }
-HMM_INLINE float rnorm4df(float a, float b, float c, float d) {
-  return 1.0f / hmm_norm(a, b, c, d);
-}
-HMM_INLINE double rnorm4d(double a, double b, double c, double d) {
-  return 1.0 / hmm_norm(a, b, c, d);
-}
+HMM_INLINE float rnorm4df(float a, float b, float c, float d) { return 1.0f / hmm_norm(a, b, c, d); }
+HMM_INLINE double rnorm4d(double a, double b, double c, double d) { return 1.0 / hmm_norm(a, b, c, d); }
 HMM_INLINE float normf(int count, const float* x) { return hmm_norm_of(count, x); }
 HMM_INLINE double norm(int count, const double* x) { return hmm_norm_of(count, x); }
 HMM_INLINE float rnormf(int count, const float* x) { return 1.0f / hmm_norm_of(count, x); }

@@ -12,9 +12,9 @@ namespace hmm_cuda {
 template <class T> struct hmm_arithmetic {
   static constexpr int value = __is_enum(T) ? 1 : 0;
 };
-#define HMM_ARITHMETIC_TYPE(type, number)                                                          \
-  template <> struct hmm_arithmetic<type> {                                                        \
-    static constexpr int value = number;                                                           \
+#define HMM_ARITHMETIC_TYPE(type, number)                                                                    \
+  template <> struct hmm_arithmetic<type> {                                                                  \
+    static constexpr int value = number;                                                                     \
   };
 HMM_ARITHMETIC_TYPE(bool, 1)
 HMM_ARITHMETIC_TYPE(char, 1)
@@ -47,21 +47,20 @@ template <> struct hmm_real_type<3> {
 };
 // The type in which a function of `count` arguments computes; no type (so no such overload) for
 // other arguments.
-template <int count, class... A>
-using hmm_real = typename hmm_real_type<hmm_real_kind<count, A...>()>::type;
+template <int count, class... A> using hmm_real = typename hmm_real_type<hmm_real_kind<count, A...>()>::type;
 template <class T, class R> struct hmm_then {
   using type = R;
 };
 template <int count, class R, class... A>
 using hmm_if_real = typename hmm_then<hmm_real<count, A...>, R>::type;
 
-#define HMM_OVERLOAD(count, name)                                                                  \
-  template <class... A> HMM_INLINE hmm_real<count, A...> name(A... a) {                            \
-    using R = hmm_real<count, A...>;                                                               \
-    if constexpr (sizeof(R) == sizeof(float))                                                      \
-      return ::name##f((R)a...);                                                                   \
-    else                                                                                           \
-      return ::name((R)a...);                                                                      \
+#define HMM_OVERLOAD(count, name)                                                                            \
+  template <class... A> HMM_INLINE hmm_real<count, A...> name(A... a) {                                      \
+    using R = hmm_real<count, A...>;                                                                         \
+    if constexpr (sizeof(R) == sizeof(float))                                                                \
+      return ::name##f((R)a...);                                                                             \
+    else                                                                                                     \
+      return ::name((R)a...);                                                                                \
   }
 HMM_OVERLOAD(1, acos)
 HMM_OVERLOAD(1, acosh)
@@ -116,7 +115,7 @@ HMM_OVERLOAD(3, fma)
 
 // Functions with a result or a second argument of another type: the double form is the C function,
 // the float form is here, a template (of nothing) for the same reason.
-#define HMM_FLOAT(result, name, parameters, call)                                                  \
+#define HMM_FLOAT(result, name, parameters, call)                                                            \
   template <int = 0> HMM_INLINE result name parameters { return ::call; }
 HMM_FLOAT(float, frexp, (float x, int* exponent), frexpf(x, exponent))
 HMM_FLOAT(float, ldexp, (float x, int exponent), ldexpf(x, exponent))
@@ -135,9 +134,9 @@ HMM_FLOAT(long long, llround, (float x), llroundf(x))
 #undef HMM_FLOAT
 
 // CUDA's own return int.
-#define HMM_CLASSIFY(name)                                                                         \
-  template <class... A> HMM_INLINE hmm_if_real<1, int, A...> name(A... a) {                        \
-    return hmm_##name((hmm_real<1, A...>)a...);                                                    \
+#define HMM_CLASSIFY(name)                                                                                   \
+  template <class... A> HMM_INLINE hmm_if_real<1, int, A...> name(A... a) {                                  \
+    return hmm_##name((hmm_real<1, A...>)a...);                                                              \
   }
 template <class T> HMM_INLINE int hmm_isnan(T x) { return __builtin_isnan(x); }
 template <class T> HMM_INLINE int hmm_isinf(T x) { return __builtin_isinf(x) != 0; }
@@ -190,11 +189,7 @@ HMM_INLINE unsigned int umin(unsigned int x, unsigned int y) { return hmm_min(x,
 HMM_INLINE unsigned int umax(unsigned int x, unsigned int y) { return hmm_max(x, y); }
 HMM_INLINE long long llmin(long long x, long long y) { return hmm_min(x, y); }
 HMM_INLINE long long llmax(long long x, long long y) { return hmm_max(x, y); }
-HMM_INLINE unsigned long long ullmin(unsigned long long x, unsigned long long y) {
-  return hmm_min(x, y);
-}
-HMM_INLINE unsigned long long ullmax(unsigned long long x, unsigned long long y) {
-  return hmm_max(x, y);
-}
+HMM_INLINE unsigned long long ullmin(unsigned long long x, unsigned long long y) { return hmm_min(x, y); }
+HMM_INLINE unsigned long long ullmax(unsigned long long x, unsigned long long y) { return hmm_max(x, y); }
 
 } // namespace hmm_cuda

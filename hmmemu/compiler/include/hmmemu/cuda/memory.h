@@ -5,8 +5,7 @@
 #pragma once
 
 extern "C" {
-void* malloc(size_t bytes)
-    HMM_NOTHROW; // a kernel's own heap: memory of the device process alone, as in CUDA
+void* malloc(size_t bytes) HMM_NOTHROW; // a kernel's own heap: memory of the device process alone, as in CUDA
 void free(void* pointer) HMM_NOTHROW;
 void* memcpy(void* __restrict to, const void* __restrict from, size_t bytes) HMM_NOTHROW;
 void* memmove(void* to, const void* from, size_t bytes) HMM_NOTHROW;
@@ -42,9 +41,9 @@ namespace hmm_cuda {
 
 HMM_INLINE long long clock64() { return (long long)hmm_cycles(); }
 
-#define HMM_CACHED_LOAD(name)                                                                      \
+#define HMM_CACHED_LOAD(name)                                                                                \
   template <class T> HMM_INLINE T name(const T* address) { return *address; }
-#define HMM_CACHED_STORE(name)                                                                     \
+#define HMM_CACHED_STORE(name)                                                                               \
   template <class T> HMM_INLINE void name(T* address, T value) { *address = value; }
 HMM_CACHED_LOAD(__ldg)
 HMM_CACHED_LOAD(__ldca)

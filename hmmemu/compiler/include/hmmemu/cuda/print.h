@@ -20,8 +20,7 @@ HMM_HIDDEN int hmm_putchar(int character);
 #undef HMM_HIDDEN
 }
 // By the assembler, since <stdio.h> may hold inline definitions under these names.
-#define HMM_SYMBOL(name)                                                                           \
-  __asm__(".globl " #name "\n.hidden " #name "\n.set " #name ", hmm_" #name "\n");
+#define HMM_SYMBOL(name) __asm__(".globl " #name "\n.hidden " #name "\n.set " #name ", hmm_" #name "\n");
 HMM_SYMBOL(printf)
 HMM_SYMBOL(puts)
 HMM_SYMBOL(putchar)
@@ -38,13 +37,10 @@ inline void hmm_print(const char* text, size_t bytes) {
 inline int hmm_count_arguments(const char* format) {
   int count = 0;
   for (const char* p = format; *p; ++p) {
-    if (*p != '%')
-      continue;
+    if (*p != '%') continue;
     ++p;
-    for (; *p && __builtin_strchr("-+ #0123456789.*hlLqjzt", *p); ++p)
-      count += *p == '*';
-    if (!*p)
-      break;
+    for (; *p && __builtin_strchr("-+ #0123456789.*hlLqjzt", *p); ++p) count += *p == '*';
+    if (!*p) break;
     count += *p != '%';
   }
   return count;
@@ -53,15 +49,13 @@ inline int hmm_count_arguments(const char* format) {
 } // namespace hmm_cuda
 
 int hmm_printf(const char* format, ...) {
-  if (!format)
-    return -1;
+  if (!format) return -1;
   char text[HMM_PRINT_BYTES];
   __builtin_va_list arguments;
   __builtin_va_start(arguments, format);
   int length = hmm_vsnprintf(text, sizeof text, format, arguments);
   __builtin_va_end(arguments);
-  if (length < 0)
-    return -2;
+  if (length < 0) return -2;
   if (length >= HMM_PRINT_BYTES) {
     const char cut[] = "... [printf cut at 8 KiB]\n";
     __builtin_memcpy(text + sizeof text - sizeof cut, cut, sizeof cut);
@@ -88,26 +82,23 @@ inline bool hmm_recorded_position(hmm_dim3& block, hmm_dim3& thread) {
 }
 
 // Ends the kernel with CUDA's own text.
-[[noreturn]] HMM_COLD inline void hmm_assert_failed(const char* expression, const char* file,
-                                                    unsigned line, const char* function,
-                                                    hmm_dim3 block, hmm_dim3 thread, bool known) {
+[[noreturn]] HMM_COLD inline void hmm_assert_failed(const char* expression, const char* file, unsigned line,
+                                                    const char* function, hmm_dim3 block, hmm_dim3 thread,
+                                                    bool known) {
   char where[48] = "[?]", text[2048];
-  if (known)
-    __builtin_snprintf(where, sizeof where, "[%u,%u,%u]", thread.x, thread.y, thread.z);
-  __builtin_snprintf(text, sizeof text,
-                     "%s:%u: %s: block: [%u,%u,%u], thread: %s Assertion `%s` failed.", file, line,
-                     function, block.x, block.y, block.z, where, expression);
+  if (known) __builtin_snprintf(where, sizeof where, "[%u,%u,%u]", thread.x, thread.y, thread.z);
+  __builtin_snprintf(text, sizeof text, "%s:%u: %s: block: [%u,%u,%u], thread: %s Assertion `%s` failed.",
+                     file, line, function, block.x, block.y, block.z, where, expression);
   hmm_fail(HMM_FAIL_ASSERT, text);
 }
 
 } // namespace hmm_cuda
 
-#define HMM_ASSERT(text, ...)                                                                      \
-  ((__VA_ARGS__) ? (void)0 : [&](const char* hmm_function) {                                       \
-    hmm_dim3 hmm_block, hmm_thread;                                                                \
-    bool hmm_known = HMM_THREAD_POSITION(hmm_block, hmm_thread);                                   \
-    hmm_cuda::hmm_assert_failed(text, __FILE__, __LINE__, hmm_function, hmm_block, hmm_thread,     \
-                                hmm_known);                                                        \
+#define HMM_ASSERT(text, ...)                                                                                \
+  ((__VA_ARGS__) ? (void)0 : [&](const char* hmm_function) {                                                 \
+    hmm_dim3 hmm_block, hmm_thread;                                                                          \
+    bool hmm_known = HMM_THREAD_POSITION(hmm_block, hmm_thread);                                             \
+    hmm_cuda::hmm_assert_failed(text, __FILE__, __LINE__, hmm_function, hmm_block, hmm_thread, hmm_known);   \
   }(__func__))
 
 // Without any header, as NVRTC has it; <assert.h> is ours too (stub/assert.h).

@@ -35,14 +35,10 @@ HMM_INLINE double hmm_next(double x, int direction) {
 
 // `nearest` as `mode` would have rounded it; `side` is the sign of (exact result - nearest).
 template <class F> inline F hmm_round_to(F nearest, int side, hmm_mode mode) {
-  if (mode == hmm_mode::up)
-    return side > 0 ? hmm_next(nearest, 1) : nearest;
-  if (mode == hmm_mode::down)
-    return side < 0 ? hmm_next(nearest, -1) : nearest;
-  if (mode == hmm_mode::zero && nearest > 0 && side < 0)
-    return hmm_next(nearest, -1);
-  if (mode == hmm_mode::zero && nearest < 0 && side > 0)
-    return hmm_next(nearest, 1);
+  if (mode == hmm_mode::up) return side > 0 ? hmm_next(nearest, 1) : nearest;
+  if (mode == hmm_mode::down) return side < 0 ? hmm_next(nearest, -1) : nearest;
+  if (mode == hmm_mode::zero && nearest > 0 && side < 0) return hmm_next(nearest, -1);
+  if (mode == hmm_mode::zero && nearest < 0 && side > 0) return hmm_next(nearest, 1);
   return nearest;
 }
 // An infinity out of finite operands lies beyond the exact result, which is finite.
@@ -58,24 +54,20 @@ template <class W> HMM_INLINE W hmm_sum_error(W x, W y, W sum) {
 // x + y, x and y in the wide type, exact: products of two narrow numbers fit.
 template <class F> inline F hmm_add_to(hmm_wide<F> x, hmm_wide<F> y, F nearest, hmm_mode mode) {
   hmm_wide<F> sum = x + y;
-  if (__builtin_isnan((double)nearest) || sum - sum != 0)
-    return nearest;
+  if (__builtin_isnan((double)nearest) || sum - sum != 0) return nearest;
   if (sum == 0) { // an exact zero of opposite signs is negative when rounding down
     bool negative = __builtin_signbit((double)x) || __builtin_signbit((double)y);
     return mode == hmm_mode::down && negative ? (F)-0.0 : nearest;
   }
-  if (__builtin_isinf((double)nearest))
-    return hmm_round_to(nearest, hmm_overflow_side(nearest), mode);
+  if (__builtin_isinf((double)nearest)) return hmm_round_to(nearest, hmm_overflow_side(nearest), mode);
   int side = sum != nearest ? hmm_sign_of(sum - nearest) : hmm_sign_of(hmm_sum_error(x, y, sum));
   return hmm_round_to(nearest, side, mode);
 }
 
 // `exact` has no rounding error: products, and quotients or roots multiplied out
 template <class F> HMM_INLINE F hmm_exact_to(hmm_wide<F> exact, F nearest, hmm_mode mode) {
-  if (exact - exact != 0)
-    return nearest; // infinite or NaN operands
-  if (__builtin_isinf((double)nearest))
-    return hmm_round_to(nearest, hmm_overflow_side(nearest), mode);
+  if (exact - exact != 0) return nearest; // infinite or NaN operands
+  if (__builtin_isinf((double)nearest)) return hmm_round_to(nearest, hmm_overflow_side(nearest), mode);
   return hmm_round_to(nearest, exact > nearest ? 1 : exact < nearest ? -1 : 0, mode);
 }
 
@@ -85,9 +77,7 @@ HMM_INLINE double hmm_fma(double x, double y, double z) { return ::fma(x, y, z);
 HMM_INLINE float hmm_sqrt(float x) { return sqrtf(x); }
 HMM_INLINE double hmm_sqrt(double x) { return ::sqrt(x); }
 
-template <class F> inline F hmm_add(F x, F y, hmm_mode mode) {
-  return hmm_add_to<F>(x, y, x + y, mode);
-}
+template <class F> inline F hmm_add(F x, F y, hmm_mode mode) { return hmm_add_to<F>(x, y, x + y, mode); }
 template <class F> inline F hmm_mul(F x, F y, hmm_mode mode) {
   return hmm_exact_to<F>((hmm_wide<F>)x * y, x * y, mode);
 }
@@ -100,15 +90,13 @@ template <class F> inline F hmm_div(F x, F y, hmm_mode mode) {
     bool overflow = __builtin_isinf((double)quotient) && x - x == 0 && y != 0;
     return overflow ? hmm_round_to(quotient, hmm_overflow_side(quotient), mode) : quotient;
   }
-  if (__builtin_isinf((double)y))
-    return quotient;
+  if (__builtin_isinf((double)y)) return quotient;
   int side = hmm_sign_of((hmm_wide<F>)x - (hmm_wide<F>)quotient * y);
   return hmm_round_to(quotient, y < 0 ? -side : side, mode);
 }
 template <class F> inline F hmm_root(F x, hmm_mode mode) {
   F root = hmm_sqrt(x);
-  if (!(x > 0) || __builtin_isinf((double)x))
-    return root;
+  if (!(x > 0) || __builtin_isinf((double)x)) return root;
   return hmm_round_to(root, hmm_sign_of((hmm_wide<F>)x - (hmm_wide<F>)root * root), mode);
 }
 
@@ -130,12 +118,8 @@ __asm__(".pushsection .rodata.hmm_constants,\"a\"\n"
         "hmm_one_float: .long 0x3f800000\n"
         "hmm_minus_zero_float: .long 0x80000000\n"
         ".popsection\n");
-HMM_INLINE float hmm_lone_mul(float x, float y) {
-  return __builtin_fmaf(x, y, hmm_minus_zero_float);
-}
-HMM_INLINE double hmm_lone_mul(double x, double y) {
-  return __builtin_fma(x, y, hmm_minus_zero_double);
-}
+HMM_INLINE float hmm_lone_mul(float x, float y) { return __builtin_fmaf(x, y, hmm_minus_zero_float); }
+HMM_INLINE double hmm_lone_mul(double x, double y) { return __builtin_fma(x, y, hmm_minus_zero_double); }
 HMM_INLINE float hmm_lone_add(float x, float y) { return __builtin_fmaf(x, hmm_one_float, y); }
 HMM_INLINE double hmm_lone_add(double x, double y) { return __builtin_fma(x, hmm_one_double, y); }
 #else
@@ -143,26 +127,26 @@ template <class F> HMM_INLINE F hmm_lone_mul(F x, F y) { return x * y; }
 template <class F> HMM_INLINE F hmm_lone_add(F x, F y) { return x + y; }
 #endif
 
-#define HMM_NEAREST(F, name, parameters, expression)                                               \
+#define HMM_NEAREST(F, name, parameters, expression)                                                         \
   HMM_INLINE F name##_rn parameters { return expression; }
-#define HMM_DIRECTED(F, name, parameters, function, ...)                                           \
-  HMM_INLINE F name##_rz parameters { return function<F>(__VA_ARGS__, hmm_mode::zero); }           \
-  HMM_INLINE F name##_ru parameters { return function<F>(__VA_ARGS__, hmm_mode::up); }             \
+#define HMM_DIRECTED(F, name, parameters, function, ...)                                                     \
+  HMM_INLINE F name##_rz parameters { return function<F>(__VA_ARGS__, hmm_mode::zero); }                     \
+  HMM_INLINE F name##_ru parameters { return function<F>(__VA_ARGS__, hmm_mode::up); }                       \
   HMM_INLINE F name##_rd parameters { return function<F>(__VA_ARGS__, hmm_mode::down); }
-#define HMM_ARITHMETIC(F, p, fma_name)                                                             \
-  HMM_NEAREST(F, __##p##add, (F x, F y), hmm_lone_add(x, y))                                       \
-  HMM_NEAREST(F, __##p##sub, (F x, F y), hmm_lone_add(x, -y))                                      \
-  HMM_NEAREST(F, __##p##mul, (F x, F y), hmm_lone_mul(x, y))                                       \
-  HMM_NEAREST(F, __##p##div, (F x, F y), x / y)                                                    \
-  HMM_NEAREST(F, __##p##rcp, (F x), (F)1 / x)                                                      \
-  HMM_NEAREST(F, __##p##sqrt, (F x), hmm_sqrt(x))                                                  \
-  HMM_NEAREST(F, fma_name, (F x, F y, F z), hmm_fma(x, y, z))                                      \
-  HMM_DIRECTED(F, __##p##add, (F x, F y), hmm_add, x, y)                                           \
-  HMM_DIRECTED(F, __##p##sub, (F x, F y), hmm_add, x, -y)                                          \
-  HMM_DIRECTED(F, __##p##mul, (F x, F y), hmm_mul, x, y)                                           \
-  HMM_DIRECTED(F, __##p##div, (F x, F y), hmm_div, x, y)                                           \
-  HMM_DIRECTED(F, __##p##rcp, (F x), hmm_div, (F)1, x)                                             \
-  HMM_DIRECTED(F, __##p##sqrt, (F x), hmm_root, x)                                                 \
+#define HMM_ARITHMETIC(F, p, fma_name)                                                                       \
+  HMM_NEAREST(F, __##p##add, (F x, F y), hmm_lone_add(x, y))                                                 \
+  HMM_NEAREST(F, __##p##sub, (F x, F y), hmm_lone_add(x, -y))                                                \
+  HMM_NEAREST(F, __##p##mul, (F x, F y), hmm_lone_mul(x, y))                                                 \
+  HMM_NEAREST(F, __##p##div, (F x, F y), x / y)                                                              \
+  HMM_NEAREST(F, __##p##rcp, (F x), (F)1 / x)                                                                \
+  HMM_NEAREST(F, __##p##sqrt, (F x), hmm_sqrt(x))                                                            \
+  HMM_NEAREST(F, fma_name, (F x, F y, F z), hmm_fma(x, y, z))                                                \
+  HMM_DIRECTED(F, __##p##add, (F x, F y), hmm_add, x, y)                                                     \
+  HMM_DIRECTED(F, __##p##sub, (F x, F y), hmm_add, x, -y)                                                    \
+  HMM_DIRECTED(F, __##p##mul, (F x, F y), hmm_mul, x, y)                                                     \
+  HMM_DIRECTED(F, __##p##div, (F x, F y), hmm_div, x, y)                                                     \
+  HMM_DIRECTED(F, __##p##rcp, (F x), hmm_div, (F)1, x)                                                       \
+  HMM_DIRECTED(F, __##p##sqrt, (F x), hmm_root, x)                                                           \
   HMM_DIRECTED(F, fma_name, (F x, F y, F z), hmm_mul_add, x, y, z)
 HMM_ARITHMETIC(float, f, __fmaf)
 HMM_ARITHMETIC(double, d, __fma)

@@ -3,22 +3,22 @@
 // the user's to define.
 #pragma once
 
-#define HMM_VECTOR1(name, type)                                                                    \
-  struct name##1 { type x; };                                                                      \
+#define HMM_VECTOR1(name, type)                                                                              \
+  struct name##1 { type x; };                                                                                \
   static HMM_INLINE name##1 make_##name##1(type x) { return {x}; }
-#define HMM_VECTOR2(name, type, align)                                                             \
-  struct __attribute__((aligned(align))) name##2 { type x, y; };                                   \
+#define HMM_VECTOR2(name, type, align)                                                                       \
+  struct __attribute__((aligned(align))) name##2 { type x, y; };                                             \
   static HMM_INLINE name##2 make_##name##2(type x, type y) { return {x, y}; }
-#define HMM_VECTOR3(name, type)                                                                    \
-  struct name##3 { type x, y, z; };                                                                \
+#define HMM_VECTOR3(name, type)                                                                              \
+  struct name##3 { type x, y, z; };                                                                          \
   static HMM_INLINE name##3 make_##name##3(type x, type y, type z) { return {x, y, z}; }
-#define HMM_VECTOR4(name, type, align)                                                             \
-  struct __attribute__((aligned(align))) name##4 { type x, y, z, w; };                             \
+#define HMM_VECTOR4(name, type, align)                                                                       \
+  struct __attribute__((aligned(align))) name##4 { type x, y, z, w; };                                       \
   static HMM_INLINE name##4 make_##name##4(type x, type y, type z, type w) { return {x, y, z, w}; }
-#define HMM_VECTORS(name, type, align2, align4)                                                    \
-  HMM_VECTOR1(name, type)                                                                          \
-  HMM_VECTOR2(name, type, align2)                                                                  \
-  HMM_VECTOR3(name, type)                                                                          \
+#define HMM_VECTORS(name, type, align2, align4)                                                              \
+  HMM_VECTOR1(name, type)                                                                                    \
+  HMM_VECTOR2(name, type, align2)                                                                            \
+  HMM_VECTOR3(name, type)                                                                                    \
   HMM_VECTOR4(name, type, align4)
 
 HMM_VECTORS(char, signed char, 2, 4)
@@ -42,8 +42,7 @@ HMM_VECTORS(double, double, 16, 16)
 
 struct dim3 {
   unsigned int x, y, z;
-  constexpr dim3(unsigned int vx = 1, unsigned int vy = 1, unsigned int vz = 1)
-      : x(vx), y(vy), z(vz) {}
+  constexpr dim3(unsigned int vx = 1, unsigned int vy = 1, unsigned int vz = 1) : x(vx), y(vy), z(vz) {}
   constexpr dim3(uint3 v) : x(v.x), y(v.y), z(v.z) {}
   constexpr operator uint3() const { return {x, y, z}; }
 };
