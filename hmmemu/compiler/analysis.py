@@ -67,12 +67,12 @@ def _way(found: Analysis, kernel: Function, closure: set[str]) -> str:
         return "HMM_WAY_COUNTED"
     if closure & BARRIERS:
         return "HMM_WAY_RING"
-    if closure & TELLS_THREAD or _asks_here(found, closure):
+    if closure & TELLS_THREAD or asks_here(found, closure):
         return "HMM_WAY_LOOP_STORED"
     return "HMM_WAY_LOOP"
 
 
-def _asks_here(found: Analysis, closure: set[str]) -> bool:
+def asks_here(found: Analysis, closure: set[str]) -> bool:
     """Whether code in reach uses the context and cannot be given it."""
     for function in found.needs:
         if not found.takes_parameter(function) and closure & {function.name, function.owner or function.name}:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hmmemu.compiler import cache
-from hmmemu.compiler.analysis import analyse
+from hmmemu.compiler.analysis import Analysis, analyse
 from hmmemu.compiler.diagnostics import clean
+from hmmemu.compiler.fission import fission
 from hmmemu.compiler.options import CompilerOptions, parse_options
 from hmmemu.compiler.parse import Node, Source, parse
 from hmmemu.compiler.preprocess import INCLUDE, escape, preprocess
-from hmmemu.compiler.rewrite import rewrite
+from hmmemu.compiler.rewrite import Rewritten, rewrite
 from hmmemu.compiler.tables import add_launch_bounds, tables, tags
 from hmmemu.compiler.toolchain import Toolchain, find_compiler
 from hmmemu.errors import CompileError
@@ -68,11 +69,22 @@ def translate(prepared: str, filename: str, name_expressions: Sequence[str] = ()
     analysis = analyse(parse(prepared))
     rewritten = rewrite(analysis)
     add_launch_bounds(analysis, rewritten)
+    _add_block_functions(analysis, rewritten)
     body = rewritten.edits.apply(analysis.source.text)
     head = '#include "hmmemu/runtime.h"\n' + tags(analysis)
     if _has_private_arrays(analysis.source):
         head = "#define HMM_NO_IVDEP 1\n" + head
     return f'{head}\n# 1 "{escape(filename)}"\n{body}\n{tables(analysis, rewritten, name_expressions)}'
+
+
+def _add_block_functions(analysis: Analysis, rewritten: Rewritten) -> None:
+    """Gives kernels that can be cut at their barriers the second function that does it, after the first."""
+    for kernel in list(analysis.ways):
+        made = fission(analysis, kernel, rewritten.edits)
+        if made is not None:
+            line, name = analysis.source.line(kernel.node.end_byte)
+            rewritten.edits.insert(kernel.node.end_byte, f'\n{made}\n# {line} "{name}"\n')
+            analysis.ways[kernel] = "HMM_WAY_FISSION"
 
 
 def _flags(tools: Toolchain, wanted: CompilerOptions) -> list[str]:

@@ -7,6 +7,7 @@ Names are matched by spelling, not resolved; every use of that is on the safe si
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -20,6 +21,7 @@ Node = tree_sitter.Node
 _NAMES = {"identifier", "field_identifier", "type_identifier", "namespace_identifier", "statement_identifier"}
 _DECLARATIONS = {"function_definition", "declaration", "field_declaration", "lambda_expression", "parameter_declaration",
                  "optional_parameter_declaration", "alias_declaration", "type_definition"}
+_MARKER = re.compile(rb'^# (\d+) "((?:[^"\\]|\\.)*)"[^\n]*', re.MULTILINE)
 _CLASSES = {"struct_specifier", "class_specifier", "union_specifier"}
 
 
@@ -89,6 +91,13 @@ class Source:
     functions: list[Function]
     variables: list[Variable]
     entities: dict[str, set[str]]  # other names at namespace scope (classes, aliases): what they mention
+
+    def line(self, at: int) -> tuple[int, str]:
+        """The user's line and file of a position, from the line markers before it."""
+        line, name, since = 1, "", 0
+        for found in _MARKER.finditer(self.text, 0, at):
+            line, name, since = int(found[1]), found[2].decode(), found.end() + 1
+        return line + self.text.count(b"\n", since, at), name
 
 
 def text(node: Node) -> str:

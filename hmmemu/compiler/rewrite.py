@@ -18,25 +18,26 @@ _STORAGE = ("static", "extern", "inline", "thread_local")
 
 @dataclass
 class Edits:
-    """Replacements of [start, end) by text; applied together, inner ones at one place in the order given."""
+    """Replacements of [start, end) by text; applied together, those at one place in the order given."""
 
-    made: list[tuple[int, int, str]] = field(default_factory=list)
+    made: list[tuple[int, int, str, bool]] = field(default_factory=list)
 
-    def insert(self, at: int, what: str) -> None:
-        """Puts text at a position."""
-        self.made.append((at, at, what))
+    def insert(self, at: int, what: str, *, around: bool = False) -> None:
+        """Puts text at a position; `around` if it belongs to a function's braces and to no statement in them."""
+        self.made.append((at, at, what, around))
 
     def replace(self, start: int, end: int, what: str) -> None:
         """Replaces a range; its line breaks must be in `what`."""
-        self.made.append((start, end, what))
+        self.made.append((start, end, what, False))
 
     def apply(self, source: bytes, start: int = 0, end: int | None = None) -> str:
-        """The text of [start, end) with the edits that lie in it."""
+        """The text with all edits, or that of the statement at [start, end) with its own."""
+        part = end is not None
         end = len(source) if end is None else end
         out: list[bytes] = []
         at = start
-        for first, last, what in sorted(self.made, key=lambda e: (e[0], e[1])):
-            if first < at or last > end:
+        for first, last, what, around in sorted(self.made, key=lambda e: (e[0], e[1])):
+            if first < at or last > end or (part and around):
                 continue
             out += [source[at:first], what.encode()]
             at = last
@@ -95,8 +96,8 @@ def _function(analysis: Analysis, function: Function, edits: Edits) -> None:
     if needed:
         head = "" if gets_parameter else " hmm_ctx hmm_c = hmm_here();"
         head += _locals(analysis, function, {p.name for p in function.parameters})
-        edits.insert(body.start_byte + 1, head + " {")
-        edits.insert(body.end_byte - 1, "} ")
+        edits.insert(body.start_byte + 1, head + " {", around=True)
+        edits.insert(body.end_byte - 1, "} ", around=True)
     if needed or function.is_kernel:
         for node in walk(body):
             if node.type == "lambda_expression":
@@ -244,10 +245,12 @@ def _reference(analysis: Analysis, variable: Variable, name: str, scope: str) ->
     if variable.has("extern"):
         return f" {kind}& {name} = hmm_dynamic_shared<{kind}>(hmm_c);"
     owner = variable.function
-    who = tag(analysis, owner) if owner is not None and owner.is_kernel else "::hmm_device_functions"
+    who, which = "::hmm_device_functions", f"{scope}hmm_v_{name}"
+    if owner is not None and owner.is_kernel:  # one place, whichever of the kernel's functions asks
+        who, which = tag(analysis, owner), f"hmm_variable<{analysis.source.variables.index(variable)}, {[text(n) for n in variable.names].index(name)}>"
     asked = [m.argument for m in variable.marks if m.keyword in ("__align__", "alignas")]
     last = f", ({asked[0]})" if asked else ""
-    return f" {kind}& {name} = hmm_shared<{who}, {scope}hmm_v_{name}, {kind}{last}>(hmm_c);"
+    return f" {kind}& {name} = hmm_shared<{who}, {which}, {kind}{last}>(hmm_c);"
 
 
 def _shared(analysis: Analysis, variable: Variable, edits: Edits) -> None:

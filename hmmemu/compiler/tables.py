@@ -23,7 +23,8 @@ def tables(analysis: Analysis, rewritten: Rewritten, name_expressions: Sequence[
     for i, (name, expression, kernel, where) in enumerate(entries):
         arrays += _parameter_arrays(i, kernel)
         way, bound = analysis.ways[kernel], _bound(analysis, kernel)
-        calls += f'# 1 "{where}"\n  hmm_describe<{expression}, {tag(analysis, kernel)}, {way}>'
+        block = ", " + _block_function(expression, kernel) if way == "HMM_WAY_FISSION" else ""
+        calls += f'# 1 "{where}"\n  hmm_describe<{expression}, {tag(analysis, kernel)}, {way}{block}>'
         calls += f"(hmm_kernels[{i}], {json.dumps(name)}, hmm_written_{i}, hmm_params_{i}, {bound});\n"
     fills = "".join(_global_entry(i, g) for i, g in enumerate(rewritten.globals))
     kernels, variables = len(entries), len(rewritten.globals)
@@ -108,6 +109,13 @@ def _expression_entry(analysis: Analysis, expression: str) -> Entry:
     kernel = max(matches, key=lambda k: k.is_template == ("<" in plain))
     where = f"name expression {expression}".replace("\\", "/").replace('"', "'")
     return expression, f"(&{plain})", kernel, where
+
+
+def _block_function(expression: str, kernel: Function) -> str:
+    """The same expression for the kernel's block function: its last name, before template arguments, has a prefix."""
+    head, bracket, arguments = expression.partition("<")
+    at = head.rindex(kernel.name)
+    return head[:at] + "hmm_block_" + head[at:] + bracket + arguments
 
 
 def _parameter_arrays(i: int, kernel: Function) -> str:

@@ -22,5 +22,6 @@ static bool hmm_position(hmm_dim3& block, hmm_dim3& thread);
 #include "hmmemu/runtime_signature.h"
 #include "hmmemu/runtime_loop.h"
 #include "hmmemu/runtime_block.h"
+#include "hmmemu/runtime_fission.h"
 #include "hmmemu/runtime_table.h"
 #include "hmmemu/runtime_names.h"

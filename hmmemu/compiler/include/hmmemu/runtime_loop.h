@@ -1,7 +1,7 @@
 // Kernels whose threads never wait for one another: a loop over the threads of each block, for the vectoriser.
 //
-// The fast copy runs when the launch is in range (checked once): blockIdx.x * blockDim.x + threadIdx.x then has no
-// unsigned wrap, and giving threadIdx.x as `base + t` minus the product lets the compiler see contiguous access.
+// The fast copy runs when the launch is in range (checked once): then blockIdx.x * blockDim.x + threadIdx.x stays below
+// 2**31, and the compiler is shown so. It must see that no index wraps, or it will not vectorise.
 // The exact copy has no such assumption and stores each thread's index before its code; it serves launches out of
 // range, launches that look for a fault (HMM_LAUNCH_PRECISE), and kernels that need their index stored.
 #pragma once
@@ -29,35 +29,39 @@ struct hmm_block_cursor {
   }
 };
 
+enum { HMM_SMALL_GRID_X = 1 << 21, HMM_SMALL_GRID_YZ = 1 << 16 };
+
 HMM_INLINE bool hmm_in_range(const hmm_launch* l) {
-  return uint64_t(l->grid.x) * l->block.x <= 0x7fffffffu - HMM_MAX_THREADS && l->grid.y <= 65535 && l->grid.z <= 65535;
+  return l->grid.x <= HMM_SMALL_GRID_X && l->grid.y <= HMM_SMALL_GRID_YZ && l->grid.z <= HMM_SMALL_GRID_YZ;
 }
 
-HMM_INLINE void hmm_assume_range(const hmm_dim3& g, const hmm_dim3& b) {
-  HMM_ASSUME(b.x >= 1 && b.x <= 1024 && b.y >= 1 && b.y <= 1024 && b.z >= 1 && b.z <= 1024);
-  HMM_ASSUME(g.x >= 1 && g.x <= 0x7fffffffu && g.y >= 1 && g.y <= 65535 && g.z >= 1 && g.z <= 65535);
+// For launches in range these change no value. They are arithmetic because the compiler keeps what arithmetic says
+// about a value's range, where it forgets an assumption (`if (!c) __builtin_unreachable()`) after a few passes.
+HMM_INLINE unsigned hmm_at_most(unsigned n, unsigned limit) { return n < limit ? n : limit; }
+HMM_INLINE hmm_dim3 hmm_small_block(const hmm_dim3& b) {
+  hmm_dim3 d = {hmm_at_most(b.x, 1024), hmm_at_most(b.y, 1024), hmm_at_most(b.z, 1024)};
+  return d;
+}
+HMM_INLINE uint3 hmm_small_index(const hmm_block_cursor& at) {
+  return hmm_uint3(at.x & (HMM_SMALL_GRID_X - 1), at.y & (HMM_SMALL_GRID_YZ - 1), at.z & (HMM_SMALL_GRID_YZ - 1));
 }
 
 template <auto Kernel, class... A>
 __attribute__((noinline)) void hmm_loop_fast(hmm_worker* w, hmm_runtime* rt, const hmm_launch* l, uint64_t first,
                                              uint64_t end, A... a) {
-  const hmm_dim3 g = l->grid, b = l->block;
+  const hmm_dim3 g = l->grid, b = hmm_small_block(l->block);
   hmm_block_cursor at(g, first);
-  hmm_assume_range(g, b);
   for (uint64_t i = first; i < end; ++i, at.next(g)) {
-    HMM_ASSUME(at.x < g.x && at.y < g.y && at.z < g.z);
-    hmm_store(w->block, hmm_uint3(at.x, at.y, at.z));
-    const int base = int(at.x * b.x), n = int(b.x);
-    HMM_ASSUME(base >= 0 && base <= 0x7fffffff - HMM_MAX_THREADS && n >= 1 && n <= HMM_MAX_THREADS);
+    const uint3 block = hmm_small_index(at);
+    hmm_store(w->block, block);
     for (unsigned tz = 0; tz < b.z; ++tz)
       for (unsigned ty = 0; ty < b.y; ++ty) {
         HMM_ASSUME(ty < 1024 && tz < 1024);
         HMM_THREADS
-        for (int t = 0; t < n; ++t) {
-          unsigned tx = unsigned(base + t) - at.x * b.x;
-          HMM_ASSUME(tx < 1024);
+        for (unsigned tx = 0; tx < b.x; ++tx) {
+          HMM_ASSUME(tx < HMM_MAX_THREADS);
           hmm_ctx c;
-          c.thread = hmm_uint3(tx, ty, tz), c.block = hmm_uint3(at.x, at.y, at.z);
+          c.thread = hmm_uint3(tx, ty, tz), c.block = block;
           c.block_dim = hmm_to_dim3(b), c.grid_dim = hmm_to_dim3(g);
           c.worker = w, c.rt = rt, c.me = nullptr;
           Kernel(c, a...);

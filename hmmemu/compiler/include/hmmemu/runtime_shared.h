@@ -6,6 +6,10 @@
 // also if their scopes do not, because threads may be in both at once.
 #pragma once
 
+// Names a kernel's variable by its place in the source; those of device functions are named by a local type, because
+// each instance of a template has its own.
+template <int Declaration, int Declarator> struct hmm_variable;
+
 struct hmm_device_functions;  // the owner of the shared variables of all device functions of a module
 
 // Bytes given out so far; `Owner` is a kernel's tag or hmm_device_functions.

@@ -1,0 +1,59 @@
+// Kernels cut at their barriers ("loop fission"): each piece between two barriers is a loop over the block's threads.
+//
+// The rewriter (fission.py) makes a second function of such a kernel, which runs one whole block: control flow that is
+// the same for all threads stays outside, and each piece is
+//     HMM_PIECE_BEGIN { statements as written } HMM_PIECE_END
+// Values that live from piece to piece are computed again, or kept in arrays with one element a thread. Taken for
+// launches in range (runtime_loop.h); others, and those that look for a fault, run the kernel as fibers.
+#pragma once
+
+struct hmm_block {
+  uint3 block;
+  dim3 block_dim, grid_dim;
+  hmm_worker* worker;
+  hmm_runtime* rt;
+};
+
+// The context of the code outside the pieces: it has no thread.
+HMM_INLINE hmm_ctx hmm_block_context(const hmm_block& b) {
+  hmm_ctx c;
+  c.thread = hmm_uint3(0, 0, 0), c.block = b.block, c.block_dim = b.block_dim, c.grid_dim = b.grid_dim;
+  c.worker = b.worker, c.rt = b.rt, c.me = nullptr;
+  return c;
+}
+
+HMM_INLINE hmm_ctx hmm_thread_context(const hmm_block& b, unsigned x, unsigned y, unsigned z) {
+  hmm_ctx c = hmm_block_context(b);
+  c.thread = hmm_uint3(x, y, z);
+  return c;
+}
+
+#define HMM_PIECE_BEGIN                                                                                                \
+  for (unsigned hmm_z = 0; hmm_z < hmm_b.block_dim.z; ++hmm_z)                                                         \
+    for (unsigned hmm_y = 0; hmm_y < hmm_b.block_dim.y; ++hmm_y) {                                                     \
+      HMM_ASSUME(hmm_y < 1024 && hmm_z < 1024);                                                                        \
+      const unsigned hmm_row = hmm_b.block_dim.x * (hmm_y + hmm_b.block_dim.y * hmm_z);                                \
+      HMM_ASSUME(hmm_row < HMM_MAX_THREADS);                                                                           \
+      HMM_THREADS                                                                                                      \
+      for (unsigned hmm_x = 0; hmm_x < hmm_b.block_dim.x; ++hmm_x) {                                                   \
+        HMM_ASSUME(hmm_x < HMM_MAX_THREADS);                                                                           \
+        [[maybe_unused]] const unsigned hmm_t = hmm_row + hmm_x;                                                       \
+        const hmm_ctx hmm_c = hmm_thread_context(hmm_b, hmm_x, hmm_y, hmm_z);                                          \
+        [[maybe_unused]] const uint3 threadIdx = hmm_c.thread;
+#define HMM_PIECE_END                                                                                                  \
+  }                                                                                                                    \
+  }
+
+template <auto Block, class... A>
+__attribute__((noinline)) void hmm_run_pieces(hmm_worker* w, hmm_runtime* rt, const hmm_launch* l, uint64_t first,
+                                              uint64_t end, A... a) {
+  const hmm_dim3 g = l->grid, b = hmm_small_block(l->block);
+  hmm_block_cursor at(g, first);
+  for (uint64_t i = first; i < end; ++i, at.next(g)) {
+    hmm_block c;
+    c.block = hmm_small_index(at), c.block_dim = hmm_to_dim3(b), c.grid_dim = hmm_to_dim3(g);
+    c.worker = w, c.rt = rt;
+    hmm_store(w->block, c.block);
+    Block(c, a...);
+  }
+}

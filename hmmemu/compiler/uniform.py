@@ -1,0 +1,194 @@
+"""Which values are the same for all threads of a block: decides where a kernel can be cut at its barriers.
+
+By spelling, for one kernel's body: a name is uniform if every declaration and every change of it, under that name
+anywhere in the body, has a uniform value and is executed by all threads together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hmmemu.compiler.analysis import Analysis
+from hmmemu.compiler.parse import Function, Node, declared_name, text, walk
+
+PURE_CALLS = {"min", "max", "abs", "umin", "umax", "fminf", "fmaxf", "fabsf", "__umul24", "__mul24"}
+BLOCK_NAMES = {"blockIdx", "blockDim", "gridDim", "warpSize"}
+_NOT_PURE = {"subscript_expression", "pointer_expression", "assignment_expression", "update_expression", "lambda_expression",
+             "new_expression", "delete_expression", "gnu_asm_expression", "co_await_expression"}  # fmt: skip
+
+
+class Uniform:
+    """The uniform and the unchanged names of one kernel."""
+
+    def __init__(self, analysis: Analysis, kernel: Function) -> None:
+        self.body = kernel.body
+        self.kernel = kernel
+        self.parameters = {p.name for p in kernel.parameters if p.name}
+        self.changed = {name for name, _ in self._changes()}
+        self.declared = {text(n) for d in self._declarations() for n in _names(d)}
+        device = {text(n) for v in analysis.source.variables if not v.has("__constant__") for n in v.names}
+        self.memory = device - {text(n) for v in analysis.source.variables if v.has("constexpr") for n in v.names}
+        self.names: set[str] = set()
+        self._solve()
+
+    def expression(self, node: Node | None) -> bool:
+        """Whether an expression has one value for the whole block, and evaluating it does nothing else."""
+        return node is None or self._all(node, self.is_uniform)
+
+    def pure(self, node: Node | None, known: set[str]) -> bool:
+        """Whether an expression depends only on uniform names, threadIdx and `known` names."""
+        return node is None or self._all(node, lambda n: n == "threadIdx" or n in known or self.is_uniform(n))
+
+    def is_uniform(self, name: str) -> bool:
+        """Whether a name stands for one value in the whole block."""
+        if name in self.declared:
+            return name in self.names
+        if name in self.parameters:
+            return name not in self.changed
+        return name not in self.memory and name != "threadIdx"
+
+    def _all(self, node: Node, allowed) -> bool:  # type: ignore[no-untyped-def]
+        for n in walk(node):
+            if n.type in _NOT_PURE:
+                return False
+            if n.type == "call_expression" and not _is_pure(n):
+                return False
+            if n.type == "field_expression" and any(c.type == "->" for c in n.children):
+                return False
+            if n.type == "identifier" and not _called(n) and not allowed(text(n)):
+                return False
+        return True
+
+    def _declarations(self) -> Iterator[Node]:
+        for n in walk(self.body) if self.body is not None else ():
+            if n.type in ("declaration", "for_range_loop", "parameter_declaration", "optional_parameter_declaration"):
+                yield n
+
+    def _changes(self) -> Iterator[tuple[str, Node | None]]:
+        """Names that are changed, each with the assignment; None for a change that cannot be followed: the address is
+        taken, a reference is bound, a function is called that may take a reference."""
+        for n in walk(self.body) if self.body is not None else ():
+            if n.type in ("assignment_expression", "update_expression"):
+                target = n.child_by_field_name("left") or n.child_by_field_name("argument")
+                whole = n if target is not None and target.type == "identifier" else None
+                yield from ((name, whole) for name in _root(target))
+            elif n.type == "pointer_expression" and n.children and n.children[0].type == "&":
+                yield from ((name, None) for name in _root(n.child_by_field_name("argument")))
+            elif n.type == "init_declarator" and (n.child_by_field_name("declarator") or n).type == "reference_declarator":
+                yield from ((name, None) for name in _root(n.child_by_field_name("value")))
+            elif n.type == "call_expression" and _may_change_arguments(n):
+                for argument in (n.child_by_field_name("arguments") or n).named_children:
+                    yield from ((name, None) for name in _root(argument))
+
+    def _solve(self) -> None:
+        """Greatest solution: assume all declared names uniform, and drop those that turn out not to be."""
+        self.names = set(self.declared)
+        values = self._values()
+        while True:
+            kept = {n for n in self.names if all(self._holds(value) for value in values.get(n, [None]))}
+            if kept == self.names:
+                break
+            self.names = kept
+
+    def _values(self) -> dict[str, list[Node | None]]:
+        """For each declared name, the nodes that give it a value; None for one that cannot be followed."""
+        found: dict[str, list[Node | None]] = {}
+        for n in self._declarations():
+            for d in n.children_by_field_name("declarator"):
+                value = _plain_value(n, d) if n.type == "declaration" else None
+                found.setdefault(text(declared_name(d) or d), []).append(value)
+        for name, change in self._changes():
+            found.setdefault(name, []).append(change)
+        return found
+
+    def _holds(self, change: Node | None) -> bool:
+        """Whether one declaration or change keeps its name uniform."""
+        if change is None:
+            return False
+        if change.type in ("assignment_expression", "update_expression"):
+            right = change.child_by_field_name("right")
+            return self.expression(right) and self.executed_together(change)
+        return self.expression(change) and self.executed_together(change)
+
+    def executed_together(self, node: Node) -> bool:
+        """Whether all threads reach a node together: only uniform control around it, a statement of its own."""
+        if self.body is None:
+            return False
+        current = node
+        while current.parent is not None and current.id != self.body.id:
+            parent = current.parent
+            if parent.type in ("if_statement", "while_statement", "do_statement", "for_statement"):
+                if not self.expression(parent.child_by_field_name("condition")) or _is_left_early(parent):
+                    return False
+            elif parent.type not in ("compound_statement", "expression_statement", "declaration", "init_declarator", "else_clause",
+                                     "comma_expression", "condition_clause"):
+                return False
+            current = parent
+        return current.id == self.body.id
+
+
+def _is_left_early(loop: Node) -> bool:
+    """Whether a loop has a break or continue of its own, so that threads may go round it differently often."""
+    if loop.type == "if_statement":
+        return False
+    for n in walk(loop):
+        if n.type in ("break_statement", "continue_statement"):
+            node = n.parent
+            while node is not None and node.type not in ("for_statement", "while_statement", "do_statement", "switch_statement", "for_range_loop"):
+                node = node.parent
+            if node is not None and (node.id == loop.id or node.type == "switch_statement"):
+                return True
+    return False
+
+
+def _is_pure(call: Node) -> bool:
+    """min, max and the like, and casts."""
+    function = call.child_by_field_name("function") or call
+    name = text(function)
+    return name in PURE_CALLS or function.type == "primitive_type" or name.startswith(("static_cast<", "reinterpret_cast<"))
+
+
+def _may_change_arguments(call: Node) -> bool:
+    """CUDA's own functions take values; the user's may take references."""
+    name = text(call.child_by_field_name("function") or call)
+    return not _is_pure(call) and not name.startswith(("__", "atomic"))
+
+
+def _called(node: Node) -> bool:
+    parent = node.parent
+    return parent is not None and parent.type == "call_expression" and (parent.child_by_field_name("function") or parent).id == node.id
+
+
+def _root(node: Node | None) -> Iterator[str]:
+    """The variable that an lvalue is part of: `a` for a.x, a[i] and (a); nothing for *p and p->x."""
+    while node is not None:
+        if node.type == "identifier":
+            yield text(node)
+            return
+        if node.type == "field_expression" and any(c.type == "->" for c in node.children):
+            return
+        if node.type == "subscript_expression" or node.type == "field_expression":
+            node = node.child_by_field_name("argument")
+        elif node.type == "parenthesized_expression":
+            node = node.named_children[0] if node.named_children else None
+        else:
+            return
+
+
+def _names(node: Node) -> Iterator[Node]:
+    for d in node.children_by_field_name("declarator"):
+        name = declared_name(d)
+        if name is not None:
+            yield name
+
+
+def _plain_value(declaration: Node, declarator: Node) -> Node | None:
+    """The initial value of `T x = value`, or None: no value, a reference, an array, a constructor, static."""
+    if any(text(c) in ("static", "extern", "volatile", "__shared__") for c in declaration.children):
+        return None
+    if declarator.type != "init_declarator":
+        return None
+    inner, value = declarator.child_by_field_name("declarator"), declarator.child_by_field_name("value")
+    if inner is None or inner.type not in ("identifier", "pointer_declarator") or value is None:
+        return None
+    return None if value.type in ("initializer_list", "argument_list") else value

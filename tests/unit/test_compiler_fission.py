@@ -1,0 +1,125 @@
+"""Kernels cut at their barriers: which ones are, and that they compute what the same kernel computes as fibers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from loader import PRECISE, Module
+
+HEAD = "__global__ void f(const int* in, int* out, int n) { int t = threadIdx.x, i = blockIdx.x * blockDim.x + t; __shared__ int s[256]; "
+
+CUT = {
+    "straight": "s[t] = in[i]; __syncthreads(); out[i] = s[255 - t];",
+    "carried": "int a = in[i], b; b = a * 2; s[t] = a; __syncthreads(); a += s[255 - t]; __syncthreads(); out[i] = a + b;",
+    "private array": "int a[4] = {1, 2, 3}; a[3] = in[i]; s[t] = a[3]; __syncthreads(); a[t & 3] += s[255 - t]; __syncthreads(); for (int k = 0; k < 4; ++k) out[i] += a[k];",
+    "loop": "s[t] = in[i]; for (int k = 0; k < n; ++k) { __syncthreads(); int v = s[(t + k) % 256]; __syncthreads(); s[t] = v + 1; } out[i] = s[t];",
+    "loop by halves": "s[t] = in[i]; __syncthreads(); for (unsigned k = blockDim.x / 2; k > 0; k >>= 1) { if (t < k) s[t] += s[t + k]; __syncthreads(); } out[i] = s[0];",
+    "while": "int k = n; s[t] = in[i]; while (k > 0) { __syncthreads(); int v = s[t ^ k]; __syncthreads(); s[t] = v - k; k /= 2; } out[i] = s[t] + k;",
+    "do": "int k = 1; s[t] = in[i]; do { __syncthreads(); int v = s[(t + k) & 255]; __syncthreads(); s[t] += v; k *= 3; } while (k < 20); out[i] = s[t];",
+    "nested": "s[t] = in[i]; for (int a = 0; a < 3; ++a) { for (int b = a; b < n; ++b) { __syncthreads(); int v = s[(t + a * b) & 255]; __syncthreads(); s[t] = v + b; } s[t] += a; } out[i] = s[t];",
+    "if": "s[t] = in[i]; if (n > 3) { __syncthreads(); out[i] = s[255 - t]; } else { out[i] = -1; }",
+    "else if": "s[t] = in[i]; if (n > 30) { __syncthreads(); out[i] = s[255 - t]; } else if (n > 2) { __syncthreads(); out[i] = s[t ^ 1]; } else out[i] = -1;",
+    "early return": "if (t >= 100) { out[i] = -5; return; } s[t] = in[i]; __syncthreads(); out[i] = s[99 - t];",
+    "return in the middle": "s[t] = in[i]; __syncthreads(); if (in[i] & 1) { out[i] = 7; return; } out[i] = s[255 - t]; __syncthreads(); s[t] = out[i] * 2; __syncthreads(); out[i] += s[t];",
+    "return in a loop": "s[t] = in[i]; for (int k = 0; k < 5; ++k) { __syncthreads(); if ((in[i] + k) % 7 == 0) return; out[i] += s[t] + k; } out[i] += 1000;",
+    "return from an inner loop": "s[t] = in[i]; __syncthreads(); for (int k = 0; k < 9; ++k) for (int j = 0; j < 9; ++j) if (s[t] == k * j) { out[i] = k; return; } out[i] = -1;",
+    "uniform variables": "int half = blockDim.x / 2; const int step = half + n; int count = 0; s[t] = in[i]; __syncthreads(); count += step; out[i] = s[(t + half) & 255] + count; __syncthreads(); count *= 2; out[i] += count;",
+    "pointer": "const int* p = in + blockIdx.x * blockDim.x; int* q = out + i; s[t] = p[t]; __syncthreads(); *q = s[255 - t]; ++q; __syncthreads(); q[-1] += p[0];",
+    "atomics": "s[t] = 0; __syncthreads(); atomicAdd(&s[in[i] & 15], 1); __syncthreads(); out[i] = s[t];",
+    "types inside": "struct P { int a, b; }; typedef int I; using J = I; enum { TWO = 2 }; P p = {in[i], TWO}; s[t] = p.a; __syncthreads(); J v = s[255 - t]; out[i] = v * p.b + p.a;",
+    "blocks in blocks": "{ int a = in[i]; { s[t] = a; __syncthreads(); out[i] = s[255 - t] + a; } int b = a; __syncthreads(); out[i] += b; }",
+    "same names in turn": "for (int k = 0; k < 2; ++k) { int v = in[i] + k; s[t] = v; __syncthreads(); out[i] += s[255 - t] * v; __syncthreads(); } for (int k = 0; k < 3; ++k) { int v = k; s[t] = v + t; __syncthreads(); out[i] += s[255 - t] + v; __syncthreads(); }",
+    "wide values": "double d = in[i] * 0.5; float4 v = make_float4(1, 2, 3, in[i]); long long l = (long long)in[i] << 33; s[t] = in[i]; __syncthreads(); out[i] = s[255 - t] + (int)(d * 2) + (int)v.w + (int)(l >> 33);",
+    "macro": "\n#define SYNC __syncthreads()\n s[t] = in[i]; SYNC; out[i] = s[255 - t];",
+    "unrolled": "s[t] = in[i];\n#pragma unroll\n for (int k = 1; k < 16; k <<= 1) { __syncthreads(); int v = t >= k ? s[t - k] : 0; __syncthreads(); s[t] += v; } out[i] = s[t];",
+    "break of an inner loop": "s[t] = in[i]; __syncthreads(); int k = 0; for (; k < 9; ++k) if (s[(t + k) & 255] % 5 == 0) break; __syncthreads(); out[i] = k;",
+    "vote of the parity": "s[t] = in[i] & 1; __syncthreads(); int c = 0; for (int k = 0; k < 256; ++k) c += s[k]; out[i] = c;",
+    "nothing after": "s[t] = in[i]; out[i] = s[t]; __syncthreads();",
+}
+
+FIBERS = {
+    "condition of the thread": "s[t] = in[i]; if (t >= 0) __syncthreads(); out[i] = s[255 - t];",
+    "limit of the thread": "for (int k = 0; k < in[0] * 0 + 3; ++k) { s[t] = in[i]; __syncthreads(); } out[i] = s[255 - t];",
+    "vote": "out[i] = __syncthreads_count(in[i] & 1);",
+    "break": "for (int k = 0; ; ++k) { __syncthreads(); if (k > n) break; } out[i] = in[i];",
+    "goto": "int k = 0; again: s[t] = in[i]; __syncthreads(); if (++k < 3) goto again; out[i] = s[255 - t];",
+    "lambda": "auto g = [&](int x) { s[t] = x; __syncthreads(); return s[255 - t]; }; out[i] = g(in[i]);",
+    "reference": "int v = in[i]; int& r = v; s[t] = r; __syncthreads(); r += s[255 - t]; out[i] = v;",
+    "switch": "s[t] = in[i]; switch (n) { case 5: __syncthreads(); out[i] = s[255 - t]; break; default: out[i] = 1; }",
+    "warp": "s[t] = in[i]; __syncthreads(); out[i] = __shfl_sync(0xffffffff, s[255 - t], 0);",
+    "limit that is changed by one thread": "int k = 3; if (t == 0) k = 3; for (int j = 0; j < k; ++j) { __syncthreads(); s[t] = j; } out[i] = s[t];",
+}
+
+
+def both(code, n=5, blocks=3, **kwargs):
+    module = Module(code, **kwargs)
+    x = np.random.default_rng(4).integers(0, 40, 256 * blocks).astype(np.int32)
+    found = []
+    for flags in (0, PRECISE):
+        out = np.zeros(256 * blocks, np.int32)
+        module.kernel("f")(blocks, 256, x, out, n, flags=flags)
+        found.append(out)
+    return module.kernel("f").mode, found
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_cut_kernels_agree_with_fibers(name):
+    mode, (cut, fibers) = both(HEAD + CUT[name] + "}")
+    assert mode == "fission"
+    np.testing.assert_array_equal(cut, fibers)
+    assert name in ("parity",) or fibers.any()
+
+
+@pytest.mark.parametrize("name", FIBERS)
+def test_the_others_run_as_fibers(name):
+    mode, (first, second) = both(HEAD + FIBERS[name] + "}")
+    assert mode == "fiber"
+    np.testing.assert_array_equal(first, second)
+    assert first.any()
+
+
+def test_known_answer():
+    _, (cut, _) = both(HEAD + CUT["loop by halves"] + "}", blocks=2)
+    x = np.random.default_rng(4).integers(0, 40, 512).astype(np.int32)
+    np.testing.assert_array_equal(cut, np.repeat(x.reshape(2, 256).sum(1), 256))
+
+
+def test_templates_and_namespaces_and_launch_bounds():
+    code = r"""
+    namespace a { template <class T, int N = 4>
+      __global__ void __launch_bounds__(256) k(const T* in, T* out, int n) {
+        __shared__ T s[256]; int t = threadIdx.x, i = blockIdx.x * blockDim.x + t;
+        T v = in[i]; s[t] = v; __syncthreads(); out[i] = s[255 - t] * N + v; } }"""
+    names = ["a::k<float>", "a::k<int, 7>"]
+    module = Module(code, name_expressions=names)
+    for name, dtype, factor in zip(names, (np.float32, np.int32), (4, 7), strict=True):
+        assert module.kernel(name).mode == "fission"
+        x, out = np.arange(512).astype(dtype), np.zeros(512, dtype)
+        module.kernel(name)(2, 256, x, out, 0)
+        np.testing.assert_array_equal(out.reshape(2, -1), x.reshape(2, -1)[:, ::-1] * factor + x.reshape(2, -1))
+
+
+def test_two_dimensional_blocks():
+    code = r"""__global__ void f(const float* a, float* b, int n) {
+      __shared__ float tile[16][17];
+      int x = blockIdx.x * 16 + threadIdx.x, y = blockIdx.y * 16 + threadIdx.y;
+      if (x < n && y < n) tile[threadIdx.y][threadIdx.x] = a[y * n + x];
+      __syncthreads();
+      x = blockIdx.y * 16 + threadIdx.x; y = blockIdx.x * 16 + threadIdx.y;
+      if (x < n && y < n) b[y * n + x] = tile[threadIdx.x][threadIdx.y];
+    }"""
+    a = np.random.default_rng(0).random((50, 50), np.float32)
+    b = np.zeros_like(a)
+    kernel = Module(code).kernel("f")
+    assert kernel.mode == "fission"
+    kernel((4, 4), (16, 16), a, b, 50)
+    np.testing.assert_array_equal(b, a.T)
+
+
+def test_error_lines_are_told_once():
+    from hmmemu.compiler import compile_module
+    from hmmemu.errors import CompileError
+
+    with pytest.raises(CompileError) as e:
+        compile_module("__global__ void f(int* x) {\n  __syncthreads();\n  x[0] = missing;\n  __syncthreads();\n}\n")
+    assert str(e.value).count("missing' was not") == 1 and "kernel.cu:3:" in str(e.value)
