@@ -57,7 +57,7 @@ void Driver::repair(Block& block, uint64_t address, Processor p, bool present) {
   if (block.page(address).hold(p) == Hold::Exclusive) {
     if (present)
       table(p).unprotect(block, page);
-    else if (p == kCpu && table(p).zero(block, page) == 0)
+    else if (p == kCpu && table(p).zero(block, page, Access::Read) == 0)
       return;
   }
   table(p).wake(page);
@@ -109,7 +109,7 @@ int Driver::perform(Block& block, Pages run, const Transition& t, Request reques
     return 0;
   case Step::FirstTouch:
     count.first_touch_pages.add(run.count());
-    if (int error = mine.zero(block, run)) return error;
+    if (int error = mine.zero(block, run, request.access)) return error;
     break;
   case Step::Upgrade:
     if (int error = zap_others(block, run, t.zap)) return error;

@@ -104,7 +104,7 @@ int DeviceTable::install(Block& block, Pages pages, const std::byte* content, bo
   });
 }
 
-int DeviceTable::zero(Block& block, Pages pages) {
+int DeviceTable::zero(Block& block, Pages pages, Access) {
   return each_run(block, pages, [&](Pages run, bool present) {
     if (present) {
       std::memset(alias(block, run), 0, run.bytes());

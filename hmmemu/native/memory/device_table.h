@@ -34,7 +34,7 @@ class DeviceTable final : public PageTable {
   const std::byte* take(Block& block, Pages pages, Staging& staging) override;
   const std::byte* frames(Block& block, Pages pages) override { return alias(block, pages); }
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
-  int zero(Block& block, Pages pages) override;
+  int zero(Block& block, Pages pages, Access access) override;
   int wake(Pages pages) override { return uffd_.wake(pages); }
   int refuse(Pages pages) override { return uffd_.poison(pages); }
 

@@ -3,6 +3,7 @@
 // Private anonymous memory and shared memory (shmem) differ in one thing: zapping shared memory must free the
 // frame in its file (MADV_REMOVE), because a frame that stays would be mapped again without a fault.
 #pragma once
+#include "base/mapping.h"
 #include "memory/page_table.h"
 #include "os/userfaultfd.h"
 
@@ -22,13 +23,14 @@ class HostTable final : public PageTable {
   int install(Block&, Pages pages, const std::byte* content, bool writable) override {
     return uffd_.copy(pages, content, writable);
   }
-  int zero(Block&, Pages pages) override { return uffd_.zero(pages); }
+  int zero(Block& block, Pages pages, Access access) override;
   int wake(Pages pages) override { return uffd_.wake(pages); }
   // Only freed arena memory can get here: it reads as zeros until it is allocated again.
   int refuse(Pages pages) override { return uffd_.zero(pages); }
 
  private:
   const Userfaultfd& uffd_;
+  Mapping zeros_{kChunk, true}; // never written
 };
 
 } // namespace hmm

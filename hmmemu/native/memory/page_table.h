@@ -31,8 +31,8 @@ class PageTable {
   virtual const std::byte* frames(Block& block, Pages pages) = 0;
   // Invalid -> Shared or Exclusive, with this content; wakes who waits.
   virtual int install(Block& block, Pages pages, const std::byte* content, bool writable) = 0;
-  // Invalid -> Exclusive, all zeros; wakes who waits.
-  virtual int zero(Block& block, Pages pages) = 0;
+  // Invalid -> Exclusive, all zeros; wakes who waits. `access` is what they are wanted for.
+  virtual int zero(Block& block, Pages pages, Access access) = 0;
   // Lets threads that wait for these pages try again.
   virtual int wake(Pages pages) = 0;
   // Nobody owns the page: makes the access of who waits for it an error of theirs.
