@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -63,9 +64,10 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Pointer:
-    """An array argument: its place among the parameters and what the kernel does to it."""
+    """An array argument: where it lies, and what the kernel does to it."""
 
     array: Array
+    address: int
     writes: bool
     discards: bool
 
@@ -114,12 +116,19 @@ def _pointer(what: str, parameter: Parameter, value: Any, pointers: list[Pointer
             f"{what}: the {describe(array)} is read-only and the kernel may write through this parameter; "
             "declare it const, or pass hmm.In(array) if the kernel only reads it"
         )
-    pointers.append(Pointer(array, writes, isinstance(value, Out)))
-    return int(array.ctypes.data).to_bytes(8, "little")
+    address = array.ctypes.data
+    pointers.append(Pointer(array, address, writes, isinstance(value, Out)))
+    return address.to_bytes(8, "little")
 
 
 _FLOATING = {"float": 4, "double": 8}
 _BASE = re.compile(r"\b(const|volatile|__restrict__|__restrict|restrict)\b|[*\s]+")
+
+
+@lru_cache(maxsize=1024)
+def _base(pointer: str) -> str:
+    """"float" of "const float* __restrict__"."""
+    return _BASE.sub(" ", pointer).strip()
 
 
 def _check_elements(what: str, parameter: Parameter, array: Array) -> None:
@@ -129,7 +138,7 @@ def _check_elements(what: str, parameter: Parameter, array: Array) -> None:
         raise ArgumentError(f"{what}: the {describe(array)} holds Python objects, which no kernel can use")
     if dtype.kind not in "iuf" or dtype.itemsize == 1:
         return
-    base = _BASE.sub(" ", parameter.type).strip()
+    base = _base(parameter.type)
     wrong_size = parameter.pointee_size in (1, 2, 4, 8) and dtype.itemsize != parameter.pointee_size
     wrong_kind = (base in _FLOATING and dtype.kind != "f") or (
         base in ("int", "unsigned", "unsigned int", "long long", "unsigned long long") and dtype.kind == "f"

@@ -305,11 +305,15 @@ class AddressSpace:
 
     def prepare(self, pointer: Pointer, device: Device) -> None:
         """Gets an argument ready for a launch (for the library's own use)."""
-        self.register(pointer.array)
+        if pointer.address not in self.arena:
+            self.register(pointer.array)
+        prefetch = self.policy.launch == "prefetch" and pointer.array.size > 0
+        if not prefetch and not pointer.discards:
+            return
         memory = extent(pointer.array)
         if pointer.discards and pointer.array.flags.forc:
             self.session.discard(*memory.inner_pages)
-        if self.policy.launch == "prefetch" and memory.end > memory.begin:
+        if prefetch:
             self.session.access(*memory.pages, device.processor, pointer.writes, CAUSES.index("launch"))
 
     def prefetch(self, array: Array, location: Location, *, write: bool = True) -> None:
