@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import platform
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -180,18 +181,31 @@ def test_memory_functions() -> None:
     assert lib.sleep_() == 0
 
 
+VECTORISED = {
+    "expf(x[i])": ["expf"],
+    "sin(x[i])": ["sinf"],
+    "__logf(x[i])": ["logf"],
+    "x[i] > 0 ? powf(x[i], 2.5f) : 0": ["powf"],
+    "sinf(x[i]) + cosf(x[i])": ["sinf", "cosf"],
+    "sinpif(x[i]) + cospi(x[i])": ["sin"],
+    "erff(tanhf(x[i]))": ["erff", "tanhf"],
+    "rsqrt(exp10(x[i]))": ["exp10f"],
+}
+
+
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc", reason="libmvec is x86-64 glibc's"
 )
-@pytest.mark.parametrize(
-    "expression",
-    ["expf(x[i])", "sin(x[i])", "__logf(x[i])", "x[i] > 0 ? powf(x[i], 2.5f) : 0", "sinf(x[i]) + cosf(x[i])"],
-)
-def test_loops_that_call_libm_vectorise(expression: str) -> None:
+@pytest.mark.parametrize("condition", ["", "if (x[i] > 1)"])
+@pytest.mark.parametrize("expression", VECTORISED)
+def test_loops_that_call_libm_vectorise(expression: str, condition: str) -> None:
     if find_compiler().family == "clang":
         pytest.skip("clang has no `simd` attribute; it vectorises with -fveclib=libmvec")
-    source = f'extern "C" void f(float* __restrict y, const float* __restrict x, int n) {{ for (int i = 0; i < n; ++i) y[i] = {expression}; }}\n'
-    assert "_ZGV" in assembly(source)
+    body = f"for (int i = 0; i < n; ++i) {condition} y[i] = {expression};"
+    source = f'extern "C" void f(float* __restrict y, const float* __restrict x, int n) {{ {body} }}\n'
+    text = assembly(source)
+    for name in VECTORISED[expression]:
+        assert re.search(rf"_ZGV\w+_{name}\b", text), name
     assert "_ZGV" not in assembly(source, "-DHMMEMU_STRICT_MATH")
 
 

@@ -25,6 +25,8 @@
 
 #include "hmmemu/cuda/memory.h"
 
+#include "hmmemu/cuda/opaque.h"
+
 #include "hmmemu/cuda/libm.h"
 
 #include "hmmemu/cuda/math_overloads.h"

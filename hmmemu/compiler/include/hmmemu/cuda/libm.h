@@ -9,6 +9,7 @@
 
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__) &&                 \
     !defined(HMMEMU_STRICT_MATH)
+#define HMM_VECTOR_MATH 1
 #define HMM_SIMD __attribute__((const, simd("notinbranch")))
 #if __GLIBC__ > 2 || __GLIBC_MINOR__ >= 35
 #define HMM_SIMD_2_35 HMM_SIMD
@@ -56,16 +57,17 @@ HMM_F1(HMM_SIMD_2_35, sinh)
 HMM_F1(HMM_SIMD_2_35, tan)
 HMM_F1(HMM_SIMD_2_35, tanh)
 
-// g++ turns sin and cos of one angle into one call of sincos, which has no vector variant; under
-// another name (the same symbol) it leaves the cosine alone.
-HMM_SIMD double hmm_libm_cos(double x) HMM_NOTHROW __asm__("cos");
-HMM_SIMD float hmm_libm_cosf(float x) HMM_NOTHROW __asm__("cosf");
+// g++ turns sin and cos of one angle into one call of sincos, which has no vector variant. Times a one that
+// it cannot see through, the cosine's angle is another one.
+HMM_F1(HMM_SIMD, cos)
+#ifdef HMM_VECTOR_MATH
 HMM_C_INLINE double cos(double x) HMM_NOTHROW {
-  return __builtin_constant_p(x) ? __builtin_cos(x) : hmm_libm_cos(x);
+  return __builtin_cos(__builtin_constant_p(x) ? x : x * hmm_one_double);
 }
 HMM_C_INLINE float cosf(float x) HMM_NOTHROW {
-  return __builtin_constant_p(x) ? __builtin_cosf(x) : hmm_libm_cosf(x);
+  return __builtin_cosf(__builtin_constant_p(x) ? x : x * hmm_one_float);
 }
+#endif
 HMM_C_INLINE void sincos(double x, double* sine, double* cosine) HMM_NOTHROW {
   *sine = sin(x);
   *cosine = cos(x);

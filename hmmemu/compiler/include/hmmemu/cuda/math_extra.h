@@ -27,27 +27,18 @@ HMM_INLINE double hmm_rcbrt(double x) { return 1.0 / ::cbrt(x); }
 HMM_FUNCTION1(rsqrt)
 HMM_FUNCTION1(rcbrt)
 
-// sin(pi x): x is brought into [-1/2, 1/2] first, where nothing is rounded, so that whole and half
-// numbers come out exactly.
-HMM_INLINE double hmm_sin_pi_reduced(double r) { return ::sin(3.14159265358979323846 * r); }
-HMM_INLINE double hmm_cos_pi_reduced(double r) { // r in [-1/2, 1/2]
-  double a = ::fabs(r);
-  return a > 0.25 ? ::sin(3.14159265358979323846 * (0.5 - a)) : ::cos(3.14159265358979323846 * a);
+// sin(pi x) and cos(pi x): x is brought into [-1/2, 1/2], where nothing is rounded, so that whole and half
+// numbers come out exactly. One sine and no branch, so that loops vectorise.
+HMM_INLINE double hmm_sine_of_half_turns(double r) { // r in [-1, 1]
+  double folded = ::fabs(r) > 0.5 ? ::copysign(1.0, r) - r : r;
+  return ::sin(3.14159265358979323846 * folded);
 }
 HMM_INLINE double hmm_modulo_two(double x) { // into [-1, 1]; a zero keeps the sign of x
   double r = x - 2.0 * __builtin_rint(0.5 * x);
   return r == 0 ? ::copysign(r, x) : r;
 }
-HMM_INLINE double hmm_sinpi(double x) {
-  double r = hmm_modulo_two(x);
-  double a = ::fabs(r);
-  double s = a > 0.25 && a < 0.75 ? hmm_cos_pi_reduced(a - 0.5) : hmm_sin_pi_reduced(a > 0.5 ? 1.0 - a : a);
-  return ::copysign(s, r);
-}
-HMM_INLINE double hmm_cospi(double x) {
-  double a = ::fabs(hmm_modulo_two(x));
-  return a > 0.5 ? -hmm_cos_pi_reduced(1.0 - a) + 0.0 : hmm_cos_pi_reduced(a) + 0.0;
-}
+HMM_INLINE double hmm_sinpi(double x) { return hmm_sine_of_half_turns(hmm_modulo_two(x)); }
+HMM_INLINE double hmm_cospi(double x) { return hmm_sine_of_half_turns(0.5 - ::fabs(hmm_modulo_two(x))); }
 HMM_INLINE float hmm_sinpi(float x) { return (float)hmm_sinpi((double)x); }
 HMM_INLINE float hmm_cospi(float x) { return (float)hmm_cospi((double)x); }
 HMM_FUNCTION1(sinpi)

@@ -100,24 +100,10 @@ template <class F> inline F hmm_root(F x, hmm_mode mode) {
   return hmm_round_to(root, hmm_sign_of((hmm_wide<F>)x - (hmm_wide<F>)root * root), mode);
 }
 
-// To nearest: the plain operation, but never fused with its neighbours into an fma, which CUDA
-// rules out for these and compilers do by default where the CPU has one. There, the operation is
-// itself an fma that rounds once: x * y + -0, and x * 1 + y, with constants that the compiler
-// cannot see through. Both still vectorise.
+// To nearest: the plain operation, but never fused with its neighbours into an fma, which CUDA rules out for
+// these and compilers do by default where the CPU has one. There, the operation is itself an fma that rounds
+// once: x * y + -0, and x * 1 + y, with constants that the compiler cannot see through. Both still vectorise.
 #if defined(__FMA__) || defined(__aarch64__)
-extern "C" {
-#define HMM_HIDDEN extern __attribute__((visibility("hidden")))
-HMM_HIDDEN const float hmm_one_float, hmm_minus_zero_float;
-HMM_HIDDEN const double hmm_one_double, hmm_minus_zero_double;
-#undef HMM_HIDDEN
-}
-__asm__(".pushsection .rodata.hmm_constants,\"a\"\n"
-        ".balign 8\n"
-        "hmm_one_double: .quad 0x3ff0000000000000\n"
-        "hmm_minus_zero_double: .quad 0x8000000000000000\n"
-        "hmm_one_float: .long 0x3f800000\n"
-        "hmm_minus_zero_float: .long 0x80000000\n"
-        ".popsection\n");
 HMM_INLINE float hmm_lone_mul(float x, float y) { return __builtin_fmaf(x, y, hmm_minus_zero_float); }
 HMM_INLINE double hmm_lone_mul(double x, double y) { return __builtin_fma(x, y, hmm_minus_zero_double); }
 HMM_INLINE float hmm_lone_add(float x, float y) { return __builtin_fmaf(x, hmm_one_float, y); }
