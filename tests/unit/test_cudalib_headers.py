@@ -103,6 +103,7 @@ extern "C" __global__ void uses(float* p, double* d, int n, unsigned u) {
   p[3] = isnan(p[0]) + isinf(d[0]) + isfinite(p[0]) + signbit(p[1]) + copysignf(p[0], p[1]) + ldexp(p[0], 3) + frexp(p[0], &n) + lround(p[0]) + round(d[1]) + j0(p[1]) + lgamma(p[0]) + tgammaf(p[1]) + logb(p[0]) + ilogb(p[1]) + remainder(p[0], p[1]) + fma(p[0], p[1], p[2]) + hypot(p[0], p[1]);
   float s, c; sincosf(p[0], &s, &c); sincos(p[0], &s, &c); modf(p[1], &s); p[4] = s + c + atan2(s, c) + log(s) + exp(c) + cos(c) + tan(s) + asin(c) + log1p(s) + cbrt(s) + erf(c) + trunc(s) + ceil(c) + fmod(s, c) + fmin(s, c) + fmax(s, c) + fdim(s, c);
   atomicAdd(p, 1.0f); memcpy(p, d, 4); memset(p, 0, 4); printf("%d\\n", n); assert(n > 3); p[5] = clock64() + clock() + INFINITY + NAN; void* m = malloc(4); free(m);
+  struct pair { float a, b; }; new (p) pair{1, 2}; new ((void*)d) double(3); new (p + 2) float[2];
   int64_t wide = llabs(-3) + labs(-2); p[6] = wide + __float_as_int(p[1]);
 }
 """

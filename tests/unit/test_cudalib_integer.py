@@ -182,7 +182,47 @@ def _per_lane(f: Callable[..., int], bits: int, is_signed: bool) -> Callable[...
     return apply
 
 
-FUNCTIONS |= packed_functions()
+def wrapped(x: int, bits: int, is_signed: bool) -> int:
+    return signed(x, bits) if is_signed else x & ((1 << bits) - 1)
+
+
+def dpx_functions() -> dict[str, tuple[str, str, Callable[..., int]]]:
+    made: dict[str, tuple[str, str, Callable[..., int]]] = {}
+    for suffix, bits, is_signed in (
+        ("s32", 32, True),
+        ("u32", 32, False),
+        ("s16x2", 16, True),
+        ("u16x2", 16, False),
+    ):
+
+        def sum_(a: int, b: int, bits: int = bits, is_signed: bool = is_signed) -> int:
+            return wrapped(a + b, bits, is_signed)
+
+        three: dict[str, Callable[..., int]] = {
+            "max3": lambda a, b, c: max(a, b, c),
+            "min3": lambda a, b, c: min(a, b, c),
+            "addmax": lambda a, b, c, sum_=sum_: max(sum_(a, b), c),
+            "addmin": lambda a, b, c, sum_=sum_: min(sum_(a, b), c),
+        }
+        two = {"max": lambda a, b: max(a, b, 0), "min": lambda a, b: max(min(a, b), 0)}
+        kind = "u" if bits == 16 else "i" if is_signed else "u"
+        for name, f in three.items():
+            made[f"__vi{name}_{suffix}"] = (
+                kind * 3,
+                kind,
+                f if bits == 32 else _per_lane(f, bits, is_signed),
+            )
+        if is_signed:
+            relu = {
+                f"__vi{name}_{suffix}_relu": (3, lambda *v, f=f: max(f(*v), 0)) for name, f in three.items()
+            }
+            relu |= {f"__vi{name}_{suffix}_relu": (2, f) for name, f in two.items()}
+            for name, (count, f) in relu.items():
+                made[name] = (kind * count, kind, f if bits == 32 else _per_lane(f, bits, is_signed))
+    return made
+
+
+FUNCTIONS |= packed_functions() | dpx_functions()
 
 
 def expression(name: str) -> tuple[str, list[str], str]:
@@ -227,3 +267,27 @@ def test_exact(library: ctypes.CDLL, name: str) -> None:
     for value, arguments in zip(got.tolist(), values, strict=True):
         wanted = reference(*arguments)
         assert value & ((1 << bits) - 1) == wanted & ((1 << bits) - 1), f"{name}{arguments}"
+
+
+def test_which_of_two() -> None:
+    lib = build(
+        array_function("top", "__vibmax_s32(a, b, &f) * 2 + f", ["int", "int"], "int").replace(
+            "out[i] =", "bool f; out[i] ="
+        )
+        + array_function(
+            "low", "__vibmin_u32(a, b, &f) * 2 + f", ["unsigned", "unsigned"], "unsigned"
+        ).replace("out[i] =", "bool f; out[i] =")
+        + array_function(
+            "pair", "__vibmax_s16x2(a, b, &h, &l) ^ (h << 15 | l << 14)", ["unsigned", "unsigned"], "unsigned"
+        ).replace("out[i] =", "bool h, l; out[i] =")
+    )
+    a, b = np.array([3, -5, 7, 7], np.int32), np.array([4, -6, 7, -9], np.int32)
+    assert call(lib, "top", [a, b], np.int32).tolist() == [8, -9, 15, 15]
+    assert call(lib, "low", [abs(a).view(np.uint32), abs(b).view(np.uint32)], np.uint32).tolist() == [
+        7,
+        11,
+        15,
+        15,
+    ]
+    pairs = np.array([0x00050001, 0xFFFF0004], np.uint32), np.array([0x00030002, 0x00010003], np.uint32)
+    assert call(lib, "pair", list(pairs), np.uint32).tolist() == [0x00050002 ^ 0x8000, 0x00010004 ^ 0x4000]

@@ -45,6 +45,8 @@
 
 #include "hmmemu/cuda/packed.h"
 
+#include "hmmemu/cuda/dpx.h"
+
 #include "hmmemu/cuda/atomics.h"
 
 #include "hmmemu/cuda/print.h"

@@ -8,13 +8,14 @@ extern "C" {
 void* malloc(size_t bytes) HMM_NOTHROW; // a kernel's own heap: memory of the device process alone, as in CUDA
 void free(void* pointer) HMM_NOTHROW;
 void* memcpy(void* __restrict to, const void* __restrict from, size_t bytes) HMM_NOTHROW;
-void* memmove(void* to, const void* from, size_t bytes) HMM_NOTHROW;
 void* memset(void* to, int value, size_t bytes) HMM_NOTHROW;
-int memcmp(const void* a, const void* b, size_t bytes) HMM_NOTHROW;
 }
 
-// The thread's other self: lets other work run while a kernel spins. The runtime may know a better
-// way.
+// Placement new without <new>, as in NVRTC; templates, so that <new> may define the ordinary ones.
+template <class T> HMM_INLINE void* operator new(size_t, T* place) noexcept { return (void*)place; }
+template <class T> HMM_INLINE void* operator new[](size_t, T* place) noexcept { return (void*)place; }
+
+// Lets other work run while a kernel spins. The runtime may know a better way.
 #ifndef HMM_YIELD
 #define HMM_YIELD() hmmemu_worker_self->services->yield(hmmemu_worker_self)
 #endif
