@@ -5,4 +5,12 @@ from hmmemu.compiler.parse import Parameter
 from hmmemu.compiler.signature import KernelSignature, signatures
 from hmmemu.compiler.toolchain import Toolchain, find_compiler
 
-__all__ = ["Compiled", "KernelSignature", "Parameter", "Toolchain", "compile_module", "find_compiler", "signatures"]
+__all__ = [
+    "Compiled",
+    "KernelSignature",
+    "Parameter",
+    "Toolchain",
+    "compile_module",
+    "find_compiler",
+    "signatures",
+]

@@ -10,7 +10,12 @@ from dataclasses import dataclass, field
 
 from hmmemu.compiler.parse import Function, Node, Source, Variable, text, walk
 
-INDICES = {"threadIdx": ("uint3", "thread"), "blockIdx": ("uint3", "block"), "blockDim": ("dim3", "block_dim"), "gridDim": ("dim3", "grid_dim")}
+INDICES = {
+    "threadIdx": ("uint3", "thread"),
+    "blockIdx": ("uint3", "block"),
+    "blockDim": ("dim3", "block_dim"),
+    "gridDim": ("dim3", "grid_dim"),
+}
 BARRIERS = {"__syncthreads", "__syncthreads_count", "__syncthreads_and", "__syncthreads_or"}
 WARP = {
     "__syncwarp", "__activemask", "__shfl_sync", "__shfl_up_sync", "__shfl_down_sync", "__shfl_xor_sync", "__ballot_sync",
@@ -32,7 +37,9 @@ class Analysis:
     needs: set[Function] = field(default_factory=set)  # functions that use the context
     recursive: set[str] = field(default_factory=set)
     spins: dict[Function, list[Node]] = field(default_factory=dict)
-    shared: dict[str, Variable] = field(default_factory=dict)  # __shared__ variables at namespace scope, by name
+    shared: dict[str, Variable] = field(
+        default_factory=dict
+    )  # __shared__ variables at namespace scope, by name
     ways: dict[Function, str] = field(default_factory=dict)
     closures: dict[Function, set[str]] = field(default_factory=dict)
 
@@ -44,7 +51,9 @@ class Analysis:
 def analyse(source: Source) -> Analysis:
     """Finds the functions that need a context and the way each kernel runs."""
     found = Analysis(source)
-    found.shared = {text(n): v for v in source.variables if v.function is None and v.has("__shared__") for n in v.names}
+    found.shared = {
+        text(n): v for v in source.variables if v.function is None and v.has("__shared__") for n in v.names
+    }
     volatile = _volatile_names(source)
     for function in source.functions:
         loops = [loop for loop in _loops(function) if _waits(loop, volatile)]
@@ -85,7 +94,11 @@ def _graph(source: Source) -> dict[str, set[str]]:
     """Name to mentioned names. Members without a usable name (operators, constructors) hang on their class."""
     graph: dict[str, set[str]] = {name: set(found) for name, found in source.entities.items()}
     for function in source.functions:
-        graph.setdefault(function.owner if function.is_operator and function.owner else function.name, set()).update(function.mentions - {function.name} if not _calls(function, function.name) else function.mentions)
+        graph.setdefault(
+            function.owner if function.is_operator and function.owner else function.name, set()
+        ).update(
+            function.mentions - {function.name} if not _calls(function, function.name) else function.mentions
+        )
     return graph
 
 
@@ -113,12 +126,16 @@ def _find_needs(found: Analysis) -> None:
     direct = _CONTEXT | found.shared.keys()
     has_shared = {v.function for v in source.variables if v.function is not None and v.has("__shared__")}
     found.needs = {
-        f for f in source.functions if f.body is not None and (f.mentions & direct or f in has_shared or f in found.spins)
+        f
+        for f in source.functions
+        if f.body is not None and (f.mentions & direct or f in has_shared or f in found.spins)
     }
     while True:
         wanted = {f.name for f in found.needs if not f.is_kernel and not f.owner and not f.is_operator}
         found.parameter = {name for name in wanted if name and name not in _not_passable(found, wanted)}
-        callers = {f for f in source.functions if f.body is not None and f.mentions & found.parameter - {f.name}}
+        callers = {
+            f for f in source.functions if f.body is not None and f.mentions & found.parameter - {f.name}
+        }
         if callers <= found.needs:
             return
         found.needs |= callers
@@ -128,9 +145,18 @@ def _not_passable(found: Analysis, wanted: set[str]) -> set[str]:
     """Names with a use that cannot be given one more argument: taken as a value, a member, used outside functions."""
     source = found.source
     refused = {f.name for f in source.functions if f.owner or f.is_operator or f.is_kernel} & wanted
-    declared = {n.id for f in source.functions for n in walk(f.declarator.child_by_field_name("declarator") or f.declarator) if n.type in ("identifier", "field_identifier")}
+    declared = {
+        n.id
+        for f in source.functions
+        for n in walk(f.declarator.child_by_field_name("declarator") or f.declarator)
+        if n.type in ("identifier", "field_identifier")
+    }
     for node in walk(source.root):
-        if node.type in ("identifier", "field_identifier", "type_identifier") and text(node) in wanted and node.id not in declared:
+        if (
+            node.type in ("identifier", "field_identifier", "type_identifier")
+            and text(node) in wanted
+            and node.id not in declared
+        ):
             call = called_by(node)
             if call is None or not _inside_function(call):
                 refused.add(text(node))
@@ -145,8 +171,14 @@ def called_by(name: Node) -> Node | None:
         if parent.type == "call_expression":
             function = parent.child_by_field_name("function")
             return parent if function is not None and function.id == node.id else None
-        last = parent.type == "qualified_identifier" and (parent.child_by_field_name("name") or parent).id == node.id
-        templated = parent.type == "template_function" and (parent.child_by_field_name("name") or parent).id == node.id
+        last = (
+            parent.type == "qualified_identifier"
+            and (parent.child_by_field_name("name") or parent).id == node.id
+        )
+        templated = (
+            parent.type == "template_function"
+            and (parent.child_by_field_name("name") or parent).id == node.id
+        )
         if not last and not templated:
             return None
         node = parent
@@ -189,7 +221,12 @@ def _volatile_names(source: Source) -> set[str]:
         if node.type in ("declaration", "parameter_declaration", "field_declaration") and any(
             c.type == "type_qualifier" and text(c) == "volatile" for c in node.children
         ):
-            names |= {text(n) for d in node.children_by_field_name("declarator") for n in walk(d) if n.type in ("identifier", "field_identifier")}
+            names |= {
+                text(n)
+                for d in node.children_by_field_name("declarator")
+                for n in walk(d)
+                if n.type in ("identifier", "field_identifier")
+            }
     return names
 
 
@@ -197,8 +234,20 @@ def _waits(loop: Node, volatile: set[str]) -> bool:
     """Whether a loop looks as if it waited for memory to change: its condition reads volatile or atomically."""
     condition, body = loop.child_by_field_name("condition"), loop.child_by_field_name("body")
     if condition is None or text(condition).strip("() ") in ("true", "1"):
-        exits = [n for n in walk(body) if n.type == "if_statement" and any(c.type == "break_statement" for c in walk(n))] if body is not None else []
-        return any(_reads_volatile(c, volatile) for n in exits if (c := n.child_by_field_name("condition")) is not None)
+        exits = (
+            [
+                n
+                for n in walk(body)
+                if n.type == "if_statement" and any(c.type == "break_statement" for c in walk(n))
+            ]
+            if body is not None
+            else []
+        )
+        return any(
+            _reads_volatile(c, volatile)
+            for n in exits
+            if (c := n.child_by_field_name("condition")) is not None
+        )
     if _reads_volatile(condition, volatile):
         return True
     atomic = any(n.type == "identifier" and text(n).startswith("atomic") for n in walk(condition))

@@ -40,7 +40,11 @@ class Compiled:
 
 
 def compile_module(
-    code: str, *, filename: str | None = None, options: Sequence[str] = (), name_expressions: Sequence[str] = ()
+    code: str,
+    *,
+    filename: str | None = None,
+    options: Sequence[str] = (),
+    name_expressions: Sequence[str] = (),
 ) -> Compiled:
     """Compiles CUDA C++ source for this machine's CPU, or finds it in the cache.
 
@@ -55,7 +59,16 @@ def compile_module(
     if re.search(r"^\s*#\s*include", code, re.MULTILINE) or "-include" in wanted.preprocessor:
         prepared = preprocess(code, name, wanted, tools)  # the headers' text is part of what is compiled
     flags = _flags(tools, wanted)
-    key = cache.key(prepared, code, name, flags, wanted.preprocessor, list(name_expressions), list(tools.command), tools.version)
+    key = cache.key(
+        prepared,
+        code,
+        name,
+        flags,
+        wanted.preprocessor,
+        list(name_expressions),
+        list(tools.command),
+        tools.version,
+    )
 
     def build(target: Path) -> None:
         ready = prepared if prepared is not None else preprocess(code, name, wanted, tools)
@@ -110,10 +123,22 @@ def _compile(text: str, code: str, name: str, flags: list[str], tools: Toolchain
     with tempfile.TemporaryDirectory(prefix="hmmemu-") as folder:
         source = Path(folder) / "module.cpp"
         source.write_text(text)
-        words = [*tools.command, *flags, "-I", str(INCLUDE), "-isystem", str(INCLUDE / "stub"), "-o", str(target), str(source)]
+        words = [
+            *tools.command,
+            *flags,
+            "-I",
+            str(INCLUDE),
+            "-isystem",
+            str(INCLUDE / "stub"),
+            "-o",
+            str(target),
+            str(source),
+        ]
         words += _libraries(tools)
         try:
-            done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=_SECONDS, env=_environment())
+            done = subprocess.run(
+                words, capture_output=True, text=True, errors="replace", timeout=_SECONDS, env=_environment()
+            )
         except subprocess.TimeoutExpired:
             raise CompileError(f"{name}: the C++ compiler did not finish within {_SECONDS} seconds") from None
         if done.returncode != 0:
@@ -128,5 +153,9 @@ def _environment() -> dict[str, str]:
 
 def _libraries(tools: Toolchain) -> list[str]:
     """Vector versions of the C library's mathematics, where there are any."""
-    vector = platform.libc_ver()[0] == "glibc" and platform.machine() == "x86_64" and "ziglang" not in tools.command
+    vector = (
+        platform.libc_ver()[0] == "glibc"
+        and platform.machine() == "x86_64"
+        and "ziglang" not in tools.command
+    )
     return ["-Wl,--as-needed", "-lmvec", "-lm"] if vector else ["-lm"]

@@ -67,7 +67,11 @@ def _take(word: str, rest: Iterator[str], result: CompilerOptions) -> None:
     standard = _STANDARD.fullmatch(word)
     if standard:
         # Kernels are C++17 at least: the runtime needs it.
-        result.standard = "gnu++" + max(standard[1].replace("0x", "11"), "17") if standard[1] not in ("98", "03") else "gnu++17"
+        result.standard = (
+            "gnu++" + max(standard[1].replace("0x", "11"), "17")
+            if standard[1] not in ("98", "03")
+            else "gnu++17"
+        )
     elif word in ("--use_fast_math", "-use_fast_math"):
         result.fast_math = True
         result.preprocessor.append("-D__USE_FAST_MATH__=1")

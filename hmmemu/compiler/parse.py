@@ -19,8 +19,16 @@ from hmmemu.compiler.mask import Mark, mask
 Node = tree_sitter.Node
 
 _NAMES = {"identifier", "field_identifier", "type_identifier", "namespace_identifier", "statement_identifier"}
-_DECLARATIONS = {"function_definition", "declaration", "field_declaration", "lambda_expression", "parameter_declaration",
-                 "optional_parameter_declaration", "alias_declaration", "type_definition"}
+_DECLARATIONS = {
+    "function_definition",
+    "declaration",
+    "field_declaration",
+    "lambda_expression",
+    "parameter_declaration",
+    "optional_parameter_declaration",
+    "alias_declaration",
+    "type_definition",
+}
 _MARKER = re.compile(rb'^# (\d+) "((?:[^"\\]|\\.)*)"[^\n]*', re.MULTILINE)
 _CLASSES = {"struct_specifier", "class_specifier", "union_specifier"}
 
@@ -78,7 +86,9 @@ class Variable:
 
     def has(self, keyword: str) -> bool:
         """Whether the declaration carries that keyword or specifier."""
-        return any(m.keyword == keyword for m in self.marks) or any(text(s) == keyword for s in self.specifiers)
+        return any(m.keyword == keyword for m in self.marks) or any(
+            text(s) == keyword for s in self.specifiers
+        )
 
 
 @dataclass(eq=False)
@@ -155,11 +165,21 @@ def _next_token(masked: bytes, at: int) -> tuple[int, int]:
 
 def declared_name(node: Node | None) -> Node | None:
     """The identifier that a declarator declares."""
-    while node is not None and node.type not in ("identifier", "field_identifier", "type_identifier", "qualified_identifier",
-                                                 "operator_name", "destructor_name", "template_function", "operator_cast"):
+    while node is not None and node.type not in (
+        "identifier",
+        "field_identifier",
+        "type_identifier",
+        "qualified_identifier",
+        "operator_name",
+        "destructor_name",
+        "template_function",
+        "operator_cast",
+    ):
         inner = node.child_by_field_name("declarator")
         if inner is None:  # parenthesized and reference declarators have no field
-            inner = next((c for c in node.named_children if c.type.endswith("declarator") or c.type in _NAMES), None)
+            inner = next(
+                (c for c in node.named_children if c.type.endswith("declarator") or c.type in _NAMES), None
+            )
         node = inner
     return node
 
@@ -168,7 +188,9 @@ def function_declarator(node: Node) -> Node | None:
     """The function_declarator of a declaration, past pointers and references of the return type."""
     found = node.child_by_field_name("declarator")
     while found is not None and found.type in ("pointer_declarator", "reference_declarator"):
-        found = found.child_by_field_name("declarator") or next((c for c in found.named_children if "declarator" in c.type), None)
+        found = found.child_by_field_name("declarator") or next(
+            (c for c in found.named_children if "declarator" in c.type), None
+        )
     return found if found is not None and found.type == "function_declarator" else None
 
 
@@ -179,7 +201,9 @@ class _Collector:
         self.source = source
         self.owners = owners
 
-    def visit(self, node: Node, scope: tuple[str, ...], owner: str, function: Function | None, template: bool) -> None:
+    def visit(
+        self, node: Node, scope: tuple[str, ...], owner: str, function: Function | None, template: bool
+    ) -> None:
         for child in node.children:
             kind = child.type
             if kind == "namespace_definition":
@@ -197,7 +221,9 @@ class _Collector:
             else:
                 if function is None and kind in ("alias_declaration", "type_definition"):
                     self._entity(child)
-                self.visit(child, scope, owner, function, template if kind == "linkage_specification" else False)
+                self.visit(
+                    child, scope, owner, function, template if kind == "linkage_specification" else False
+                )
 
     def _entity(self, node: Node) -> None:
         found = mentions(node)
@@ -208,7 +234,13 @@ class _Collector:
         name_node = node.child_by_field_name("name")
         name = text(name_node).split("<")[0] if name_node is not None else ""
         if name:
-            outside = {text(n) for c in node.children if c.type == "base_class_clause" for n in walk(c) if n.type in _NAMES}
+            outside = {
+                text(n)
+                for c in node.children
+                if c.type == "base_class_clause"
+                for n in walk(c)
+                if n.type in _NAMES
+            }
             body = node.child_by_field_name("body")
             for member in body.children if body is not None else []:
                 if member.type != "function_definition":
@@ -216,7 +248,9 @@ class _Collector:
             self.source.entities.setdefault(name, set()).update(outside - {name})
         self.visit(node, scope, name or owner or "?", function, False)
 
-    def _function(self, node: Node, scope: tuple[str, ...], owner: str, outer: Function | None, template: bool) -> None:
+    def _function(
+        self, node: Node, scope: tuple[str, ...], owner: str, outer: Function | None, template: bool
+    ) -> None:
         declarator = function_declarator(node)
         body = node.child_by_field_name("body")
         if declarator is None:
@@ -230,10 +264,20 @@ class _Collector:
             self.source.functions.append(function)
         self.visit(node, scope, "", function, False)
 
-    def _make(self, node: Node, declarator: Node, body: Node | None, scope: tuple[str, ...], owner: str, template: bool) -> Function:
+    def _make(
+        self,
+        node: Node,
+        declarator: Node,
+        body: Node | None,
+        scope: tuple[str, ...],
+        owner: str,
+        template: bool,
+    ) -> Function:
         name_node = declared_name(declarator)
         name = text(name_node) if name_node is not None else ""
-        operator = bool(name_node is not None and name_node.type in ("operator_name", "destructor_name", "operator_cast"))
+        operator = bool(
+            name_node is not None and name_node.type in ("operator_name", "destructor_name", "operator_cast")
+        )
         if "::" in name and not operator:
             *qualifiers, name = name.split("::")
             last = qualifiers[-1].split("<")[0].strip() if qualifiers else ""
@@ -244,20 +288,41 @@ class _Collector:
             operator = name.startswith(("operator", "~"))
         name = name.split("<")[0].strip() if not operator else name
         operator = operator or (bool(owner) and name == owner)
-        function = Function(name, scope, owner, node, declarator, body, _parameters(declarator), self.owners.get(node.id, []), template, operator)
+        function = Function(
+            name,
+            scope,
+            owner,
+            node,
+            declarator,
+            body,
+            _parameters(declarator),
+            self.owners.get(node.id, []),
+            template,
+            operator,
+        )
         function.mentions = mentions(node) - ({name} if body is None else set())
         return function
 
-    def _declaration(self, node: Node, scope: tuple[str, ...], owner: str, function: Function | None, template: bool) -> None:
+    def _declaration(
+        self, node: Node, scope: tuple[str, ...], owner: str, function: Function | None, template: bool
+    ) -> None:
         marks = self.owners.get(node.id, [])
         declarator = function_declarator(node)
-        if declarator is not None and function is None and not any(m.keyword in ("__shared__", "__constant__") for m in marks):
+        if (
+            declarator is not None
+            and function is None
+            and not any(m.keyword in ("__shared__", "__constant__") for m in marks)
+        ):
             if not owner:
                 self.source.functions.append(self._make(node, declarator, None, scope, owner, template))
         elif any(m.keyword in ("__shared__", "__device__", "__constant__", "__managed__") for m in marks):
-            names = [n for d in node.children_by_field_name("declarator") if (n := declared_name(d)) is not None]
+            names = [
+                n for d in node.children_by_field_name("declarator") if (n := declared_name(d)) is not None
+            ]
             specifiers = [c for c in node.children if c.type in ("storage_class_specifier", "type_qualifier")]
-            self.source.variables.append(Variable(node, marks, scope, names, specifiers, function, bool(owner)))
+            self.source.variables.append(
+                Variable(node, marks, scope, names, specifiers, function, bool(owner))
+            )
         self.visit(node, scope, owner, function, False)
         if function is None and not owner and declarator is None:
             self._entity(node)
@@ -267,7 +332,11 @@ def _parameters(declarator: Node) -> list[Parameter]:
     listing = declarator.child_by_field_name("parameters")
     found: list[Parameter] = []
     for node in listing.named_children if listing is not None else []:
-        if node.type not in ("parameter_declaration", "optional_parameter_declaration", "variadic_parameter_declaration"):
+        if node.type not in (
+            "parameter_declaration",
+            "optional_parameter_declaration",
+            "variadic_parameter_declaration",
+        ):
             continue
         name_node = declared_name(node.child_by_field_name("declarator"))
         name = text(name_node) if name_node is not None else ""

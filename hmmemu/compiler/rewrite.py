@@ -121,7 +121,12 @@ def _attributes(analysis: Analysis, function: Function, gets_parameter: bool, ed
     if function.body is None or function.owner or not device:
         return
     words = ""
-    head = analysis.source.masked[function.node.start_byte : function.body.start_byte].decode(errors="replace").split("(")[0].split()
+    head = (
+        analysis.source.masked[function.node.start_byte : function.body.start_byte]
+        .decode(errors="replace")
+        .split("(")[0]
+        .split()
+    )
     if "inline" not in head and not function.has("__forceinline__") and not function.has("__inline__"):
         words = "inline "
     if function.has("__noinline__"):
@@ -148,7 +153,11 @@ def _locals(analysis: Analysis, function: Function, taken: set[str]) -> str:
 def _lambda(analysis: Analysis, function: Function, node: Node, edits: Edits) -> None:
     """A lambda that copies what it captures must not copy shared arrays; one without captures has no context."""
     captures, body = node.child_by_field_name("captures"), node.child_by_field_name("body")
-    default = next((text(c) for c in captures.children if c.type == "lambda_default_capture"), "") if captures else ""
+    default = (
+        next((text(c) for c in captures.children if c.type == "lambda_default_capture"), "")
+        if captures
+        else ""
+    )
     if default == "&" or body is None:
         return
     used = {text(n) for n in walk(body) if n.type == "identifier"}
@@ -195,7 +204,11 @@ def _qualified_shared(analysis: Analysis, node: Node, edits: Edits) -> None:
     """`tile::data` of a __shared__ variable at namespace scope: what is in scope is the plain name."""
     *scope, name = text(node).replace(" ", "").split("::")
     variable = analysis.shared.get(name)
-    if variable is not None and tuple(s for s in scope if s) == variable.scope[len(variable.scope) - len([s for s in scope if s]) :]:
+    if (
+        variable is not None
+        and tuple(s for s in scope if s)
+        == variable.scope[len(variable.scope) - len([s for s in scope if s]) :]
+    ):
         edits.replace(node.start_byte, node.end_byte, name)
 
 
@@ -247,7 +260,10 @@ def _reference(analysis: Analysis, variable: Variable, name: str, scope: str) ->
     owner = variable.function
     who, which = "::hmm_device_functions", f"{scope}hmm_v_{name}"
     if owner is not None and owner.is_kernel:  # one place, whichever of the kernel's functions asks
-        who, which = tag(analysis, owner), f"hmm_variable<{analysis.source.variables.index(variable)}, {[text(n) for n in variable.names].index(name)}>"
+        who, which = (
+            tag(analysis, owner),
+            f"hmm_variable<{analysis.source.variables.index(variable)}, {[text(n) for n in variable.names].index(name)}>",
+        )
     asked = [m.argument for m in variable.marks if m.keyword in ("__align__", "alignas")]
     last = f", ({asked[0]})" if asked else ""
     return f" {kind}& {name} = hmm_shared<{who}, {which}, {kind}{last}>(hmm_c);"
@@ -294,7 +310,11 @@ def _type_text(variable: Variable, name: Node) -> str:
     """The variable's type as written, without the name: `float[256]`."""
     kind = variable.node.child_by_field_name("type")
     declarator = name
-    while declarator.parent is not None and declarator.parent.type.endswith("declarator") and declarator.parent.type != "init_declarator":
+    while (
+        declarator.parent is not None
+        and declarator.parent.type.endswith("declarator")
+        and declarator.parent.type != "init_declarator"
+    ):
         declarator = declarator.parent
     shape = text(declarator).replace(text(name), "", 1).strip()
     return " ".join((text(kind) if kind is not None else "").split()) + shape

@@ -21,7 +21,9 @@ class KernelSignature:
     is_template: bool
 
 
-def signatures(code: str, *, filename: str | None = None, options: Sequence[str] = ()) -> list[KernelSignature]:
+def signatures(
+    code: str, *, filename: str | None = None, options: Sequence[str] = ()
+) -> list[KernelSignature]:
     """All kernels of a source, in order. Raises CompileError, NoCompilerError (the preprocessor is needed)."""
     prepared = preprocess(code, filename or "kernel.cu", parse_options(options), find_compiler())
     return kernels_of(parse(prepared))

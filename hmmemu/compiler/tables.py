@@ -105,7 +105,9 @@ def _expression_entry(analysis: Analysis, expression: str) -> Entry:
     matches = [k for k in analysis.ways if base in (k.qualified, k.name)]
     if not matches:
         known = ", ".join(sorted({k.qualified for k in analysis.ways})) or "none"
-        raise CompileError(f"name expression {expression!r} names no kernel of this source; its kernels: {known}")
+        raise CompileError(
+            f"name expression {expression!r} names no kernel of this source; its kernels: {known}"
+        )
     kernel = max(matches, key=lambda k: k.is_template == ("<" in plain))
     where = f"name expression {expression}".replace("\\", "/").replace('"', "'")
     return expression, f"(&{plain})", kernel, where
@@ -120,9 +122,7 @@ def _block_function(expression: str, kernel: Function) -> str:
 
 def _parameter_arrays(i: int, kernel: Function) -> str:
     rows = "".join(f"{{{json.dumps(p.name)}, {json.dumps(p.type)}}}, " for p in kernel.parameters)
-    return (
-        f"const hmm_written hmm_written_{i}[] = {{{rows}{{0, 0}}}};\nhmm_param hmm_params_{i}[{len(kernel.parameters) + 1}];\n"
-    )
+    return f"const hmm_written hmm_written_{i}[] = {{{rows}{{0, 0}}}};\nhmm_param hmm_params_{i}[{len(kernel.parameters) + 1}];\n"
 
 
 def _global_entry(i: int, variable: Global) -> str:

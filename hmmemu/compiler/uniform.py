@@ -1,20 +1,25 @@
 """Which values are the same for all threads of a block: decides where a kernel can be cut at its barriers.
 
 By spelling, for one kernel's body: a name is uniform if every declaration and every change of it, under that name
-anywhere in the body, has a uniform value and is executed by all threads together.
+anywhere in the body, has a uniform value, and all threads that reach a declaration go through its changes together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hmmemu.compiler.analysis import Analysis
 from hmmemu.compiler.parse import Function, Node, declared_name, text, walk
 
 PURE_CALLS = {"min", "max", "abs", "umin", "umax", "fminf", "fmaxf", "fabsf", "__umul24", "__mul24"}
-BLOCK_NAMES = {"blockIdx", "blockDim", "gridDim", "warpSize"}
+LOOPS = {"for_statement", "while_statement", "do_statement"}
 _NOT_PURE = {"subscript_expression", "pointer_expression", "assignment_expression", "update_expression", "lambda_expression",
              "new_expression", "delete_expression", "gnu_asm_expression", "co_await_expression"}  # fmt: skip
+
+
+_CONTROL = LOOPS | {"if_statement"}
+_PLAIN = {"compound_statement", "expression_statement", "declaration", "init_declarator", "else_clause", "comma_expression",
+          "condition_clause"}  # fmt: skip
 
 
 class Uniform:
@@ -22,12 +27,18 @@ class Uniform:
 
     def __init__(self, analysis: Analysis, kernel: Function) -> None:
         self.body = kernel.body
-        self.kernel = kernel
+        self.functions = analysis.source.functions
         self.parameters = {p.name for p in kernel.parameters if p.name}
         self.changed = {name for name, _ in self._changes()}
-        self.declared = {text(n) for d in self._declarations() for n in _names(d)}
+        self.scopes: dict[str, set[int]] = {}  # of each declared name: the blocks and loops it is declared in
+        for d in self._declarations():
+            for n in _names(d):
+                self.scopes.setdefault(text(n), set()).add((d.parent or d).id)
+        self.declared = self.scopes.keys() | self.parameters
         device = {text(n) for v in analysis.source.variables if not v.has("__constant__") for n in v.names}
-        self.memory = device - {text(n) for v in analysis.source.variables if v.has("constexpr") for n in v.names}
+        self.memory = device - {
+            text(n) for v in analysis.source.variables if v.has("constexpr") for n in v.names
+        }
         self.names: set[str] = set()
         self._solve()
 
@@ -43,11 +54,9 @@ class Uniform:
         """Whether a name stands for one value in the whole block."""
         if name in self.declared:
             return name in self.names
-        if name in self.parameters:
-            return name not in self.changed
         return name not in self.memory and name != "threadIdx"
 
-    def _all(self, node: Node, allowed) -> bool:  # type: ignore[no-untyped-def]
+    def _all(self, node: Node, allowed: Callable[[str], bool]) -> bool:
         for n in walk(node):
             if n.type in _NOT_PURE:
                 return False
@@ -61,7 +70,12 @@ class Uniform:
 
     def _declarations(self) -> Iterator[Node]:
         for n in walk(self.body) if self.body is not None else ():
-            if n.type in ("declaration", "for_range_loop", "parameter_declaration", "optional_parameter_declaration"):
+            if n.type in (
+                "declaration",
+                "for_range_loop",
+                "parameter_declaration",
+                "optional_parameter_declaration",
+            ):
                 yield n
 
     def _changes(self) -> Iterator[tuple[str, Node | None]]:
@@ -74,18 +88,29 @@ class Uniform:
                 yield from ((name, whole) for name in _root(target))
             elif n.type == "pointer_expression" and n.children and n.children[0].type == "&":
                 yield from ((name, None) for name in _root(n.child_by_field_name("argument")))
-            elif n.type == "init_declarator" and (n.child_by_field_name("declarator") or n).type == "reference_declarator":
+            elif (
+                n.type == "init_declarator"
+                and (n.child_by_field_name("declarator") or n).type == "reference_declarator"
+            ):
                 yield from ((name, None) for name in _root(n.child_by_field_name("value")))
-            elif n.type == "call_expression" and _may_change_arguments(n):
+            elif n.type == "call_expression" and self._may_change_arguments(n):
                 for argument in (n.child_by_field_name("arguments") or n).named_children:
                     yield from ((name, None) for name in _root(argument))
+
+    def _may_change_arguments(self, call: Node) -> bool:
+        """CUDA's own functions take values, and the user's too unless they are declared to take references."""
+        name = text(call.child_by_field_name("function") or call).split("<")[0].split("::")[-1]
+        if _is_pure(call) or name.startswith(("__", "atomic", "make_")):
+            return False
+        known = [f for f in self.functions if f.name == name]
+        return not known or any("&" in p.type and not p.type.startswith("const ") for f in known for p in f.parameters)
 
     def _solve(self) -> None:
         """Greatest solution: assume all declared names uniform, and drop those that turn out not to be."""
         self.names = set(self.declared)
         values = self._values()
         while True:
-            kept = {n for n in self.names if all(self._holds(value) for value in values.get(n, [None]))}
+            kept = {n for n in self.names if all(self._holds(n, value) for value in values.get(n, []))}
             if kept == self.names:
                 break
             self.names = kept
@@ -101,40 +126,40 @@ class Uniform:
             found.setdefault(name, []).append(change)
         return found
 
-    def _holds(self, change: Node | None) -> bool:
+    def _holds(self, name: str, change: Node | None) -> bool:
         """Whether one declaration or change keeps its name uniform."""
         if change is None:
             return False
         if change.type in ("assignment_expression", "update_expression"):
             right = change.child_by_field_name("right")
-            return self.expression(right) and self.executed_together(change)
-        return self.expression(change) and self.executed_together(change)
+            return self.expression(right) and self.made_together(change, self.scopes.get(name, set()))
+        return self.expression(change)
 
-    def executed_together(self, node: Node) -> bool:
-        """Whether all threads reach a node together: only uniform control around it, a statement of its own."""
-        if self.body is None:
-            return False
+    def made_together(self, node: Node, scopes: set[int]) -> bool:
+        """Whether all threads that enter the nearest of these scopes (or the body) reach a node together: there is only
+        uniform control flow between, and the node is a statement of its own."""
         current = node
-        while current.parent is not None and current.id != self.body.id:
+        while self.body is not None and current.parent is not None and current.id != self.body.id:
             parent = current.parent
-            if parent.type in ("if_statement", "while_statement", "do_statement", "for_statement"):
-                if not self.expression(parent.child_by_field_name("condition")) or _is_left_early(parent):
+            if parent.type in _CONTROL:
+                if not self.expression(parent.child_by_field_name("condition")) or is_left_early(parent):
                     return False
-            elif parent.type not in ("compound_statement", "expression_statement", "declaration", "init_declarator", "else_clause",
-                                     "comma_expression", "condition_clause"):
+            elif parent.type not in _PLAIN:
                 return False
+            if parent.id in scopes:
+                return True
             current = parent
-        return current.id == self.body.id
+        return self.body is not None and current.id == self.body.id
 
 
-def _is_left_early(loop: Node) -> bool:
+def is_left_early(loop: Node) -> bool:
     """Whether a loop has a break or continue of its own, so that threads may go round it differently often."""
     if loop.type == "if_statement":
         return False
     for n in walk(loop):
         if n.type in ("break_statement", "continue_statement"):
             node = n.parent
-            while node is not None and node.type not in ("for_statement", "while_statement", "do_statement", "switch_statement", "for_range_loop"):
+            while node is not None and node.type not in LOOPS | {"switch_statement", "for_range_loop"}:
                 node = node.parent
             if node is not None and (node.id == loop.id or node.type == "switch_statement"):
                 return True
@@ -145,18 +170,20 @@ def _is_pure(call: Node) -> bool:
     """min, max and the like, and casts."""
     function = call.child_by_field_name("function") or call
     name = text(function)
-    return name in PURE_CALLS or function.type == "primitive_type" or name.startswith(("static_cast<", "reinterpret_cast<"))
-
-
-def _may_change_arguments(call: Node) -> bool:
-    """CUDA's own functions take values; the user's may take references."""
-    name = text(call.child_by_field_name("function") or call)
-    return not _is_pure(call) and not name.startswith(("__", "atomic"))
+    return (
+        name in PURE_CALLS
+        or function.type == "primitive_type"
+        or name.startswith(("static_cast<", "reinterpret_cast<"))
+    )
 
 
 def _called(node: Node) -> bool:
     parent = node.parent
-    return parent is not None and parent.type == "call_expression" and (parent.child_by_field_name("function") or parent).id == node.id
+    return (
+        parent is not None
+        and parent.type == "call_expression"
+        and (parent.child_by_field_name("function") or parent).id == node.id
+    )
 
 
 def _root(node: Node | None) -> Iterator[str]:

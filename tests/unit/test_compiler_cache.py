@@ -45,7 +45,11 @@ def test_everything_that_matters_makes_a_new_entry(folder, count, tmp_path, monk
     header = tmp_path / "h.h"
     for value in (1, 2):
         header.write_text(f"#define VALUE {value}\n")
-        keys.add(compile_module('#include "h.h"\n__global__ void f(int* x) { x[0] = VALUE; }', options=("-I" + str(tmp_path),)).key)
+        keys.add(
+            compile_module(
+                '#include "h.h"\n__global__ void f(int* x) { x[0] = VALUE; }', options=("-I" + str(tmp_path),)
+            ).key
+        )
     monkeypatch.setattr("hmmemu.compiler.cache._processor", lambda: "another processor")
     keys.add(compile_module(CODE % 1).key)
     assert len(keys) == len(count) == 9
@@ -87,7 +91,10 @@ def test_several_processes_compile_once(folder):
     root = Path(build.__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-c", PROGRAM % (CODE % 5)]
-    children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(4)]
+    children = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        for _ in range(4)
+    ]
     for child in children:
         child.stdin.write("go\n")
         child.stdin.flush()

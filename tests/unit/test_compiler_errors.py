@@ -22,7 +22,11 @@ def told(code, **kwargs):
 def test_errors_show_the_users_line():
     code = "// one\n__global__ void f(int* x) {\n  int i = threadIdx.x;\n  x[i] = undeclared_name;\n}\n"
     message = told(code, filename="dir/mine.cu")
-    assert "dir/mine.cu:4: error:" in message and "undeclared_name" in message and "    x[i] = undeclared_name;" in message
+    assert (
+        "dir/mine.cu:4: error:" in message
+        and "undeclared_name" in message
+        and "    x[i] = undeclared_name;" in message
+    )
     assert "hmm_" not in message and "runtime" not in message and "/tmp" not in message
 
 
@@ -37,7 +41,9 @@ def test_lines_stay_right_after_every_rewrite():
 
 def test_errors_in_headers_name_the_header(tmp_path):
     (tmp_path / "bad.cuh").write_text("\n__device__ int g() { return missing; }\n")
-    message = told('#include "bad.cuh"\n__global__ void f(int* x) { x[0] = g(); }', options=["-I" + str(tmp_path)])
+    message = told(
+        '#include "bad.cuh"\n__global__ void f(int* x) { x[0] = g(); }', options=["-I" + str(tmp_path)]
+    )
     assert "bad.cuh:2: error:" in message
 
 
@@ -47,7 +53,9 @@ def test_preprocessor_errors():
 
 
 def test_a_wrong_call_of_a_rewritten_function_does_not_speak_of_our_parameter():
-    message = told("__device__ int g(int a) { return a + threadIdx.x; }\n__global__ void f(int* x) {\n x[0] = g(1, 2);\n}\n")
+    message = told(
+        "__device__ int g(int a) { return a + threadIdx.x; }\n__global__ void f(int* x) {\n x[0] = g(1, 2);\n}\n"
+    )
     assert "kernel.cu:3: error:" in message and "hmm_" not in message
 
 
@@ -58,7 +66,9 @@ def test_syntax_errors_are_the_compilers():
 
 def test_name_expressions_that_are_wrong():
     code = "template <class T> __global__ void f(T* x) {}"
-    assert "'g<int>' names no kernel of this source; its kernels: f" in told(code, name_expressions=["g<int>"])
+    assert "'g<int>' names no kernel of this source; its kernels: f" in told(
+        code, name_expressions=["g<int>"]
+    )
     assert "name expression f<Missing>" in told(code, name_expressions=["f<Missing>"])
 
 
@@ -72,8 +82,30 @@ def test_options_must_be_a_sequence():
 
 
 def test_options_are_understood():
-    words = ("-D", "A=1", "-DB", "--define-macro=C=2", "-UB", "-I/x", "--include-path=/y", "-std=c++20", "--use_fast_math", "-fmad=false")
-    ignored = ("-arch=sm_80", "--gpu-architecture=compute_90", "-arch", "sm_70", "-lineinfo", "-G", "-w", "-rdc=true", "--maxrregcount=32", "--device-debug")
+    words = (
+        "-D",
+        "A=1",
+        "-DB",
+        "--define-macro=C=2",
+        "-UB",
+        "-I/x",
+        "--include-path=/y",
+        "-std=c++20",
+        "--use_fast_math",
+        "-fmad=false",
+    )
+    ignored = (
+        "-arch=sm_80",
+        "--gpu-architecture=compute_90",
+        "-arch",
+        "sm_70",
+        "-lineinfo",
+        "-G",
+        "-w",
+        "-rdc=true",
+        "--maxrregcount=32",
+        "--device-debug",
+    )
     options = parse_options(words + ignored)
     assert options.preprocessor == ["-DA=1", "-DB", "-DC=2", "-UB", "-I/x", "-I/y", "-D__USE_FAST_MATH__=1"]
     assert options.standard == "gnu++20" and options.fast_math and not options.fmad

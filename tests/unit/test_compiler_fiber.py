@@ -142,7 +142,10 @@ __global__ void stuck(int* out, int wait) {
 def test_deadlock_is_told_and_the_worker_lives_on():
     module = Module(DEADLOCK)
     out = np.full(64, -1, np.int32)
-    with pytest.raises(KernelFailed, match=r"deadlock in block \(0, 0, 0\): 63 threads wait in __syncthreads .*thread \(3, 0, 0\)") as e:
+    with pytest.raises(
+        KernelFailed,
+        match=r"deadlock in block \(0, 0, 0\): 63 threads wait in __syncthreads .*thread \(3, 0, 0\)",
+    ) as e:
         module.kernel("stuck")(1, 64, out, 1)
     assert e.value.failure == FAIL_BARRIER
     module.kernel("stuck")(1, 64, out, 0)
@@ -158,7 +161,9 @@ def test_mask_that_names_lanes_elsewhere_is_told():
 
 
 def test_too_much_is_refused():
-    module = Module("__global__ void f(int* x) { extern __shared__ int s[]; s[threadIdx.x] = 1; __syncthreads(); x[0] = s[0]; }")
+    module = Module(
+        "__global__ void f(int* x) { extern __shared__ int s[]; s[threadIdx.x] = 1; __syncthreads(); x[0] = s[0]; }"
+    )
     x = np.zeros(1, np.int32)
     module.kernel("f")(1, 8, x, shared=1024)
     for kwargs, block, word in (({"shared": 1 << 20}, 8, "shared memory"), ({}, 2048, "threads a block")):

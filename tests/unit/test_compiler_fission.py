@@ -96,7 +96,9 @@ def test_templates_and_namespaces_and_launch_bounds():
         assert module.kernel(name).mode == "fission"
         x, out = np.arange(512).astype(dtype), np.zeros(512, dtype)
         module.kernel(name)(2, 256, x, out, 0)
-        np.testing.assert_array_equal(out.reshape(2, -1), x.reshape(2, -1)[:, ::-1] * factor + x.reshape(2, -1))
+        np.testing.assert_array_equal(
+            out.reshape(2, -1), x.reshape(2, -1)[:, ::-1] * factor + x.reshape(2, -1)
+        )
 
 
 def test_two_dimensional_blocks():
@@ -121,5 +123,7 @@ def test_error_lines_are_told_once():
     from hmmemu.errors import CompileError
 
     with pytest.raises(CompileError) as e:
-        compile_module("__global__ void f(int* x) {\n  __syncthreads();\n  x[0] = missing;\n  __syncthreads();\n}\n")
+        compile_module(
+            "__global__ void f(int* x) {\n  __syncthreads();\n  x[0] = missing;\n  __syncthreads();\n}\n"
+        )
     assert str(e.value).count("missing' was not") == 1 and "kernel.cu:3:" in str(e.value)

@@ -53,7 +53,9 @@ def test_kernels_by_every_declaration():
     assert (out == 12).all()
     module.kernel("no_arguments")(2, 3)
     module.kernel("explicit_void")(2, 3)
-    assert [module.kernel(n).table.max_threads for n in ("bounded", "bounded2", "c::d::cpp17", "reversed")] == [128, 128, 256, 1024]
+    assert [
+        module.kernel(n).table.max_threads for n in ("bounded", "bounded2", "c::d::cpp17", "reversed")
+    ] == [128, 128, 256, 1024]
 
 
 def test_name_expressions():
@@ -117,7 +119,19 @@ def test_device_functions_in_every_position():
     }"""
     module = Module(code)
     t, b = I % 32, I // 32
-    want = [I + 1, I + 100, 2 * I + 4, I * 0 + 1001, I + 6, 2 * I + 3, I + 9, 4 * I + 6 + 7 + 5, 3 * I + 6 + 2 + t + b, 3 * I + 3, t + I]
+    want = [
+        I + 1,
+        I + 100,
+        2 * I + 4,
+        I * 0 + 1001,
+        I + 6,
+        2 * I + 3,
+        I + 9,
+        4 * I + 6 + 7 + 5,
+        3 * I + 6 + 2 + t + b,
+        3 * I + 3,
+        t + I,
+    ]
     want[6] = I + 9 + 0 * I  # odd(4): even number of steps ends in odd(0)
     want[8] = (I + 6) + (2 + t + I) + (I + b)
     want[7] = (I + 6) + (I + 7) + (I + 5) + I
@@ -164,7 +178,9 @@ def test_default_arguments_and_member_initialisers_see_the_thread():
 
 
 def test_conditionals_inside_bodies_and_headers(tmp_path):
-    (tmp_path / "helper.cuh").write_text("#pragma once\n__device__ int from_header(int x) { return x + threadIdx.x; }\n")
+    (tmp_path / "helper.cuh").write_text(
+        "#pragma once\n__device__ int from_header(int x) { return x + threadIdx.x; }\n"
+    )
     code = r"""
     #include "helper.cuh"
     #include "helper.cuh"
@@ -192,7 +208,11 @@ def test_signatures():
     """
     found = signatures(code)
     assert [(k.qualified_name, k.is_template) for k in found] == [("n::t", True), ("f", False)]
-    assert [(p.name, p.type) for p in found[0].parameters] == [("x", "const T*"), ("y", "T[]"), ("fn", "int (*)(int)")]
+    assert [(p.name, p.type) for p in found[0].parameters] == [
+        ("x", "const T*"),
+        ("y", "T[]"),
+        ("fn", "int (*)(int)"),
+    ]
     assert [p.name for p in found[1].parameters] == ["n", "p", "", ""]
 
 

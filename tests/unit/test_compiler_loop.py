@@ -31,7 +31,10 @@ def expected_indices(grid, block):
 
 
 @pytest.mark.parametrize("flags", [0, PRECISE])
-@pytest.mark.parametrize(("grid", "block"), [((1, 1, 1), (1, 1, 1)), ((3, 2, 5), (7, 3, 2)), ((4, 1, 1), (1, 1, 64)), ((2, 3, 1), (33, 4, 1))])
+@pytest.mark.parametrize(
+    ("grid", "block"),
+    [((1, 1, 1), (1, 1, 1)), ((3, 2, 5), (7, 3, 2)), ((4, 1, 1), (1, 1, 64)), ((2, 3, 1), (33, 4, 1))],
+)
 def test_indices_in_three_dimensions(grid, block, flags):
     out = np.full((int(np.prod(grid) * np.prod(block)), 12), -1, np.int32)
     kernel = Module(INDICES).kernel("where")
@@ -53,7 +56,10 @@ def test_indices_in_three_dimensions(grid, block, flags):
     ],
 )
 def test_index_forms(index):
-    code = "__global__ void f(int n, const int* x, int* y) { %s if (i >= n) return; y[i] = 3 * x[i] + 1; }" % index
+    code = (
+        "__global__ void f(int n, const int* x, int* y) { %s if (i >= n) return; y[i] = 3 * x[i] + 1; }"
+        % index
+    )
     x = np.arange(10_000, dtype=np.int32)
     y = np.full(10_100, -7, np.int32)
     Module(code).kernel("f")(40, 256, x.size, x, y)
@@ -82,9 +88,16 @@ def test_parameters_of_every_kind():
     kernel(1, 1, *args, inner.tobytes(), wide.tobytes(), 9, 0, raw, 0, out)
     np.testing.assert_array_equal(out, [*map(float, args), -5, 2.5, 3, 9, 1, 200])
     kinds = [p.kind for p in kernel.params]
-    assert kinds == [BOOL] + [INTEGER] * 8 + [FLOATING] * 2 + [OTHER] * 2 + [INTEGER] + [POINTER] * 2 + [INTEGER, POINTER]
+    assert kinds == [BOOL] + [INTEGER] * 8 + [FLOATING] * 2 + [OTHER] * 2 + [INTEGER] + [POINTER] * 2 + [
+        INTEGER,
+        POINTER,
+    ]
     assert [p.is_signed for p in kernel.params][:9] == [0, 1, 0, 1, 0, 1, 0, 1, 0]
-    assert [(p.pointee_const, p.pointee_size) for p in kernel.params if p.kind == POINTER] == [(0, 0), (1, 0), (0, 8)]
+    assert [(p.pointee_const, p.pointee_size) for p in kernel.params if p.kind == POINTER] == [
+        (0, 0),
+        (1, 0),
+        (0, 8),
+    ]
     assert [p.name for p in kernel.params][-3:] == [b"raw", b"", b"out"]
     assert kernel.params[12].offset % 16 == 0 and kernel.params[13].is_signed == 1
 

@@ -136,7 +136,20 @@ def test_constants_and_device_variables():
       atomicAdd(&counter, 1);
     }"""
     module = Module(code)
-    assert set(module.globals) == {"weights", "config", "alpha", "beta", "counter", "wide", "matrix", "plain", "inferred", "deep::flag", "deep::hidden", "later"}
+    assert set(module.globals) == {
+        "weights",
+        "config",
+        "alpha",
+        "beta",
+        "counter",
+        "wide",
+        "matrix",
+        "plain",
+        "inferred",
+        "deep::flag",
+        "deep::hidden",
+        "later",
+    }
     assert [module.globals[n].constant for n in ("weights", "counter")] == [1, 0]
     assert module.globals["matrix"].bytes == 24 and module.globals["matrix"].type == b"int[2][3]"
     config = module.variable("config", np.dtype([("n", "i4"), ("scale", "f4")]))

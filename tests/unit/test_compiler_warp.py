@@ -12,7 +12,17 @@ def lanes(n):
 
 
 @pytest.mark.parametrize("width", [2, 8, 32])
-@pytest.mark.parametrize(("ctype", "dtype"), [("int", "i4"), ("unsigned", "u4"), ("long long", "i8"), ("unsigned long long", "u8"), ("float", "f4"), ("double", "f8")])
+@pytest.mark.parametrize(
+    ("ctype", "dtype"),
+    [
+        ("int", "i4"),
+        ("unsigned", "u4"),
+        ("long long", "i8"),
+        ("unsigned long long", "u8"),
+        ("float", "f4"),
+        ("double", "f8"),
+    ],
+)
 def test_shuffles_of_every_type_and_width(ctype, dtype, width):
     code = f"""__global__ void f(const {ctype}* x, {ctype}* y, int w) {{
       int t = threadIdx.x, n = blockDim.x; {ctype} v = x[t];
@@ -50,7 +60,11 @@ def test_votes_and_matches():
     for w in (0, 32):
         v, got = x[w : w + 32], y[:, w : w + 32]
         bits = lambda p: sum(1 << i for i in range(32) if p[i])  # noqa: E731
-        assert (got[0] == bits(v > 4)).all() and (got[1] == (v > 8).any()).all() and (got[2] == (v > 0).all()).all()
+        assert (
+            (got[0] == bits(v > 4)).all()
+            and (got[1] == (v > 8).any()).all()
+            and (got[2] == (v > 0).all()).all()
+        )
         np.testing.assert_array_equal(got[3], [bits(v == k) for k in v])
         assert (got[4] == 0xFFFFFFFF).all() and (got[5] == 1).all()
         same = bool((v == v[0]).all())
@@ -72,7 +86,14 @@ def test_reductions_of_a_warp():
         v, b = x[w : w + 32], u[w : w + 32]
         want = [np.add.reduce(v, dtype=np.int32), v.min(), v.max()]
         assert [int(y[k, w]) for k in range(3)] == [int(k) for k in want]
-        want = [np.add.reduce(b, dtype=np.uint32), b.min(), b.max(), np.bitwise_and.reduce(b), np.bitwise_or.reduce(b), np.bitwise_xor.reduce(b)]
+        want = [
+            np.add.reduce(b, dtype=np.uint32),
+            b.min(),
+            b.max(),
+            np.bitwise_and.reduce(b),
+            np.bitwise_or.reduce(b),
+            np.bitwise_xor.reduce(b),
+        ]
         assert [int(z[k, w + 31]) for k in range(6)] == [int(k) for k in want]
 
 
@@ -122,7 +143,9 @@ def test_lanes_that_end_leave_the_group():
         y = np.zeros(64, np.uint32)
         Module(code).kernel("f")(1, 64, y, stop)
         bits = (1 << stop) - 1
-        want = np.where(lanes(64) >= stop, 77, np.where(lanes(64) == 0, bits, (bits + (bits & ~1)) & 0xFFFFFFFF))
+        want = np.where(
+            lanes(64) >= stop, 77, np.where(lanes(64) == 0, bits, (bits + (bits & ~1)) & 0xFFFFFFFF)
+        )
         np.testing.assert_array_equal(y, want)
 
 

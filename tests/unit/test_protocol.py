@@ -138,7 +138,9 @@ def test_the_oracle_names_the_broken_rule(state: int, rule: str) -> None:
 def test_named_transitions() -> None:
     assert step(OWNED, 1, False) == Step("first_touch", 0, False, 0, word(INVALID, EXCLUSIVE))
     assert step(word(EXCLUSIVE), 1, False) == Step("duplicate", 0, True, 0, word(SHARED, SHARED))
-    assert step(word(SHARED, SHARED), 2, False) == Step("duplicate", 0, False, 0, word(SHARED, SHARED, SHARED))
+    assert step(word(SHARED, SHARED), 2, False) == Step(
+        "duplicate", 0, False, 0, word(SHARED, SHARED, SHARED)
+    )
     assert step(word(EXCLUSIVE), 1, True) == Step("migrate", 0, True, 0b1, word(INVALID, EXCLUSIVE))
     assert step(word(SHARED, SHARED), 2, True) == Step("migrate", 0, False, 0b11, word(0, 0, EXCLUSIVE))
     assert step(word(SHARED, SHARED), 0, True) == Step("upgrade", 0, False, 0b10, word(EXCLUSIVE))

@@ -75,7 +75,9 @@ def loader() -> C.CDLL:
     if not target.exists():
         fresh = target.with_suffix(f".{id(source)}.tmp")
         flags = "-std=c++17 -O2 -fPIC -shared -pthread".split()
-        subprocess.run([*find_compiler().command, *flags, "-I", str(INCLUDE), "-o", str(fresh), str(source)], check=True)
+        subprocess.run(
+            [*find_compiler().command, *flags, "-I", str(INCLUDE), "-o", str(fresh), str(source)], check=True
+        )
         fresh.replace(target)
     return C.CDLL(str(target), mode=C.RTLD_GLOBAL)
 
@@ -141,7 +143,10 @@ class Module:
         self.kernels = {}
         for i in range(self.tables.kernel_count):
             self.kernels[self.tables.kernels[i].name.decode()] = Bound(self.tables.kernels[i])
-        self.globals = {self.tables.globals[i].name.decode(): self.tables.globals[i] for i in range(self.tables.global_count)}
+        self.globals = {
+            self.tables.globals[i].name.decode(): self.tables.globals[i]
+            for i in range(self.tables.global_count)
+        }
 
     def kernel(self, name: str) -> Bound:
         return self.kernels[name]
