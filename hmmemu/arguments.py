@@ -121,14 +121,22 @@ def _pointer(what: str, parameter: Parameter, value: Any, pointers: list[Pointer
     return address.to_bytes(8, "little")
 
 
-_FLOATING = {"float": 4, "double": 8}
-_BASE = re.compile(r"\b(const|volatile|__restrict__|__restrict|restrict)\b|[*\s]+")
+_WORDS_WITHOUT_MEANING = re.compile(r"\b(const|volatile|__restrict__|__restrict|restrict|std)\b|::")
+_INTEGERS = {"char", "short", "int", "long", "signed", "unsigned", "size_t", "ptrdiff_t"}
 
 
 @lru_cache(maxsize=1024)
-def _base(pointer: str) -> str:
-    """"float" of "const float* __restrict__"."""
-    return _BASE.sub(" ", pointer).strip()
+def _element_kinds(pointer: str) -> str | None:
+    """The dtype kinds that the elements of a pointer type may have; None if the type's name does not tell."""
+    plain = _WORDS_WITHOUT_MEANING.sub(" ", pointer)
+    if plain.count("*") > 1:
+        return "iu"  # addresses
+    words = set(plain.replace("*", " ").split())
+    if words in ({"float"}, {"double"}):
+        return "f"
+    if words and (words <= _INTEGERS or re.fullmatch(r"u?int\d+_t", " ".join(words))):
+        return "iu"
+    return None
 
 
 def _check_elements(what: str, parameter: Parameter, array: Array) -> None:
@@ -136,14 +144,10 @@ def _check_elements(what: str, parameter: Parameter, array: Array) -> None:
     dtype = array.dtype
     if dtype.hasobject:
         raise ArgumentError(f"{what}: the {describe(array)} holds Python objects, which no kernel can use")
-    if dtype.kind not in "iuf" or dtype.itemsize == 1:
+    kinds = _element_kinds(parameter.type)
+    if kinds is None or dtype.kind not in "iuf" or dtype == np.uint8:
         return
-    base = _base(parameter.type)
-    wrong_size = parameter.pointee_size in (1, 2, 4, 8) and dtype.itemsize != parameter.pointee_size
-    wrong_kind = (base in _FLOATING and dtype.kind != "f") or (
-        base in ("int", "unsigned", "unsigned int", "long long", "unsigned long long") and dtype.kind == "f"
-    )
-    if wrong_size or wrong_kind:
+    if dtype.kind not in kinds or dtype.itemsize != (parameter.pointee_size or dtype.itemsize):
         raise ArgumentError(
             f"{what}: the elements of the {describe(array)} are not of that type; convert it with astype, or "
             "pass array.view(numpy.uint8) if the bytes are meant"

@@ -104,6 +104,29 @@ def test_raw_bytes_and_structures_pass_for_any_type() -> None:
         one(array, type="float*", pointee_size=4, **POINTER)
 
 
+@pytest.mark.parametrize(
+    ("type_", "size", "good", "bad"),
+    [
+        ("float2*", 8, ["f4", "f8", "i2"], []),
+        ("const Node*", 8, ["i4", "f8"], []),
+        ("T*", 4, ["f4", "f8"], []),
+        ("float** rows", 8, ["u8", "i8"], ["f4", "f8", "u4"]),
+        ("int* const*", 8, ["u8"], ["i4"]),
+        ("unsigned long long*", 8, ["u8", "i8", "u1"], ["u4", "f8", "i1"]),
+        ("const std::uint16_t* __restrict__", 2, ["u2", "i2"], ["u4", "f2"]),
+        ("char*", 1, ["i1", "u1"], ["i2", "f4"]),
+        ("volatile double*", 8, ["f8", "u1"], ["f4", "i8"]),
+    ],
+)
+def test_element_types(type_: str, size: int, good: list[str], bad: list[str]) -> None:
+    fields = {"type": type_, "pointee_size": size, **POINTER}
+    for code in good:
+        one(np.zeros(3, code), **fields)
+    for code in bad:
+        with pytest.raises(hmm.ArgumentError, match="not of that type"):
+            one(np.zeros(3, code), **fields)
+
+
 def test_intents() -> None:
     x = np.zeros(3, np.float32)
     const, plain = (
