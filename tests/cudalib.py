@@ -25,7 +25,8 @@ PRELUDE = '#include "hmmemu/cuda/all.h"\n'
 
 # Text goes to `mock_text`; a failure is kept in `mock_failure` and unwinds to `mock_run` as a C++ exception.
 MOCK_WORKER = r"""
-thread_local hmm_worker* hmmemu_worker_self;
+static hmm_worker mock_worker;
+thread_local hmm_worker* hmmemu_worker_self = &mock_worker;
 static char mock_text[1 << 20];
 static size_t mock_length;
 static int mock_prints, mock_failure;
@@ -40,13 +41,12 @@ __attribute__((noreturn)) static void mock_fail(hmm_worker* w, int failure, cons
 }
 static void mock_yield(hmm_worker*) {}
 static const hmm_services mock_services = {mock_print, mock_fail, mock_yield};
+extern "C" void mock_shared(void* arena) { mock_worker.shared = (unsigned char*)arena; }
 extern "C" const char* mock_output() { return mock_text; }
 extern "C" int mock_print_count() { return mock_prints; }
 extern "C" int mock_run(void (*body)()) {
-  static hmm_worker worker;
-  worker.services = &mock_services, worker.thread_known = 1;
-  worker.block.x = 3, worker.thread.x = 5, worker.thread.y = 7;
-  hmmemu_worker_self = &worker;
+  mock_worker.services = &mock_services, mock_worker.thread_known = 1;
+  mock_worker.block.x = 3, mock_worker.thread.x = 5, mock_worker.thread.y = 7;
   mock_length = 0, mock_prints = 0, mock_failure = 0;
   for (size_t i = 0; i < sizeof mock_text; ++i) mock_text[i] = 0;
   try { body(); } catch (int) {}

@@ -6,7 +6,7 @@ import ctypes
 import platform
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -110,12 +110,24 @@ def values_of(kind: str) -> list[int | float]:
     )
 
 
+@pytest.fixture(params=["global", "shared"])
+def memory(request: pytest.FixtureRequest, library: ctypes.CDLL) -> Iterator[np.ndarray]:
+    """24 bytes in global memory, or in the worker's shared memory, where no locked instruction is used."""
+    block = np.zeros(3)
+    library.mock_shared(pointer(block) if request.param == "shared" else None)
+    yield block
+    library.mock_shared(None)
+
+
 @pytest.mark.parametrize(("name", "kind", "scope"), CASES)
-def test_result_and_effect(library: ctypes.CDLL, name: str, kind: str, scope: str) -> None:
+def test_result_and_effect(
+    library: ctypes.CDLL, memory: np.ndarray, name: str, kind: str, scope: str
+) -> None:
     dtype, apply = TYPES[kind], OPERATIONS[name][1]
+    memory = memory.view(dtype)[:3]
     for before in values_of(kind):
         for value in values_of(kind):
-            memory = np.array([77, before, 77], dtype)  # neighbours stay as they are
+            memory[:] = [77, before, 77]  # neighbours stay as they are
             operand, old = np.array([value], dtype), np.zeros(1, dtype)
             getattr(library, f"{name}{scope}_{SHORT[kind]}")(
                 pointer(memory[1:]), pointer(operand), pointer(old)
@@ -132,15 +144,16 @@ def test_result_and_effect(library: ctypes.CDLL, name: str, kind: str, scope: st
 
 
 @pytest.mark.parametrize(("kind", "scope"), CAS_CASES)
-def test_compare_and_swap(library: ctypes.CDLL, kind: str, scope: str) -> None:
+def test_compare_and_swap(library: ctypes.CDLL, memory: np.ndarray, kind: str, scope: str) -> None:
     dtype = TYPES[kind]
+    memory = memory.view(dtype)[:3]
     for before, compare, value in [
         (5, 5, 9),
         (5, 6, 9),
         (0, 0, 0),
         (int(np.iinfo(dtype).max), int(np.iinfo(dtype).max), 1),
     ]:
-        memory, old = np.array([3, before, 4], dtype), np.zeros(1, dtype)
+        memory[:], old = [3, before, 4], np.zeros(1, dtype)
         getattr(library, f"CAS{scope}_{SHORT[kind]}")(
             pointer(memory[1:]), pointer(np.array([compare, value], dtype)), pointer(old)
         )
@@ -212,6 +225,6 @@ def test_native_operations_are_one_instruction() -> None:
         pytest.skip("looks for x86-64 instructions")
     source = 'extern "C" void shared_(int* p) { atomicAdd(p, 3); }\nextern "C" void own(int* p) { atomicAdd_block(p, 3); }\n'
     text = assembly(source)
-    shared_, own = (re.search(rf"^{name}:.*?\sret", text, re.M | re.S)[0] for name in ("shared_", "own"))
+    shared_, own = (re.search(rf"^{name}:.*?\.cfi_endproc", text, re.M | re.S)[0] for name in ("shared_", "own"))
     assert "lock" in shared_ and "cmpxchg" not in shared_
     assert "lock" not in own

@@ -1,12 +1,12 @@
 // CUDA's atomic functions, on memory that several workers and processes may share.
 //
-// Every one is hmm_atomic<Operation, scope>(address, value): relaxed order, returns the old value.
-// Integer operations that the CPU has are one instruction; the others repeat compare-and-swap.
-// System scope is the device's own for now: the page belongs to one processor while it is written,
-// so both are the same. hmm_atomic_local<Operation> does the same on memory that only one CPU
-// thread works on (a block's shared memory, and block scope, since a block's threads all run on one
-// CPU thread): no locked instruction. It stays a relaxed atomic load and store, so that no compiler
-// vectorises it across the threads of a block.
+// Every one is hmm_atomic<Operation, scope>(address, value): relaxed order, returns the old value. Integer
+// operations that the CPU has are one instruction; the others repeat compare-and-swap. System scope is the
+// device's own for now: the page belongs to one processor while it is written, so both are the same.
+//
+// In a block's shared memory, and in block scope, no other CPU thread can be at work, since a block's threads
+// all run on one: there hmm_atomic_local<Operation> does the same without a locked instruction. It stays a
+// relaxed atomic load and store, so that no compiler vectorises it across the threads of a block.
 #pragma once
 
 namespace hmm_cuda {
@@ -88,10 +88,16 @@ template <class Operation, class T> HMM_INLINE T hmm_atomic_local(T* address, T 
   return old;
 }
 
+// Whether only this CPU thread can be at work on the address: a block's shared memory lies in its worker's
+// arena.
+template <hmm_scope scope> HMM_INLINE bool hmm_is_local(const void* address) {
+  if (scope == hmm_scope::block) return true;
+  return (size_t)((const unsigned char*)address - hmmemu_worker_self->shared) < HMM_SHARED_BYTES;
+}
+
 template <class Operation, hmm_scope scope, class T> HMM_INLINE T hmm_atomic(T* address, T value) {
-  if constexpr (scope == hmm_scope::block) {
-    return hmm_atomic_local<Operation>(address, value);
-  } else if constexpr (Operation::native && (hmm_is_integer<T> || Operation::moves_bits)) {
+  if (hmm_is_local<scope>(address)) return hmm_atomic_local<Operation>(address, value);
+  if constexpr (Operation::native && (hmm_is_integer<T> || Operation::moves_bits)) {
     using W = hmm_word_of<T>;
     W old = Operation::fetch((W*)address, __builtin_bit_cast(W, value));
     return __builtin_bit_cast(T, old);
@@ -102,14 +108,13 @@ template <class Operation, hmm_scope scope, class T> HMM_INLINE T hmm_atomic(T* 
 
 // Stores `value` if the word is `compare`; returns what it was.
 template <hmm_scope scope, class T> HMM_INLINE T hmm_atomic_cas(T* address, T compare, T value) {
-  if constexpr (scope == hmm_scope::block) {
+  if (hmm_is_local<scope>(address)) {
     T old = __atomic_load_n(address, __ATOMIC_RELAXED);
     if (old == compare) __atomic_store_n(address, value, __ATOMIC_RELAXED);
     return old;
-  } else {
-    __atomic_compare_exchange_n(address, &compare, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-    return compare;
   }
+  __atomic_compare_exchange_n(address, &compare, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  return compare;
 }
 
 #define HMM_ATOMIC(name, operation, T)                                                                       \
