@@ -19,7 +19,7 @@ import numpy.typing as npt
 from hmmemu.compiler.toolchain import find_compiler
 
 INCLUDE = pathlib.Path(__file__).parents[1] / "hmmemu" / "compiler" / "include"
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-pthread")
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-pthread", "-UNDEBUG")
 
 PRELUDE = '#include "hmmemu/cuda/all.h"\n'
 
