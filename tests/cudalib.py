@@ -19,25 +19,35 @@ import numpy.typing as npt
 from hmmemu.compiler.toolchain import find_compiler
 
 INCLUDE = pathlib.Path(__file__).parents[1] / "hmmemu" / "compiler" / "include"
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-pthread", "-UNDEBUG")
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-UNDEBUG",
+)
 
 PRELUDE = '#include "hmmemu/cuda/all.h"\n'
 
-# Text goes to `mock_text`; a failure is kept in `mock_failure` and unwinds to `mock_run` as a C++ exception.
+# Text goes to `mock_text`; a failure is kept in `mock_failure` and jumps back to `mock_run`.
 MOCK_WORKER = r"""
 static hmm_worker mock_worker;
 thread_local hmm_worker* hmmemu_worker_self = &mock_worker;
 static char mock_text[1 << 20];
 static size_t mock_length;
-static int mock_prints, mock_failure;
+static volatile int mock_prints, mock_failure;
+static void* mock_jump[5];
 static void mock_print(hmm_worker*, const char* text, size_t bytes) {
   if (mock_length + bytes < sizeof mock_text) __builtin_memcpy(mock_text + mock_length, text, bytes);
-  mock_length += bytes, ++mock_prints;
+  mock_length += bytes, mock_prints = mock_prints + 1;
 }
 __attribute__((noreturn)) static void mock_fail(hmm_worker* w, int failure, const char* message) {
   mock_print(w, message, __builtin_strlen(message));
   mock_failure = failure;
-  throw failure;
+  __builtin_longjmp(mock_jump, 1);
 }
 static void mock_yield(hmm_worker*) {}
 static const hmm_services mock_services = {mock_print, mock_fail, mock_yield};
@@ -49,7 +59,7 @@ extern "C" int mock_run(void (*body)()) {
   mock_worker.block.x = 3, mock_worker.thread.x = 5, mock_worker.thread.y = 7;
   mock_length = 0, mock_prints = 0, mock_failure = 0;
   for (size_t i = 0; i < sizeof mock_text; ++i) mock_text[i] = 0;
-  try { body(); } catch (int) {}
+  if (!__builtin_setjmp(mock_jump)) body();
   return mock_failure;
 }
 """

@@ -9,6 +9,9 @@ import pytest
 from cudalib import build
 
 FAIL_ASSERT, FAIL_TRAP = 1, 2
+LIBC_ASSERT = (
+    'extern "C" [[noreturn]] void __assert_fail(const char*, const char*, unsigned, const char*) noexcept;'
+)
 
 
 def run(body: str, *, before: str = "", flags: tuple[str, ...] = ()) -> tuple[str, int, int, int]:
@@ -91,8 +94,16 @@ def test_assert_has_cudas_text(header: str) -> None:
         'int n = 3; assert(n == 3); result = 1; assert(n < 3 && "reason"); result = 2;', before=header
     )
     assert failure == FAIL_ASSERT and result == 1
-    assert (
-        text == 'user file.cu:41: body: block: [3,0,0], thread: [5,7,0] Assertion `n < 3 && "reason"` failed.'
+    where = "block: [3,0,0], thread: [5,7,0]"
+    text = text.replace("void body()", "body")  # from the system's <assert.h>, where that comes first
+    assert text == f'user file.cu:41: body: {where} Assertion `n < 3 && "reason"` failed.'
+
+
+def test_assert_fail_of_libc_is_ours() -> None:
+    text, failure, *_ = run('__assert_fail("x > 0", "a.cu", 7, "void k()");', before=LIBC_ASSERT)
+    assert (failure, text) == (
+        FAIL_ASSERT,
+        "a.cu:7: void k(): block: [3,0,0], thread: [5,7,0] Assertion `x > 0` failed.",
     )
 
 

@@ -17,6 +17,8 @@ int hmm_vsnprintf(char* to, size_t bytes, const char* format, __builtin_va_list)
 HMM_HIDDEN int hmm_printf(const char* format, ...);
 HMM_HIDDEN int hmm_puts(const char* text);
 HMM_HIDDEN int hmm_putchar(int character);
+[[noreturn]] HMM_HIDDEN void hmm___assert_fail(const char* expression, const char* file, unsigned line,
+                                               const char* function);
 #undef HMM_HIDDEN
 }
 // By the assembler, since <stdio.h> may hold inline definitions under these names.
@@ -24,6 +26,7 @@ HMM_HIDDEN int hmm_putchar(int character);
 HMM_SYMBOL(printf)
 HMM_SYMBOL(puts)
 HMM_SYMBOL(putchar)
+HMM_SYMBOL(__assert_fail)
 #undef HMM_SYMBOL
 
 namespace hmm_cuda {
@@ -69,8 +72,8 @@ int hmm_putchar(int character) { return hmm_printf("%c", character), character; 
 
 namespace hmm_cuda {
 
-// Where the calling thread is: `block` and `thread` are variables of type hmm_dim3; false if the
-// thread is not known. The runtime has a better answer where a kernel's own indices are in scope.
+// Where the calling thread is: `block` and `thread` are variables of type hmm_dim3; false if the thread is
+// not known. The runtime defines a better answer before this file: it knows fibers.
 #ifndef HMM_THREAD_POSITION
 #define HMM_THREAD_POSITION(block, thread) hmm_cuda::hmm_recorded_position(block, thread)
 #endif
@@ -81,25 +84,22 @@ inline bool hmm_recorded_position(hmm_dim3& block, hmm_dim3& thread) {
   return w->thread_known != 0;
 }
 
-// Ends the kernel with CUDA's own text.
-[[noreturn]] HMM_COLD inline void hmm_assert_failed(const char* expression, const char* file, unsigned line,
-                                                    const char* function, hmm_dim3 block, hmm_dim3 thread,
-                                                    bool known) {
-  char where[48] = "[?]", text[2048];
-  if (known) __builtin_snprintf(where, sizeof where, "[%u,%u,%u]", thread.x, thread.y, thread.z);
-  __builtin_snprintf(text, sizeof text, "%s:%u: %s: block: [%u,%u,%u], thread: %s Assertion `%s` failed.",
-                     file, line, function, block.x, block.y, block.z, where, expression);
-  hmm_fail(HMM_FAIL_ASSERT, text);
-}
-
 } // namespace hmm_cuda
 
+// Ends the kernel with CUDA's own text. Under libc's name for the same, because with `ziglang` the system's
+// <assert.h> comes before ours.
+void hmm___assert_fail(const char* expression, const char* file, unsigned line, const char* function) {
+  hmm_dim3 block, thread;
+  char where[48] = "[?]", text[2048];
+  if (HMM_THREAD_POSITION(block, thread))
+    __builtin_snprintf(where, sizeof where, "[%u,%u,%u]", thread.x, thread.y, thread.z);
+  __builtin_snprintf(text, sizeof text, "%s:%u: %s: block: [%u,%u,%u], thread: %s Assertion `%s` failed.",
+                     file, line, function, block.x, block.y, block.z, where, expression);
+  hmm_cuda::hmm_fail(HMM_FAIL_ASSERT, text);
+}
+
 #define HMM_ASSERT(text, ...)                                                                                \
-  ((__VA_ARGS__) ? (void)0 : [&](const char* hmm_function) {                                                 \
-    hmm_dim3 hmm_block, hmm_thread;                                                                          \
-    bool hmm_known = HMM_THREAD_POSITION(hmm_block, hmm_thread);                                             \
-    hmm_cuda::hmm_assert_failed(text, __FILE__, __LINE__, hmm_function, hmm_block, hmm_thread, hmm_known);   \
-  }(__func__))
+  ((__VA_ARGS__) ? (void)0 : hmm___assert_fail(text, __FILE__, __LINE__, __func__))
 
 // Without any header, as NVRTC has it; <assert.h> is ours too (stub/assert.h).
 #ifdef NDEBUG
