@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hmmemu.compiler import cache
 from hmmemu.compiler.analysis import Analysis, analyse
+from hmmemu.compiler.checks import check
 from hmmemu.compiler.diagnostics import clean
 from hmmemu.compiler.fission import fission
 from hmmemu.compiler.options import CompilerOptions, parse_options
@@ -23,10 +24,7 @@ from hmmemu.compiler.tables import add_launch_bounds, tables, tags
 from hmmemu.compiler.toolchain import Toolchain, find_compiler
 from hmmemu.errors import CompileError
 
-_FLAGS = (
-    "-O3 -march=native -fPIC -shared -w -fvisibility=hidden -fno-exceptions -fno-rtti -fno-threadsafe-statics "
-    "-fno-math-errno -fno-trapping-math -ftls-model=initial-exec -fno-stack-protector"
-).split()
+_FLAGS = ["-O3", "-march=native", "-fPIC", "-shared", "-w", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-fno-math-errno", "-fno-trapping-math", "-ftls-model=initial-exec", "-fno-stack-protector"]
 _FLAGS_X86 = ["-mno-red-zone", "-fcf-protection=none"]
 _SECONDS = 600
 
@@ -79,7 +77,9 @@ def compile_module(
 
 def translate(prepared: str, filename: str, name_expressions: Sequence[str] = ()) -> str:
     """The C++ text that is compiled, from preprocessed source."""
-    analysis = analyse(parse(prepared))
+    source = parse(prepared)
+    check(source)
+    analysis = analyse(source)
     rewritten = rewrite(analysis)
     add_launch_bounds(analysis, rewritten)
     _add_block_functions(analysis, rewritten)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from hmmemu.compiler.hints import hints
+
 _MESSAGE = re.compile(
     r"^(?P<file>[^\n:]*?):(?P<line>\d+):(?:(?P<column>\d+):)? (?P<kind>(?:fatal )?error|warning|note): (?P<text>.*)$"
 )
@@ -21,6 +23,7 @@ _REWRITES = (
     (re.compile(r"hmm_c\.(\w+)"), r"\1"),
 )
 _PLENTY = 20
+_EXPRESSION = "name expression "  # what tables.py calls the place where a template is instantiated
 
 
 def clean(raw: str, code: str, filename: str, kernel: str) -> str:
@@ -33,7 +36,7 @@ def clean(raw: str, code: str, filename: str, kernel: str) -> str:
         found = _MESSAGE.match(line)
         if not found or found["kind"] == "warning":
             continue
-        if _OURS.search(found["file"]):
+        if _OURS.search(found["file"]) or ("'auto'" in found["text"] and found["file"].startswith(_EXPRESSION)):
             continue
         key = (found["file"], found["line"], found["text"])
         if key in seen:
@@ -45,13 +48,37 @@ def clean(raw: str, code: str, filename: str, kernel: str) -> str:
             break
         told += _one(found, lines, filename)
     if not errors:
-        told = [_plain(line) for line in raw.splitlines()[:_PLENTY] if line.strip()]
+        told = _unclosed(raw, lines, filename) or [
+            _plain(line) for line in raw.splitlines()[:_PLENTY] if line.strip()
+        ]
     head = f"{filename}: the C++ compiler refused {kernel or 'the source'}:"
-    return "\n".join([head, *told])
+    return "\n".join([head, *told, *hints("\n".join(told))])
+
+
+def _unclosed(raw: str, lines: list[str], filename: str) -> list[str]:
+    """A brace that is never closed is noticed in the text that follows the source; a note tells where it began."""
+    found = [
+        m for line in raw.splitlines() if (m := _MESSAGE.match(line)) and "to match this '{'" in m["text"]
+    ]
+    if not found:
+        return []
+    message = "the '{' that begins here is not closed"
+    return _excerpt(found[-1], f"{found[-1]['file']}:{found[-1]['line']}: error: {message}", lines, filename)
 
 
 def _one(found: re.Match[str], lines: list[str], filename: str) -> list[str]:
-    text = [f"{found['file']}:{found['line']}: {found['kind']}: {_plain(found['text'])}"]
+    if found["file"].startswith(_EXPRESSION) and "hmm_describe" in found["text"]:
+        asked = found["file"].removeprefix(_EXPRESSION)
+        return [
+            f"error: the name expression {asked} fits no kernel: the number or the kinds of its template arguments differ"
+        ]
+    return _excerpt(
+        found, f"{found['file']}:{found['line']}: {found['kind']}: {_plain(found['text'])}", lines, filename
+    )
+
+
+def _excerpt(found: re.Match[str], message: str, lines: list[str], filename: str) -> list[str]:
+    text = [message]
     number = int(found["line"])
     if found["file"] == filename and 0 < number <= len(lines) and lines[number - 1].strip():
         text.append(f"    {lines[number - 1].rstrip()}")

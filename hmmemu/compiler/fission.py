@@ -67,7 +67,11 @@ class _Writer:
             self.has_early_end, self.pieces, self.lifted = True, 0, 0
             body = self._body()
         head = " [[maybe_unused]] const hmm_ctx hmm_c = hmm_block_context(hmm_b);"
-        for name, kind, member in (("blockIdx", "uint3", "block"), ("blockDim", "dim3", "block_dim"), ("gridDim", "dim3", "grid_dim")):
+        for name, kind, member in (
+            ("blockIdx", "uint3", "block"),
+            ("blockDim", "dim3", "block_dim"),
+            ("gridDim", "dim3", "grid_dim"),
+        ):
             head += f" [[maybe_unused]] const {kind} {name} = hmm_b.{member};"
         if self.has_early_end:
             head += " unsigned char hmm_ended[HMM_MAX_THREADS]; __builtin_memset(hmm_ended, 0, hmm_b.rt->threads);"
@@ -158,7 +162,12 @@ class _Writer:
         """Control flow that is the same for all threads, around its parts."""
         out, at = "", statement.start_byte
         for part in bodies(statement):
-            out += self.edits.apply(self.source.text, at, part.start_byte) + "{\n" + self._block(as_block(part), scope) + "}\n"
+            out += (
+                self.edits.apply(self.source.text, at, part.start_byte)
+                + "{\n"
+                + self._block(as_block(part), scope)
+                + "}\n"
+            )
             at = part.end_byte
         return out + self.edits.apply(self.source.text, at, statement.end_byte)
 
@@ -167,30 +176,49 @@ class _Writer:
         condition = statement.child_by_field_name("condition")
         if condition is None or statement.type != "if_statement" or self.plan.has_barrier(statement):
             raise GiveUp
-        inner = scope.with_guard(condition)
-        body = "".join(self._block(as_block(part), inner) for part in bodies(statement))
-        return f"{{ {self._any(inner)}if (hmm_any) {{\n{body}}} }}"
+        return f"{{ {self._count(scope, condition)}if (hmm_any) {{\n{self._both(statement, scope, condition)}}} }}"
 
     def _stride(self, statement: Node, stride: Stride, scope: _Scope) -> str:
         """A loop with strides in lock step: round k does what each thread does in its round k."""
         self.pieces += 1
-        local = Local(stride.name, "again", "", None, 0)
-        round_ = f"hmm_round_{self.pieces}"
-        local.again = f" {stride.type} {stride.name} = {self._text(stride.start, flat=True)};"
-        local.again += f" {stride.name} += (decltype({stride.name} + 0)){round_} * (decltype({stride.name} + 0))({self._text(stride.step, flat=True)});"
-        local.needs = {text(n) for n in walk(stride.start) if n.type == "identifier"}
-        inner = scope.with_local(local).with_guard(stride.condition)
-        body = "".join(self._block(as_block(part), inner) for part in bodies(statement))
-        return f"for (unsigned long long {round_} = 0;; ++{round_}) {{ {self._any(inner)}if (!hmm_any) break;\n{body}}}"
+        name, round_, first = stride.name, f"hmm_round_{self.pieces}", f"hmm_first_of_{self.pieces}"
+        ahead = (
+            f"(decltype({name} + 0)){round_} * (decltype({name} + 0))({self._text(stride.step, flat=True)})"
+        )
+        exact = f" {stride.type} {name} = {self._text(stride.start, flat=True)}; {name} += {ahead};"
+        needs = frozenset(text(n) for n in walk(stride.start) if n.type == "identifier")
+        inner = scope.with_local(Local(name, "again", "", None, 0, exact, set(needs)))
+        fast, before, fits = inner, "", ""
+        if self.plan.is_unit(
+            stride.start
+        ):  # neighbours in the block are neighbours in memory: shown to the compiler
+            zero = f" const uint3 threadIdx = hmm_uint3(0, 0, 0);{self._head(scope, set(needs), again_only=True)}"
+            before = f"const auto {first} = [&]() {{{zero}{exact} return {name}; }}();\n"
+            fits = f" && hmm_index_fits({first})"
+            text_ = f" {stride.type} {name} = hmm_index({first}, threadIdx.x);"
+            fast = scope.with_local(Local(name, "again", "", None, 0, text_))
+        count = self._count(inner, stride.condition)
+        body = self._both(statement, inner, stride.condition, fast, fits)
+        return f"for (unsigned long long {round_} = 0;; ++{round_}) {{ {before}{count}if (!hmm_any) break;\n{body}}}"
 
-    def _any(self, scope: _Scope) -> str:
-        """Whether some thread takes part."""
+    def _both(
+        self, statement: Node, scope: _Scope, condition: Node, fast: _Scope | None = None, fits: str = ""
+    ) -> str:
+        """The body twice: for the case that all threads take part, which vectorises better, and with the condition."""
+        guarded = "".join(
+            self._block(as_block(part), scope.with_guard(condition)) for part in bodies(statement)
+        )
+        if len(scope.guards) > 1:
+            return guarded  # each level doubles the text
+        free = "".join(self._block(as_block(part), fast or scope) for part in bodies(statement))
+        return f"if (hmm_all{fits}) {{\n{free}}} else {{\n{guarded}}}\n"
+
+    def _count(self, scope: _Scope, condition: Node) -> str:
+        """Whether some thread takes part, and whether all do."""
         self.pieces += 1
-        outer = _Scope(scope.locals, scope.guards[:-1])
-        last = scope.guards[-1]
-        mentioned = {text(n) for n in walk(last) if n.type == "identifier"}
-        head = self._head(outer, mentioned)
-        return f"unsigned hmm_any = 0;\nHMM_PIECE_BEGIN{head} hmm_any |= unsigned(bool({self._text(last, flat=True)}));\nHMM_PIECE_END\n"
+        head = self._head(scope, {text(n) for n in walk(condition) if n.type == "identifier"})
+        made = f"const unsigned hmm_on = bool({self._text(condition, flat=True)}); hmm_any |= hmm_on; hmm_all &= hmm_on;"
+        return f"unsigned hmm_any = 0, hmm_all = 1;\n{_begin(head + made)}{head} {made}\nHMM_PIECE_END\n"
 
     # -- pieces
 
@@ -200,30 +228,43 @@ class _Writer:
         self.pieces += 1
         made = ""
         for local, node in piece.statements:
-            made += self._lines(node) + (self._with_returns(node) if local is None else self._local(local, node)) + "\n"
+            made += (
+                self._lines(node)
+                + (self._with_returns(node) if local is None else self._local(local, node))
+                + "\n"
+            )
         mentioned = {text(n) for _, node in piece.statements for n in walk(node) if n.type == "identifier"}
-        return f"HMM_PIECE_BEGIN{self._head(scope, mentioned)} {{\n{made}}}\nhmm_next_{self.pieces}:;\nHMM_PIECE_END\n"
+        head = self._head(scope, mentioned)
+        return f"{_begin(head + made)}{head} {{\n{made}}}\nhmm_next_{self.pieces}:;\nHMM_PIECE_END\n"
 
-    def _head(self, scope: _Scope, mentioned: set[str]) -> str:
+    def _head(self, scope: _Scope, mentioned: set[str], again_only: bool = False) -> str:
         """What a piece does first: values computed again, references into arrays, and whether the thread takes part."""
-        wanted = mentioned | {text(n) for guard in scope.guards for n in walk(guard) if n.type == "identifier"}
+        wanted = mentioned | {
+            text(n) for guard in scope.guards for n in walk(guard) if n.type == "identifier"
+        }
         for local in reversed(scope.locals):
             if local.name in wanted:
                 wanted |= local.needs
-        made = " if (hmm_ended[hmm_t]) continue;" if self.has_early_end else ""
+        made = " if (hmm_ended[hmm_t]) continue;" if self.has_early_end and not again_only else ""
         for local in scope.locals:
             if local.name not in wanted:
                 continue
             if local.kind == "again":
                 made += local.again or f" {local.specifiers}{self._text(local.declarator, flat=True)};"
-            elif local.kind == "array":
+            elif local.kind == "array" and not again_only:
                 made += f" [[maybe_unused]] hmm_e_{local.index}& {local.name} = hmm_a_{local.index}[hmm_t];"
+        if again_only:
+            return made
         return made + "".join(f" if (!({self._text(guard, flat=True)})) continue;" for guard in scope.guards)
 
     def _array(self, local: Local, declarator: Node) -> str:
         """One element a thread; the element's type is named by a typedef, whatever its declarator looks like."""
         name = declared_name(declarator)
-        inner = declarator.child_by_field_name("declarator") if declarator.type == "init_declarator" else declarator
+        inner = (
+            declarator.child_by_field_name("declarator")
+            if declarator.type == "init_declarator"
+            else declarator
+        )
         if name is None or inner is None:
             raise GiveUp
         before = self.source.text[inner.start_byte : name.start_byte].decode()
@@ -238,7 +279,10 @@ class _Writer:
         value, inner = declarator.child_by_field_name("value"), declarator.child_by_field_name("declarator")
         if declarator.type != "init_declarator" or value is None or inner is None:
             return ""
-        if inner.type in ("identifier", "pointer_declarator") and value.type not in ("initializer_list", "argument_list"):
+        if inner.type in ("identifier", "pointer_declarator") and value.type not in (
+            "initializer_list",
+            "argument_list",
+        ):
             return f"{local.name} = {self._text(value)};"
         name = declared_name(declarator)
         if name is None:
@@ -258,7 +302,10 @@ class _Writer:
         end = "hmm_ended[hmm_t] = 1; " if self.has_early_end else ""
         out, at = "", statement.start_byte
         for n in returns:
-            out += self.edits.apply(self.source.text, at, n.start_byte) + f"{{ {end}goto hmm_next_{self.pieces}; }}"
+            out += (
+                self.edits.apply(self.source.text, at, n.start_byte)
+                + f"{{ {end}goto hmm_next_{self.pieces}; }}"
+            )
             at = n.end_byte
         return out + self.edits.apply(self.source.text, at, statement.end_byte)
 
@@ -278,5 +325,12 @@ class _Writer:
         return f'# {line} "{name}"\n'
 
 
+def _begin(content: str) -> str:
+    """How a piece counts its threads (runtime_fission.h)."""
+    return "HMM_PIECE_BEGIN_GRID" if "blockIdx" in content else "HMM_PIECE_BEGIN"
+
+
 def _is_barrier(statement: Node) -> bool:
-    return statement.type == "expression_statement" and text(statement).replace(" ", "").startswith("__syncthreads(")
+    return statement.type == "expression_statement" and text(statement).replace(" ", "").startswith(
+        "__syncthreads("
+    )

@@ -75,16 +75,30 @@ class Plan:
 
     def stays_in_piece(self, statement: Node) -> bool:
         """Whether a statement joins the piece before it."""
-        return not self.has_barrier(statement) and not self._changes_uniform(statement) and not self._lifts(statement)
+        return (
+            not self.has_barrier(statement)
+            and not self._changes_uniform(statement)
+            and not self._lifts(statement)
+        )
 
     def is_uniform_control(self, statement: Node) -> bool:
         """Whether all threads take the same way through a control statement."""
-        return self.uniform.expression(statement.child_by_field_name("condition")) and not is_left_early(statement)
+        return self.uniform.expression(statement.child_by_field_name("condition")) and not is_left_early(
+            statement
+        )
 
     def stride(self, loop: Node) -> Stride | None:
         """A loop's stride form, if it has it."""
-        start, condition, update = (loop.child_by_field_name(f) for f in ("initializer", "condition", "update"))
-        if loop.type != "for_statement" or start is None or condition is None or update is None or is_left_early(loop):
+        start, condition, update = (
+            loop.child_by_field_name(f) for f in ("initializer", "condition", "update")
+        )
+        if (
+            loop.type != "for_statement"
+            or start is None
+            or condition is None
+            or update is None
+            or is_left_early(loop)
+        ):
             return None
         declarators = start.children_by_field_name("declarator") if start.type == "declaration" else []
         if len(declarators) != 1 or declarators[0].type != "init_declarator":
@@ -103,11 +117,42 @@ class Plan:
             return None
         return Stride(name, kind, value, step, condition)
 
+    def is_unit(self, start: Node) -> bool:
+        """Whether a pure expression is threadIdx.x plus something uniform, through locals that are computed again."""
+        if start.type == "parenthesized_expression":
+            return self.is_unit(start.named_children[0])
+        if start.type == "field_expression":
+            return text(start).replace(" ", "") == "threadIdx.x"
+        if start.type == "identifier":
+            local = next(
+                (one for one in self.locals if one.name == text(start) and one.kind == "again"), None
+            )
+            value = (
+                local.declarator.child_by_field_name("value")
+                if local is not None and local.declarator is not None
+                else None
+            )
+            return value is not None and self.is_unit(value)
+        left, right = start.child_by_field_name("left"), start.child_by_field_name("right")
+        if (
+            start.type != "binary_expression"
+            or left is None
+            or right is None
+            or not any(c.type == "+" for c in start.children)
+        ):
+            return False
+        return (self.is_unit(left) and self.uniform.expression(right)) or (
+            self.uniform.expression(left) and self.is_unit(right)
+        )
+
     def _changed_in(self, loop: Node, name: str) -> bool:
         body = loop.child_by_field_name("body")
         for n in walk(body) if body is not None else ():
             target = n.child_by_field_name("left") or n.child_by_field_name("argument")
-            if n.type in ("assignment_expression", "update_expression", "pointer_expression") and target is not None:
+            if (
+                n.type in ("assignment_expression", "update_expression", "pointer_expression")
+                and target is not None
+            ):
                 if text(target) == name:
                     return True
         return False
@@ -117,7 +162,11 @@ class Plan:
         if statement.type in LOOPS:
             if self.stride(statement) is not None:
                 return self._is_simple(statement, atomics=True)
-            return self.is_uniform_control(statement) and self._counts_uniformly(statement) and self._is_simple(statement)
+            return (
+                self.is_uniform_control(statement)
+                and self._counts_uniformly(statement)
+                and self._is_simple(statement)
+            )
         if statement.type == "if_statement" and statement.child_by_field_name("alternative") is None:
             body = statement.child_by_field_name("consequence")
             return body is not None and self._guards(statement) and self._lifts(body)
@@ -141,9 +190,19 @@ class Plan:
     def _is_simple(self, loop: Node, atomics: bool = False) -> bool:
         """Whether the pieces inside a loop have a chance to be vectorised."""
         for n in walk(loop):
-            if n.type in ("return_statement", "break_statement", "continue_statement", "switch_statement", "gnu_asm_expression"):
+            if n.type in (
+                "return_statement",
+                "break_statement",
+                "continue_statement",
+                "switch_statement",
+                "gnu_asm_expression",
+            ):
                 return False
-            if n.type in LOOPS and n.id != loop.id and not (self.is_uniform_control(n) and self._counts_uniformly(n)):
+            if (
+                n.type in LOOPS
+                and n.id != loop.id
+                and not (self.is_uniform_control(n) and self._counts_uniformly(n))
+            ):
                 return atomics and self.stride(loop) is not None
             if n.type == "array_declarator":
                 return False
@@ -169,7 +228,11 @@ class Plan:
                 target = declared_name(n) if n.type == "init_declarator" else n.child_by_field_name("left")
                 target = target or n.child_by_field_name("argument")
                 value = n.child_by_field_name("value") or n.child_by_field_name("right")
-                if target is None or text(target) not in self.uniform.names or not self.uniform.expression(value):
+                if (
+                    target is None
+                    or text(target) not in self.uniform.names
+                    or not self.uniform.expression(value)
+                ):
                     return False
             elif n.type in ("call_expression", "subscript_expression", "pointer_expression"):
                 return False
@@ -183,7 +246,9 @@ class Plan:
 
     def _check(self) -> None:
         for n in walk(self.body):
-            if n.type in _UNCLEAR or (n.type == "identifier" and text(n) in BARRIERS and not self._plain_barrier(n)):
+            if n.type in _UNCLEAR or (
+                n.type == "identifier" and text(n) in BARRIERS and not self._plain_barrier(n)
+            ):
                 raise GiveUp
         if self.analysis.shared.keys() & self.kernel.mentions:
             raise GiveUp  # shared variables at namespace scope get their reference at the kernel's brace
@@ -194,14 +259,22 @@ class Plan:
 
     def _plain_barrier(self, name: Node) -> bool:
         statement = name.parent.parent if name.parent is not None else None
-        plain = text(name) == "__syncthreads" and statement is not None and statement.type == "expression_statement"
+        plain = (
+            text(name) == "__syncthreads"
+            and statement is not None
+            and statement.type == "expression_statement"
+        )
         return plain and statement is not None and self.uniform.made_together(statement, set())
 
     # -- locals
 
     def _take_parameters(self) -> None:
         for parameter in self.kernel.parameters:
-            if parameter.name and parameter.name in self.uniform.changed and not self.uniform.is_uniform(parameter.name):
+            if (
+                parameter.name
+                and parameter.name in self.uniform.changed
+                and not self.uniform.is_uniform(parameter.name)
+            ):
                 local = Local(parameter.name, "array", "", None, len(self.locals))
                 self.locals.append(local)
                 self.parameters.append(local)
@@ -212,7 +285,11 @@ class Plan:
             if statement.type == "declaration" and statement.id not in self.shared:
                 scope += self._declare(statement, scope)
             elif statement.type == "compound_statement" or statement.type in CONTROL:
-                if self.has_barrier(statement) or statement.type == "compound_statement" or self._contains_loop(statement):
+                if (
+                    self.has_barrier(statement)
+                    or statement.type == "compound_statement"
+                    or self._contains_loop(statement)
+                ):
                     for part in bodies(statement):
                         self._find_locals(as_block(part), scope)
 
@@ -251,10 +328,20 @@ class Plan:
                 if self.uniform.pure(value, again):
                     local.kind = "again"
                     again.add(local.name)
-                    local.needs = {text(n) for n in walk(value) if n.type == "identifier"} if value is not None else set()
+                    local.needs = (
+                        {text(n) for n in walk(value) if n.type == "identifier"}
+                        if value is not None
+                        else set()
+                    )
         for local in self.locals:
-            if local.kind == "piece" and local.declarator is not None and self._crosses(local.declarator, local.name):
-                if "auto" in local.specifiers.split() or any(n.type == "reference_declarator" for n in walk(local.declarator)):
+            if (
+                local.kind == "piece"
+                and local.declarator is not None
+                and self._crosses(local.declarator, local.name)
+            ):
+                if "auto" in local.specifiers.split() or any(
+                    n.type == "reference_declarator" for n in walk(local.declarator)
+                ):
                     raise GiveUp
                 local.kind = "array"
 
@@ -298,7 +385,11 @@ def bodies(statement: Node) -> list[Node]:
     found = [n for n in [statement.child_by_field_name("consequence")] if n is not None]
     other = statement.child_by_field_name("alternative")
     if other is not None:
-        found += [c for c in other.named_children if c.type != "comment"][:1] if other.type == "else_clause" else [other]
+        found += (
+            [c for c in other.named_children if c.type != "comment"][:1]
+            if other.type == "else_clause"
+            else [other]
+        )
     return found
 
 

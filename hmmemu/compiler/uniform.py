@@ -29,6 +29,16 @@ class Uniform:
         self.body = kernel.body
         self.functions = analysis.source.functions
         self.parameters = {p.name for p in kernel.parameters if p.name}
+        self.pointers = {p.name for p in kernel.parameters if p.type.endswith(("*", "]"))}
+        for d in self._declarations() if self.body is not None else ():
+            for declarator in d.children_by_field_name("declarator"):
+                inner = (
+                    declarator.child_by_field_name("declarator")
+                    if declarator.type == "init_declarator"
+                    else declarator
+                )
+                if inner is not None and inner.type == "pointer_declarator":
+                    self.pointers.add(text(declared_name(inner) or inner))
         self.changed = {name for name, _ in self._changes()}
         self.scopes: dict[str, set[int]] = {}  # of each declared name: the blocks and loops it is declared in
         for d in self._declarations():
@@ -85,17 +95,35 @@ class Uniform:
             if n.type in ("assignment_expression", "update_expression"):
                 target = n.child_by_field_name("left") or n.child_by_field_name("argument")
                 whole = n if target is not None and target.type == "identifier" else None
-                yield from ((name, whole) for name in _root(target))
+                yield from ((name, whole) for name in self._root(target))
             elif n.type == "pointer_expression" and n.children and n.children[0].type == "&":
-                yield from ((name, None) for name in _root(n.child_by_field_name("argument")))
+                yield from ((name, None) for name in self._root(n.child_by_field_name("argument")))
             elif (
                 n.type == "init_declarator"
                 and (n.child_by_field_name("declarator") or n).type == "reference_declarator"
             ):
-                yield from ((name, None) for name in _root(n.child_by_field_name("value")))
+                yield from ((name, None) for name in self._root(n.child_by_field_name("value")))
             elif n.type == "call_expression" and self._may_change_arguments(n):
                 for argument in (n.child_by_field_name("arguments") or n).named_children:
-                    yield from ((name, None) for name in _root(argument))
+                    yield from ((name, None) for name in self._root(argument))
+
+    def _root(self, node: Node | None) -> Iterator[str]:
+        """The variable that an lvalue is part of: `a` for a.x, a[i] and (a); nothing for *p, p->x and p[i]."""
+        while node is not None:
+            if node.type == "identifier":
+                yield text(node)
+                return
+            inner = node.child_by_field_name("argument")
+            if node.type == "subscript_expression" and inner is not None and text(inner) in self.pointers:
+                return
+            if node.type == "field_expression" and any(c.type == "->" for c in node.children):
+                return
+            if node.type in ("subscript_expression", "field_expression"):
+                node = inner
+            elif node.type == "parenthesized_expression":
+                node = node.named_children[0] if node.named_children else None
+            else:
+                return
 
     def _may_change_arguments(self, call: Node) -> bool:
         """CUDA's own functions take values, and the user's too unless they are declared to take references."""
@@ -103,7 +131,9 @@ class Uniform:
         if _is_pure(call) or name.startswith(("__", "atomic", "make_")):
             return False
         known = [f for f in self.functions if f.name == name]
-        return not known or any("&" in p.type and not p.type.startswith("const ") for f in known for p in f.parameters)
+        return not known or any(
+            "&" in p.type and not p.type.startswith("const ") for f in known for p in f.parameters
+        )
 
     def _solve(self) -> None:
         """Greatest solution: assume all declared names uniform, and drop those that turn out not to be."""
@@ -184,22 +214,6 @@ def _called(node: Node) -> bool:
         and parent.type == "call_expression"
         and (parent.child_by_field_name("function") or parent).id == node.id
     )
-
-
-def _root(node: Node | None) -> Iterator[str]:
-    """The variable that an lvalue is part of: `a` for a.x, a[i] and (a); nothing for *p and p->x."""
-    while node is not None:
-        if node.type == "identifier":
-            yield text(node)
-            return
-        if node.type == "field_expression" and any(c.type == "->" for c in node.children):
-            return
-        if node.type == "subscript_expression" or node.type == "field_expression":
-            node = node.child_by_field_name("argument")
-        elif node.type == "parenthesized_expression":
-            node = node.named_children[0] if node.named_children else None
-        else:
-            return
 
 
 def _names(node: Node) -> Iterator[Node]:

@@ -74,7 +74,7 @@ def loader() -> C.CDLL:
     target = Path(tempfile.gettempdir()) / f"hmmemu-test-loader-{digest}.so"
     if not target.exists():
         fresh = target.with_suffix(f".{id(source)}.tmp")
-        flags = "-std=c++17 -O2 -fPIC -shared -pthread".split()
+        flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-pthread"]
         subprocess.run(
             [*find_compiler().command, *flags, "-I", str(INCLUDE), "-o", str(fresh), str(source)], check=True
         )

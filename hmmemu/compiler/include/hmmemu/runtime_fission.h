@@ -12,6 +12,7 @@ struct hmm_block {
   dim3 block_dim, grid_dim;
   hmm_worker* worker;
   hmm_runtime* rt;
+  int base;  // block.x * block_dim.x
 };
 
 // The context of the code outside the pieces: it has no thread.
@@ -28,21 +29,37 @@ HMM_INLINE hmm_ctx hmm_thread_context(const hmm_block& b, unsigned x, unsigned y
   return c;
 }
 
-#define HMM_PIECE_BEGIN                                                                                                \
+// Two ways to count through a row of threads, equal in value. Pieces that use blockIdx take the second, by which the
+// compiler sees that (int)(blockIdx.x * blockDim.x + threadIdx.x) + anything is contiguous; the others take the first, by
+// which it sees that threadIdx.x + k does not wrap.
+#define HMM_PIECE_BEGIN HMM_PIECE(unsigned, hmm_i)
+#define HMM_PIECE_BEGIN_GRID                                                                                           \
+  HMM_PIECE(int, unsigned(hmm_b.base + hmm_i) - hmm_b.block.x * hmm_b.block_dim.x)
+#define HMM_PIECE(counter, index)                                                                                      \
   for (unsigned hmm_z = 0; hmm_z < hmm_b.block_dim.z; ++hmm_z)                                                         \
     for (unsigned hmm_y = 0; hmm_y < hmm_b.block_dim.y; ++hmm_y) {                                                     \
       HMM_ASSUME(hmm_y < 1024 && hmm_z < 1024);                                                                        \
       const unsigned hmm_row = hmm_b.block_dim.x * (hmm_y + hmm_b.block_dim.y * hmm_z);                                \
       HMM_ASSUME(hmm_row < HMM_MAX_THREADS);                                                                           \
       HMM_THREADS                                                                                                      \
-      for (unsigned hmm_x = 0; hmm_x < hmm_b.block_dim.x; ++hmm_x) {                                                   \
+      for (counter hmm_i = 0; hmm_i < counter(hmm_b.block_dim.x); ++hmm_i) {                                           \
+        const unsigned hmm_x = index;                                                                                  \
         HMM_ASSUME(hmm_x < HMM_MAX_THREADS);                                                                           \
-        [[maybe_unused]] const unsigned hmm_t = hmm_row + hmm_x;                                                       \
+        [[maybe_unused]] const unsigned hmm_t = hmm_row + unsigned(hmm_i);                                             \
         const hmm_ctx hmm_c = hmm_thread_context(hmm_b, hmm_x, hmm_y, hmm_z);                                          \
         [[maybe_unused]] const uint3 threadIdx = hmm_c.thread;
 #define HMM_PIECE_END                                                                                                  \
   }                                                                                                                    \
   }
+
+// first + x, for a first that fits: added as int where T is no wider, because the compiler may take an int not to wrap.
+template <class T> HMM_INLINE bool hmm_index_fits(T first) {
+  return sizeof(T) > 4 || static_cast<unsigned long long>(first) <= 0x7fffffff - HMM_MAX_THREADS;
+}
+template <class T> HMM_INLINE T hmm_index(T first, unsigned x) {
+  if constexpr (sizeof(T) > 4) return first + x;
+  else return T(int(first) + int(x));
+}
 
 template <auto Block, class... A>
 __attribute__((noinline)) void hmm_run_pieces(hmm_worker* w, hmm_runtime* rt, const hmm_launch* l, uint64_t first,
@@ -52,7 +69,7 @@ __attribute__((noinline)) void hmm_run_pieces(hmm_worker* w, hmm_runtime* rt, co
   for (uint64_t i = first; i < end; ++i, at.next(g)) {
     hmm_block c;
     c.block = hmm_small_index(at), c.block_dim = hmm_to_dim3(b), c.grid_dim = hmm_to_dim3(g);
-    c.worker = w, c.rt = rt;
+    c.worker = w, c.rt = rt, c.base = int(c.block.x * b.x);
     hmm_store(w->block, c.block);
     Block(c, a...);
   }

@@ -54,11 +54,13 @@ __attribute__((noinline)) void hmm_loop_fast(hmm_worker* w, hmm_runtime* rt, con
   for (uint64_t i = first; i < end; ++i, at.next(g)) {
     const uint3 block = hmm_small_index(at);
     hmm_store(w->block, block);
+    const int base = int(block.x * b.x);
     for (unsigned tz = 0; tz < b.z; ++tz)
       for (unsigned ty = 0; ty < b.y; ++ty) {
         HMM_ASSUME(ty < 1024 && tz < 1024);
         HMM_THREADS
-        for (unsigned tx = 0; tx < b.x; ++tx) {
+        for (int t = 0; t < int(b.x); ++t) {
+          const unsigned tx = unsigned(base + t) - block.x * b.x;  // t, told so that base cancels in indices
           HMM_ASSUME(tx < HMM_MAX_THREADS);
           hmm_ctx c;
           c.thread = hmm_uint3(tx, ty, tz), c.block = block;
