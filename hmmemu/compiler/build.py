@@ -101,7 +101,9 @@ def _add_block_functions(analysis: Analysis, rewritten: Rewritten) -> None:
 
 
 def _flags(tools: Toolchain, wanted: CompilerOptions) -> list[str]:
-    flags = [*_FLAGS, *wanted.code]
+    # The user's macros are expanded by now; assert alone is not, and `zig c++ -O3` defines NDEBUG unasked.
+    ndebug = [word for word in wanted.preprocessor if re.fullmatch(r"-[DU]NDEBUG(=.*)?", word)]
+    flags = [*_FLAGS, *wanted.code, "-UNDEBUG", *ndebug]
     if platform.machine() in ("x86_64", "AMD64"):
         flags += _FLAGS_X86
     return flags

@@ -29,6 +29,7 @@ _DEFINITIONS = (
     "-DCUDART_VERSION=12040",
     "-D__CUDA_ARCH__=750",
     "-D__HMMEMU__=1",
+    "-UNDEBUG",
 )
 _MARKER = re.compile(r'# (\d+) "((?:[^"\\]|\\.)*)"([ \d]*)$')
 _SYSTEM = "3"

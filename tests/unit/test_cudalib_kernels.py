@@ -110,6 +110,17 @@ def test_assert_names_block_and_thread(space: hmm.AddressSpace, barrier: str) ->
     assert (out[:256] == 7).all()
 
 
+@pytest.mark.parametrize("header", ["", "#include <cassert>\n", "#include <cmath>\n"])
+def test_ndebug_switches_assert_off(space: hmm.AddressSpace, header: str) -> None:
+    out = space.zeros(1, np.int32)
+    source = header + 'extern "C" __global__ void k(int* y) { assert(y[0] != 0); y[0] = 7; }'
+    hmm.RawKernel(source, "k", options=("-DNDEBUG",))((1,), (1,), (out,))
+    assert out[0] == 7
+    out[0] = 0
+    with pytest.raises(hmm.KernelAssertion):
+        hmm.RawKernel(source, "k")((1,), (1,), (out,))
+
+
 def test_trap(space: hmm.AddressSpace) -> None:
     with pytest.raises(hmm.KernelAssertion, match="__trap"):
         launch(space, 'extern "C" __global__ void k(int n) { if (threadIdx.x == n) __trap(); }', np.int32(5))
