@@ -7,6 +7,8 @@ from typing import NoReturn
 from hmmemu.compiler.parse import Function, Node, Source, Variable, text
 from hmmemu.errors import CompileError
 
+_NO_VOID = {"int", "unsigned", "long", "char", "bool", "float", "double"}
+
 
 def check(source: Source) -> None:
     """Raises CompileError, with the user's file and line, for the first mistake."""
@@ -21,24 +23,20 @@ def check(source: Source) -> None:
 def _kernel(source: Source, kernel: Function) -> None:
     kind = kernel.node.child_by_field_name("type")
     returned = text(kind) if kind is not None else ""
-    pointer = (
-        kernel.node.child_by_field_name("declarator") or kernel.declarator
-    ).type != "function_declarator"
-    if returned in ("int", "float", "double", "bool", "unsigned", "long", "char") or (
-        returned == "void" and pointer
-    ):
+    declarator = kernel.node.child_by_field_name("declarator")
+    pointer = declarator is not None and declarator.type == "pointer_declarator"
+    if returned in _NO_VOID or pointer:
+        what = f"{returned}{'*' if pointer else ''}"
         _refuse(
             source,
             kernel.declarator,
-            f"the kernel {kernel.name} returns {returned}{'*' * pointer}; a __global__ function returns void",
+            f"kernel {kernel.name} returns {what}; a __global__ function returns void",
         )
     for parameter in kernel.parameters:
         if parameter.type.endswith("&"):
-            what = f"{parameter.type} {parameter.name}".strip()
+            what = f"kernel {kernel.name}, parameter {parameter.type} {parameter.name}".rstrip()
             _refuse(
-                source,
-                kernel.declarator,
-                f"the parameter {what} of the kernel {kernel.name} is a reference; pass a pointer or a value",
+                source, kernel.declarator, f"{what}: a reference cannot be passed to a kernel; take a pointer"
             )
 
 
@@ -46,11 +44,8 @@ def _shared(source: Source, variable: Variable) -> None:
     for declarator in variable.node.children_by_field_name("declarator"):
         if declarator.type == "init_declarator":
             name = ", ".join(text(n) for n in variable.names)
-            _refuse(
-                source,
-                declarator,
-                f"the __shared__ variable {name} has an initial value, which CUDA does not allow; let a thread assign it, then __syncthreads()",
-            )
+            what = f"__shared__ {name} has an initial value, which CUDA does not allow"
+            _refuse(source, declarator, f"{what}; let one thread assign it, then __syncthreads()")
 
 
 def _refuse(source: Source, node: Node, message: str) -> NoReturn:
