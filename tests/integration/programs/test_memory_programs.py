@@ -85,7 +85,6 @@ def test_a_hash_table(space: hmm.AddressSpace, module: hmm.RawModule) -> None:
     np.testing.assert_array_equal(counts, np.bincount(keys, minlength=500))
 
 
-@pytest.mark.xfail(strict=True, raises=hmm.ArgumentError, reason="element check: float2*, float**")
 def test_rows_by_pointers(space: hmm.AddressSpace, module: hmm.RawModule) -> None:
     data, rows, sums = space.zeros((7, 50), F4), np.zeros(7, np.uint64), np.zeros(50, F4)
     data[:] = rng.integers(0, 99, data.shape)

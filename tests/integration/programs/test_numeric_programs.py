@@ -123,7 +123,6 @@ def test_lcg_that_skips_ahead(module: hmm.RawModule) -> None:
     np.testing.assert_array_equal(out, np.array(expected, np.uint64))
 
 
-@pytest.mark.xfail(strict=True, raises=hmm.ArgumentError, reason="element check: float2*, float**")
 def test_black_scholes(module: hmm.RawModule) -> None:
     n, r, v = 500, 0.02, 0.3
     s, x, t = (rng.uniform(*limits, n).astype(F4) for limits in ((5, 30), (1, 100), (0.25, 10)))
