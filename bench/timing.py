@@ -51,7 +51,7 @@ class DeviceTimer:
         self._stream.synchronize()
         return hmm.get_elapsed_time(start, end) * 1e-3 / count
 
-    def count_for(self, launch: Callable[[], None], total: float = 15e-3) -> int:
+    def count_for(self, launch: Callable[[], None], total: float = 8e-3) -> int:
         """How many launches take about `total` seconds; also brings pages to the device."""
         self.seconds(launch, 1)
         return max(1, min(MOST_QUEUED, round(total / self.seconds(launch, 1))))

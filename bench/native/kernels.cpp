@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -21,10 +22,9 @@ constexpr int64_t kMost = 1 << 24; // elements of an array
 // Arrays stay from request to request, as a device's do. Values as the bench gives its kernels: i % modulus *
 // scale.
 struct Floats {
-  std::unique_ptr<float[]> values{new float[kMost]};
+  float* x = static_cast<float*>(std::aligned_alloc(4096, kMost * sizeof(float)));
 
   float* fill(int64_t n, int modulus, float scale) {
-    float* x = values.get();
 #pragma omp parallel for
     for (int64_t i = 0; i < n; ++i) x[i] = float(i % modulus) * scale;
     return x;
