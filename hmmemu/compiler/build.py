@@ -24,7 +24,21 @@ from hmmemu.compiler.tables import add_launch_bounds, tables, tags
 from hmmemu.compiler.toolchain import Toolchain, find_compiler
 from hmmemu.errors import CompileError
 
-_FLAGS = ["-O3", "-march=native", "-fPIC", "-shared", "-w", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics", "-fno-math-errno", "-fno-trapping-math", "-ftls-model=initial-exec", "-fno-stack-protector"]
+_FLAGS = [
+    "-O3",
+    "-march=native",
+    "-fPIC",
+    "-shared",
+    "-w",
+    "-fvisibility=hidden",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fno-threadsafe-statics",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ftls-model=initial-exec",
+    "-fno-stack-protector",
+]
 _FLAGS_X86 = ["-mno-red-zone", "-fcf-protection=none"]
 _SECONDS = 600
 
@@ -101,9 +115,11 @@ def _add_block_functions(analysis: Analysis, rewritten: Rewritten) -> None:
 
 
 def _flags(tools: Toolchain, wanted: CompilerOptions) -> list[str]:
-    # The user's macros are expanded by now; assert alone is not, and `zig c++ -O3` defines NDEBUG unasked.
-    ndebug = [word for word in wanted.preprocessor if re.fullmatch(r"-[DU]NDEBUG(=.*)?", word)]
-    flags = [*_FLAGS, *wanted.code, "-UNDEBUG", *ndebug]
+    # The user's macros are expanded by now; these are the prelude's. `zig c++ -O3` defines NDEBUG unasked.
+    ours = [
+        word for word in wanted.preprocessor if re.fullmatch(r"-[DU](NDEBUG|HMMEMU_STRICT_MATH)(=.*)?", word)
+    ]
+    flags = [*_FLAGS, *wanted.code, "-UNDEBUG", *ours]
     if platform.machine() in ("x86_64", "AMD64"):
         flags += _FLAGS_X86
     return flags

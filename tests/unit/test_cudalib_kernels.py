@@ -51,6 +51,23 @@ def test_mathematics(space: hmm.AddressSpace, header: str) -> None:
     )
 
 
+def test_strict_mathematics_is_the_same_alone_and_in_a_loop(space: hmm.AddressSpace) -> None:
+    x, y, alone = (
+        space.asarray(np.linspace(-5, 5, N, dtype=np.float32)),
+        space.zeros(N, np.float32),
+        space.zeros(N, np.float32),
+    )
+    source = r"""extern "C" __global__ void k(const float* x, float* y, int first, int n) {
+      int i = first + blockIdx.x * blockDim.x + threadIdx.x;
+      if (i < n) y[i] = expf(x[i]) + sinf(x[i]) * logf(8 + x[i]);
+    }"""
+    kernel = hmm.RawKernel(source, "k", options=("-DHMMEMU_STRICT_MATH",))
+    kernel((4,), (256,), (x, y, np.int32(0), np.int32(N)))
+    for i in range(0, N, 13):
+        kernel((1,), (1,), (x, alone, np.int32(i), np.int32(N)))
+    np.testing.assert_array_equal(y[::13], alone[::13])
+
+
 def test_half(space: hmm.AddressSpace) -> None:
     x, y = space.asarray(np.linspace(0, 10, N).astype(np.float16)), space.zeros(N, np.float16)
     source = r"""
