@@ -93,7 +93,7 @@ def translate(prepared: str, filename: str, name_expressions: Sequence[str] = ()
     """The C++ text that is compiled, from preprocessed source."""
     source = parse(prepared)
     check(source)
-    analysis = analyse(source)
+    analysis = analyse(source, name_expressions)
     rewritten = rewrite(analysis)
     add_launch_bounds(analysis, rewritten)
     _add_block_functions(analysis, rewritten)
@@ -120,6 +120,10 @@ def _flags(tools: Toolchain, wanted: CompilerOptions) -> list[str]:
         word for word in wanted.preprocessor if re.fullmatch(r"-[DU](NDEBUG|HMMEMU_STRICT_MATH)(=.*)?", word)
     ]
     flags = [*_FLAGS, *wanted.code, "-UNDEBUG", *ours]
+    if tools.family == "clang" and _has_libmvec() and "-DHMMEMU_STRICT_MATH" not in ours:
+        flags.append(
+            "-fveclib=libmvec"
+        )  # g++ knows the vector versions from their declarations (cuda/libm.h)
     if platform.machine() in ("x86_64", "AMD64"):
         flags += _FLAGS_X86
     return flags
@@ -152,7 +156,7 @@ def _compile(text: str, code: str, name: str, flags: list[str], tools: Toolchain
             str(target),
             str(source),
         ]
-        words += _libraries(tools)
+        words += _libraries()
         try:
             done = subprocess.run(
                 words, capture_output=True, text=True, errors="replace", timeout=_SECONDS, env=_environment()
@@ -169,11 +173,10 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "LC_ALL": "C"}
 
 
-def _libraries(tools: Toolchain) -> list[str]:
-    """Vector versions of the C library's mathematics, where there are any."""
-    vector = (
-        platform.libc_ver()[0] == "glibc"
-        and platform.machine() == "x86_64"
-        and "ziglang" not in tools.command
-    )
-    return ["-Wl,--as-needed", "-lmvec", "-lm"] if vector else ["-lm"]
+def _has_libmvec() -> bool:
+    """Whether the C library has vector versions of its mathematics: glibc on x86-64."""
+    return platform.libc_ver()[0] == "glibc" and platform.machine() == "x86_64"
+
+
+def _libraries() -> list[str]:
+    return ["-Wl,--as-needed", "-lmvec", "-lm"] if _has_libmvec() else ["-lm"]
