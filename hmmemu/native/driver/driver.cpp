@@ -1,5 +1,7 @@
 #include "driver/driver.h"
 
+#include "driver/parallel.h"
+
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -81,8 +83,10 @@ Driver::Refusal Driver::take_refusal(Processor p) {
 // accesses
 
 int Driver::access(Pages pages, Processor p, Access access, Cause cause) {
-  return each_block(pages,
-                    [&](Block& block, Pages part) { return access_locked(block, part, {p, access, cause}); });
+  return in_parallel(pages, [&](Pages part) {
+    return each_block(
+        part, [&](Block& block, Pages inner) { return access_locked(block, inner, {p, access, cause}); });
+  });
 }
 
 int Driver::access_locked(Block& block, Pages pages, Request request) {
@@ -124,35 +128,31 @@ int Driver::perform(Block& block, Pages run, const Transition& t, Request reques
   return 0;
 }
 
-// Moves or duplicates, one staging buffer at a time, so that a failure leaves whole chunks done or not done.
 int Driver::migrate(Block& block, Pages run, const Transition& t, Request request) {
+  const uint64_t begin = now_ns();
   PageTable &mine = table(request.p), &theirs = table(t.source);
   TransferCounters& count = counters_.transfer[t.source][request.p];
-  StagingPool::Use staging(staging_);
-  for (Pages chunk{run.begin, 0}; chunk.begin < run.end; chunk.begin = chunk.end) {
-    chunk.end = std::min(run.end, chunk.begin + kStagingBytes);
-    const uint64_t begin = now_ns();
-    count.add(chunk.count(), t.step == Step::Duplicate, request.cause);
-    if (t.step == Step::Migrate) counters_.processor[t.source].invalidated_pages.add(chunk.count());
-    int error = t.protect ? theirs.protect(block, chunk) : 0;
-    if (error) return error;
-    if (t.step == Step::Duplicate) {
-      error = mine.install(block, chunk, theirs.frames(block, chunk), false);
-    } else {
-      const std::byte* content = theirs.take(block, chunk, *staging);
-      error = zap_others(block, chunk, t.zap & ~(1u << t.source));
-      if (!error) error = mine.install(block, chunk, content, true);
-      if (error && request.p != kCpu && host_.install(block, chunk, content, true) == 0) {
-        PageState home = t.next; // nothing is lost: the CPU has it now
-        home.set_holds(0);
-        home.set(kCpu, Hold::Exclusive);
-        commit(block, chunk, home);
-      }
+  count.add(run.count(), t.step == Step::Duplicate, request.cause);
+  int error = 0;
+  if (t.step == Step::Duplicate) {
+    if (t.protect) error = theirs.protect(block, run);
+    if (!error) error = mine.install(block, run, theirs.frames(block, run), false);
+  } else {
+    counters_.processor[t.source].invalidated_pages.add(run.count());
+    StagingPool::Use staging(staging_);
+    const std::byte* content = theirs.take(block, run, t.protect, *staging);
+    error = zap_others(block, run, t.zap & ~(1u << t.source));
+    if (!error) error = mine.install(block, run, content, true);
+    if (error && request.p != kCpu && host_.install(block, run, content, true) == 0) {
+      PageState home = t.next; // nothing is lost: the CPU has it now
+      home.set_holds(0);
+      home.set(kCpu, Hold::Exclusive);
+      commit(block, run, home);
     }
-    if (error) return error;
-    commit(block, chunk, t.next);
-    count.ns.add(now_ns() - begin);
   }
+  if (error) return error;
+  commit(block, run, t.next);
+  count.ns.add(now_ns() - begin);
   return 0;
 }
 

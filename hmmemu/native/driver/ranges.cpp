@@ -115,6 +115,7 @@ std::vector<Pages> Driver::drop_range(Pages pages) {
   std::vector<Pages> last = runs(pages, 1);
   each_block(pages, [&](Block& block, Pages part) {
     bring_home(block, part);
+    host_.free_parked(block, part);
     for (Processor q = 1; q < processors(); ++q) table(q).release(block, part);
     for (uint64_t a = part.begin; a < part.end; a += kPage) {
       PageState& state = block.page(a);

@@ -55,13 +55,17 @@ void Receiver::loop() {
   Fault faults[kBatch];
   pollfd waits[2] = {{uffd_.fd(), POLLIN, 0}, {wake_fd_, POLLIN, 0}};
   for (;;) {
+    // A thread that was just served runs at once and has mostly faulted again by now: read first, then wait.
+    const unsigned count = uffd_.read(faults, kBatch);
+    for (unsigned i = 0; i < count; ++i) driver_.fault(p_, faults[i]);
+    if (count) {
+      follow(faults[count - 1]);
+      continue;
+    }
     if (poll(waits, 2, -1) < 0 && errno != EINTR) fatal("poll of a userfaultfd: errno %d", errno);
     if (waits[1].revents) return;
     // A device process that died leaves its descriptor in error: nothing more comes, only the end is awaited.
     if (waits[0].revents & (POLLERR | POLLHUP | POLLNVAL)) waits[0].fd = -1;
-    const unsigned count = uffd_.read(faults, kBatch);
-    for (unsigned i = 0; i < count; ++i) driver_.fault(p_, faults[i]);
-    if (count) follow(faults[count - 1]);
   }
 }
 
@@ -81,8 +85,9 @@ void Receiver::follow(const Fault& fault) {
 int Receiver::cpu_of(pid_t thread) {
   for (unsigned i = 0; i < pinned_count_; ++i)
     if (pinned_[i].thread == thread) return pinned_[i].cpu;
-  if (!thread || pinned_count_ || until_look_-- > 0) return -1;
-  until_look_ = kLookEvery;
+  const uint64_t now = now_ns();
+  if (!thread || pinned_count_ || now < next_look_) return -1;
+  next_look_ = now + kLookEvery;
   char path[64], text[1024];
   std::snprintf(path, sizeof path, "/proc/self/task/%d/stat", thread);
   const int fd = open(path, O_RDONLY | O_CLOEXEC);

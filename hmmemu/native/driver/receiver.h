@@ -33,7 +33,7 @@ class Receiver {
   void move_to(int cpu);
 
   static constexpr unsigned kMostPinned = 256;
-  static constexpr unsigned kLookEvery = 16; // faults between two looks into /proc (3 us each)
+  static constexpr uint64_t kLookEvery = 400'000; // ns between two looks into /proc, which take 8 us each
 
   Driver& driver_;
   const Processor p_;
@@ -41,8 +41,8 @@ class Receiver {
   ThreadOnCpu pinned_[kMostPinned];
   unsigned pinned_count_ = 0;
   int cpu_ = -1;
-  unsigned until_look_ = 0;
-  int elsewhere_ = 0; // faults in a row from another CPU
+  uint64_t next_look_ = 0; // now_ns()
+  int elsewhere_ = 0;      // faults in a row from another CPU
   int wake_fd_ = -1;
   pthread_t thread_;
 };

@@ -16,8 +16,7 @@ static int own(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 0); }
 DeviceTable::DeviceTable(int vram, int uffd, Shootdown shootdown, void* context)
     : vram_(vram), uffd_(own(uffd)), shootdown_(shootdown), context_(context),
       keep_bytes_(uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE)) / 4),
-      alias_(uint64_t{Directory::kMostBlocks} * kBlock, true), alias_made_(Directory::kMostBlocks, true),
-      frame_bits_(uint64_t{Directory::kMostBlocks} * kPagesPerBlock / 8, true) {
+      alias_(uint64_t{Directory::kMostBlocks} * kBlock, true), alias_made_(Directory::kMostBlocks, true) {
   mprotect(alias_.as<void>(), alias_.bytes(), PROT_NONE);
 }
 
@@ -42,35 +41,8 @@ std::byte* DeviceTable::alias(Block& block, Pages pages) {
   return slot + (pages.begin - block.address);
 }
 
-bool DeviceTable::has_frame(Block& block, uint64_t address) const {
-  uint64_t page = uint64_t{block.slot} * kPagesPerBlock + (address - block.address) / kPage;
-  return frame_bits_.as<uint8_t>()[page / 8] >> (page % 8) & 1;
-}
-
-void DeviceTable::set_frames(Block& block, Pages pages, bool present) {
-  uint64_t changed = 0;
-  for (uint64_t a = pages.begin; a < pages.end; a += kPage) {
-    if (has_frame(block, a) == present) continue;
-    uint64_t page = uint64_t{block.slot} * kPagesPerBlock + (a - block.address) / kPage;
-    frame_bits_.as<uint8_t>()[page / 8] ^= 1u << (page % 8);
-    ++changed;
-  }
-  frames_.fetch_add(present ? changed : -changed, std::memory_order_relaxed);
-}
-
-template <class Act> int DeviceTable::each_run(Block& block, Pages pages, Act act) {
-  while (!pages.empty()) {
-    bool present = has_frame(block, pages.begin);
-    Pages run{pages.begin, pages.begin + kPage};
-    while (run.end < pages.end && has_frame(block, run.end) == present) run.end += kPage;
-    if (int error = act(run, present)) return error;
-    pages.begin = run.end;
-  }
-  return 0;
-}
-
 int DeviceTable::punch(Block& block, Pages pages) {
-  set_frames(block, pages, false);
+  frames_.set(block, pages, false);
   return fallocate(vram_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, pages.begin, pages.bytes()) ? errno : 0;
 }
 
@@ -83,41 +55,45 @@ int DeviceTable::zap(Block& block, Pages pages) {
   return zap_keeping_frames(pages) ? 0 : punch(block, pages);
 }
 
-const std::byte* DeviceTable::take(Block& block, Pages pages, Staging& staging) {
-  const std::byte* content = alias(block, pages);
-  if (zap_keeping_frames(pages)) return content;
-  std::memcpy(staging.data(), content, pages.bytes());
-  if (int error = punch(block, pages)) fatal("zap of device page 0x%lx failed: errno %d", pages.begin, error);
+const std::byte* DeviceTable::take(Block& block, Pages pages, bool writable, Staging& staging) {
+  if (zap_keeping_frames(pages)) return alias(block, pages);
+  int error = writable ? protect(block, pages) : 0;
+  // Not through the alias: to map pages there that are about to go costs more than to copy them.
+  if (!error && pread(vram_, staging.data(), pages.bytes(), pages.begin) != ssize_t(pages.bytes()))
+    error = EIO;
+  if (!error) error = punch(block, pages);
+  if (error) fatal("zap of device page 0x%lx failed: errno %d", pages.begin, error);
   return staging.data();
 }
 
 int DeviceTable::install(Block& block, Pages pages, const std::byte* content, bool writable) {
-  return each_run(block, pages, [&](Pages run, bool present) {
+  return frames_.each_run(block, pages, [&](Pages run, bool present) {
     const std::byte* source = content + (run.begin - pages.begin);
     if (present) {
       std::memcpy(alias(block, run), source, run.bytes());
       return uffd_.map_frames(run, writable);
     }
     int error = uffd_.copy(run, source, writable);
-    if (!error) set_frames(block, run, true);
+    if (!error) frames_.set(block, run, true);
     return error;
   });
 }
 
 int DeviceTable::zero(Block& block, Pages pages, Access) {
-  return each_run(block, pages, [&](Pages run, bool present) {
+  return frames_.each_run(block, pages, [&](Pages run, bool present) {
     if (present) {
       std::memset(alias(block, run), 0, run.bytes());
       return uffd_.map_frames(run, true);
     }
     int error = uffd_.zero(run);
-    if (!error) set_frames(block, run, true);
+    if (!error) frames_.set(block, run, true);
     return error;
   });
 }
 
 int DeviceTable::release(Block& block, Pages pages) {
-  return each_run(block, pages, [&](Pages run, bool present) { return present ? punch(block, run) : 0; });
+  return frames_.each_run(block, pages,
+                          [&](Pages run, bool present) { return present ? punch(block, run) : 0; });
 }
 
 } // namespace hmm

@@ -7,10 +7,9 @@
 // GPU keeps its memory), a small one punches a hole, which needs no help from the device. One bit a page
 // tells which frames exist; it is guarded by the block's lock.
 #pragma once
-#include "base/mapping.h"
+#include "memory/frame_map.h"
 #include "memory/page_table.h"
 #include "os/userfaultfd.h"
-#include <atomic>
 
 namespace hmm {
 
@@ -31,23 +30,19 @@ class DeviceTable final : public PageTable {
   int unprotect(Block&, Pages pages) override { return uffd_.unprotect(pages); }
   int zap(Block& block, Pages pages) override;
   int release(Block& block, Pages pages) override;
-  const std::byte* take(Block& block, Pages pages, Staging& staging) override;
+  const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) override;
   const std::byte* frames(Block& block, Pages pages) override { return alias(block, pages); }
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
   int zero(Block& block, Pages pages, Access access) override;
   int wake(Pages pages) override { return uffd_.wake(pages); }
   int refuse(Pages pages) override { return uffd_.poison(pages); }
 
-  uint64_t frame_bytes() const { return frames_.load(std::memory_order_relaxed) * kPage; }
+  uint64_t frame_bytes() const { return frames_.frames() * kPage; }
 
  private:
   std::byte* alias(Block& block, Pages pages);
-  bool has_frame(Block& block, uint64_t address) const;
-  void set_frames(Block& block, Pages pages, bool present);
   bool zap_keeping_frames(Pages pages);
   int punch(Block& block, Pages pages);
-  // Calls `act` for each run of pages that all have, or all lack, a frame.
-  template <class Act> int each_run(Block& block, Pages pages, Act act);
 
   int vram_;
   Userfaultfd uffd_;
@@ -56,8 +51,7 @@ class DeviceTable final : public PageTable {
   const uint64_t keep_bytes_; // frames are kept over a zap while there are fewer bytes of them
   Mapping alias_;             // kMostBlocks slots of kBlock; a slot is mapped when first used
   Mapping alias_made_;        // one byte a slot
-  Mapping frame_bits_;        // one bit a page
-  std::atomic<uint64_t> frames_{0};
+  FrameMap frames_;
 };
 
 } // namespace hmm

@@ -24,9 +24,9 @@ class PageTable {
   virtual int zap(Block& block, Pages pages) = 0;
   // As zap, and gives the memory back: these pages are not expected to return soon.
   virtual int release(Block& block, Pages pages) { return zap(block, pages); }
-  // Zaps, and returns the content as it was at that moment; valid until `staging` is used again.
-  // The pages must be write-protected.
-  virtual const std::byte* take(Block& block, Pages pages, Staging& staging) = 0;
+  // Zaps, and returns the content as it was at that moment; valid until `staging` is used again or the pages
+  // are given other content. `writable`: the processor may write them until then.
+  virtual const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) = 0;
   // The content of pages that are present, for reading.
   virtual const std::byte* frames(Block& block, Pages pages) = 0;
   // Invalid -> Shared or Exclusive, with this content; wakes who waits.

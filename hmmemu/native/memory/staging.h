@@ -1,6 +1,6 @@
 // Copy buffers for pages on the move: taken from one processor, not yet given to the next.
 //
-// A fixed number of buffers of one chunk of pages each. Taken within a block lock (see base/lock.h for the
+// A fixed number of buffers of one block each. Taken within a block lock (see base/lock.h for the
 // order).
 #pragma once
 #include "base/lock.h"
@@ -9,8 +9,7 @@
 
 namespace hmm {
 
-inline constexpr uint64_t kStagingPages = 64; // small enough to stay in a core's second-level cache
-inline constexpr uint64_t kStagingBytes = kStagingPages * kPage;
+inline constexpr uint64_t kStagingBytes = kBlock; // touched only as far as it is used
 
 class Staging {
  public:

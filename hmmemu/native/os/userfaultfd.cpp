@@ -26,7 +26,7 @@ constexpr uint64_t kPagefaultFlagWp = 1u << 0, kMissingShmem = 1u << 5, kThreadI
                    kMinorShmem = 1u << 10, kWpShmem = 1u << 12, kWpUnpopulated = 1u << 13, kPoison = 1u << 14,
                    kWpAsync = 1u << 15, kMove = 1u << 16;
 constexpr uint64_t kNeeded = kPagefaultFlagWp | kMissingShmem | kWpShmem;
-constexpr uint64_t kWanted = kNeeded | kThreadId | kMinorShmem | kPoison;
+constexpr uint64_t kWanted = kNeeded | kThreadId | kMinorShmem | kPoison | kMove;
 
 struct PoisonRequest {
   uffdio_range range;
@@ -35,6 +35,13 @@ struct PoisonRequest {
 };
 constexpr unsigned long kIoctlPoison = _IOWR(UFFDIO, 0x08, PoisonRequest);
 constexpr uint64_t kContinueWp = 1u << 1;
+
+struct MoveRequest {
+  uint64_t dst, src, len, mode;
+  int64_t move;
+};
+constexpr unsigned long kIoctlMove = _IOWR(UFFDIO, 0x05, MoveRequest);
+constexpr uint64_t kMoveAllowHoles = 1u << 1;
 
 struct Opened {
   int fd = -1;
@@ -162,12 +169,14 @@ Userfaultfd Userfaultfd::open() {
     throw_errno(FailureKind::Unsupported, "cannot open a userfaultfd");
   Userfaultfd result(opened.fd);
   result.way_ = opened.way;
+  result.can_move_ = have & kMove;
   return result;
 }
 
 Userfaultfd& Userfaultfd::operator=(Userfaultfd&& other) noexcept {
   std::swap(fd_, other.fd_);
   std::swap(way_, other.way_);
+  std::swap(can_move_, other.can_move_);
   return *this;
 }
 
@@ -208,6 +217,17 @@ int Userfaultfd::protect(Pages pages) const {
 
 int Userfaultfd::unprotect(Pages pages) const {
   return by_mapping(pages, [&](Pages part) { return set_protection(fd_, part, 0); });
+}
+
+uint64_t Userfaultfd::move(Pages pages, uint64_t to) const {
+  uint64_t done = 0;
+  while (done < pages.bytes()) {
+    MoveRequest request{to + done, pages.begin + done, pages.bytes() - done, kMoveAllowHoles, 0};
+    const int error = run(fd_, kIoctlMove, request);
+    if (request.move > 0) done += request.move;
+    if (error && error != EAGAIN) break;
+  }
+  return done;
 }
 
 int Userfaultfd::wake(Pages pages) const {

@@ -44,6 +44,10 @@ class Userfaultfd {
   int copy(Pages pages, const std::byte* source, bool writable) const; // EEXIST if a frame is there already
   int zero(Pages pages) const;
   int map_frames(Pages pages, bool writable) const; // frames that the backing file holds already
+  // Moves private frames of this process to an address that is registered and empty. Returns the bytes moved,
+  // from the first page on: less than all where the kernel will not move one.
+  uint64_t move(Pages pages, uint64_t to) const;
+  bool can_move() const { return can_move_; }
   int protect(Pages pages) const;
   int unprotect(Pages pages) const;
   int wake(Pages pages) const;
@@ -55,6 +59,7 @@ class Userfaultfd {
  private:
   int fd_ = -1;
   Way way_ = Way::None;
+  bool can_move_ = false;
 };
 
 // What this machine allows, without keeping anything open.

@@ -1,0 +1,53 @@
+// Which pages have a frame in a store of frames that lies beside a page table: one bit a page. Guarded by the
+// lock of the page's block.
+#pragma once
+#include "base/mapping.h"
+#include "protocol/directory.h"
+#include <atomic>
+
+namespace hmm {
+
+class FrameMap {
+ public:
+  FrameMap() : bits_(uint64_t{Directory::kMostBlocks} * kPagesPerBlock / 8, true) {}
+
+  bool has(const Block& block, uint64_t address) const {
+    const uint64_t page = number(block, address);
+    return bits_.as<uint8_t>()[page / 8] >> (page % 8) & 1;
+  }
+
+  void set(const Block& block, Pages pages, bool present) {
+    uint64_t changed = 0;
+    for (uint64_t a = pages.begin; a < pages.end; a += kPage) {
+      if (has(block, a) == present) continue;
+      const uint64_t page = number(block, a);
+      bits_.as<uint8_t>()[page / 8] ^= 1u << (page % 8);
+      ++changed;
+    }
+    frames_.fetch_add(present ? changed : -changed, std::memory_order_relaxed);
+  }
+
+  // Calls act(run, present) -> 0 or errno for each run of pages that all have, or all lack, a frame.
+  template <class Act> int each_run(const Block& block, Pages pages, Act act) const {
+    while (!pages.empty()) {
+      const bool present = has(block, pages.begin);
+      Pages run{pages.begin, pages.begin + kPage};
+      while (run.end < pages.end && has(block, run.end) == present) run.end += kPage;
+      pages.begin = run.end;
+      if (int error = act(run, present)) return error;
+    }
+    return 0;
+  }
+
+  uint64_t frames() const { return frames_.load(std::memory_order_relaxed); }
+
+ private:
+  static uint64_t number(const Block& block, uint64_t address) {
+    return uint64_t{block.slot} * kPagesPerBlock + (address - block.address) / kPage;
+  }
+
+  Mapping bits_;
+  std::atomic<uint64_t> frames_{0};
+};
+
+} // namespace hmm
