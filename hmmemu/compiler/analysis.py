@@ -6,9 +6,11 @@ might mean two things is taken to mean both: a kernel then runs in a slower way 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from hmmemu.compiler.parse import Function, Node, Source, Variable, text, walk
+from hmmemu.compiler.parse import Function, Node, Source, Variable, mentions, text, walk
 
 INDICES = {
     "threadIdx": ("uint3", "thread"),
@@ -48,8 +50,12 @@ class Analysis:
         return function.is_kernel or (function.name in self.parameter and not function.owner)
 
 
-def analyse(source: Source) -> Analysis:
-    """Finds the functions that need a context and the way each kernel runs."""
+def analyse(source: Source, name_expressions: Sequence[str] = ()) -> Analysis:
+    """Finds the functions that need a context and the way each kernel runs.
+
+    Templates may reach what only a name expression mentions, as the functor in `apply<Square>`.
+    """
+    instances = set(re.findall(r"[A-Za-z_]\w*", " ".join(name_expressions)))
     found = Analysis(source)
     found.shared = {
         text(n): v for v in source.variables if v.function is None and v.has("__shared__") for n in v.names
@@ -64,7 +70,7 @@ def analyse(source: Source) -> Analysis:
     found.recursive = {f.name for f in source.functions if f.name in _reach(graph, graph.get(f.name, set()))}
     for kernel in source.functions:
         if kernel.is_kernel and kernel.body is not None:
-            closure = _reach(graph, kernel.mentions)
+            closure = _reach(graph, kernel.mentions | (instances if kernel.is_template else set()))
             found.closures[kernel] = closure
             found.ways[kernel] = _way(found, kernel, closure)
     return found
@@ -83,11 +89,26 @@ def _way(found: Analysis, kernel: Function, closure: set[str]) -> str:
 
 def asks_here(found: Analysis, closure: set[str]) -> bool:
     """Whether code in reach uses the context and cannot be given it."""
+    if any(found.source.entities.get(name, set()) & INDICES.keys() for name in closure):
+        return True  # initial values of members
+    if any(f.name in closure and _defaults(f) & _CONTEXT for f in found.source.functions):
+        return True
     for function in found.needs:
         if not found.takes_parameter(function) and closure & {function.name, function.owner or function.name}:
             return True
     return any(_captures_nothing(n) and uses_context(found, n) for f in found.source.functions
                if f.name in closure or f.is_kernel for n in walk(f.node) if n.type == "lambda_expression")  # fmt: skip
+
+
+def _defaults(function: Function) -> set[str]:
+    """What a function's default arguments mention; they are evaluated outside of any function."""
+    listing = function.declarator.child_by_field_name("parameters")
+    nodes = (
+        [n for c in listing.named_children for n in c.children_by_field_name("default_value")]
+        if listing
+        else []
+    )
+    return set().union(*(mentions(n) for n in nodes))
 
 
 def _graph(source: Source) -> dict[str, set[str]]:

@@ -38,6 +38,7 @@ _FLAGS = [
     "-fno-trapping-math",
     "-ftls-model=initial-exec",
     "-fno-stack-protector",
+    "-fstack-clash-protection",  # a frame must not step over the guard page below a fiber's stack
 ]
 _FLAGS_X86 = ["-mno-red-zone", "-fcf-protection=none"]
 _SECONDS = 600

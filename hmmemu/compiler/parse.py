@@ -129,6 +129,14 @@ def mentions(node: Node) -> set[str]:
     return {text(n) for n in walk(node) if n.type in _NAMES}
 
 
+def _template_mentions(node: Node) -> set[str]:
+    """What a template's parameter list mentions: its default arguments belong to what it declares."""
+    parent = node.parent
+    if parent is None or parent.type != "template_declaration":
+        return set()
+    return set().union(*(mentions(c) for c in parent.children if c.type == "template_parameter_list"))
+
+
 def parse(code: str) -> Source:
     """Parses preprocessed source."""
     raw = code.encode()
@@ -245,6 +253,7 @@ class _Collector:
             for member in body.children if body is not None else []:
                 if member.type != "function_definition":
                     outside |= mentions(member)
+            outside |= _template_mentions(node)
             self.source.entities.setdefault(name, set()).update(outside - {name})
         self.visit(node, scope, name or owner or "?", function, False)
 
@@ -300,7 +309,7 @@ class _Collector:
             template,
             operator,
         )
-        function.mentions = mentions(node) - ({name} if body is None else set())
+        function.mentions = (mentions(node) | _template_mentions(node)) - ({name} if body is None else set())
         return function
 
     def _declaration(
