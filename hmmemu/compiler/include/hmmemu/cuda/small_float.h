@@ -1,9 +1,44 @@
-// What every 16-bit float of CUDA has: the pair type, operators, __hadd ... __hfma, comparisons, h-functions,
-// atomicAdd.
+// What every 16-bit float of CUDA has: the types, conversions, operators, __hadd ... __hfma, comparisons,
+// h-functions, atomicAdd.
 //
-// Included by the header of each such type, which defines HMM_SMALL (the scalar, convertible from and to
-// float, rounding to nearest, bits in __x), HMM_SMALL2 and their raw forms; so no `#pragma once`. All of them
-// are removed at the end.
+// Included by the header of each such type, so no `#pragma once`. It defines: HMM_SMALL and HMM_SMALL2, the
+// types; their raw forms with _RAW; HMM_NAME and HMM_NAME2, what their functions are called by (half, half2);
+// HMM_WIDE, a type in which sums, products and quotients of two round innocently; HMM_BITS(float) and
+// HMM_VALUE(bits), the conversions. All of these are removed at the end.
+
+#define HMM_PASTE_(a, b, c) a##b##c
+#define HMM_PASTE(a, b, c) HMM_PASTE_(a, b, c)
+
+struct HMM_SMALL_RAW {
+  unsigned short x;
+};
+struct HMM_SMALL2_RAW {
+  unsigned short x, y;
+};
+
+struct __attribute__((aligned(2))) HMM_SMALL {
+  unsigned short __x;
+
+  HMM_SMALL() = default;
+  constexpr HMM_SMALL(const HMM_SMALL_RAW& raw) : __x(raw.x) {}
+  HMM_INLINE HMM_SMALL(float x) : __x(HMM_BITS(x)) {}
+  HMM_INLINE HMM_SMALL(double x) : __x(HMM_BITS(hmm_cuda::hmm_float_to_odd(x))) {}
+#define HMM_FROM_INTEGER(T)                                                                                  \
+  HMM_INLINE HMM_SMALL(T x) : HMM_SMALL(hmm_cuda::hmm_double_to_odd(x)) {}
+  HMM_FROM_INTEGER(short)
+  HMM_FROM_INTEGER(unsigned short)
+  HMM_FROM_INTEGER(int)
+  HMM_FROM_INTEGER(unsigned int)
+  HMM_FROM_INTEGER(long)
+  HMM_FROM_INTEGER(unsigned long)
+  HMM_FROM_INTEGER(long long)
+  HMM_FROM_INTEGER(unsigned long long)
+#undef HMM_FROM_INTEGER
+  template <class T> HMM_INLINE HMM_SMALL& operator=(T x) { return *this = HMM_SMALL(x); }
+  constexpr operator HMM_SMALL_RAW() const { return {__x}; }
+  HMM_INLINE operator float() const { return HMM_VALUE(__x); }
+  HMM_INLINE explicit operator bool() const { return (__x & 0x7fff) != 0; }
+};
 
 struct __attribute__((aligned(4))) HMM_SMALL2 {
   HMM_SMALL x, y;
@@ -19,8 +54,8 @@ namespace hmm_cuda {
 // Binary operations: a function for one and for two, and one that clamps to [0, 1].
 #define HMM_BINARY(name, expression)                                                                         \
   HMM_INLINE HMM_SMALL __h##name(HMM_SMALL a, HMM_SMALL b) {                                                 \
-    float p = a, q = b;                                                                                      \
-    return HMM_SMALL(expression);                                                                            \
+    HMM_WIDE p = (float)a, q = (float)b;                                                                     \
+    return HMM_SMALL((HMM_WIDE)(expression));                                                                \
   }                                                                                                          \
   HMM_INLINE HMM_SMALL2 __h##name##2(HMM_SMALL2 a, HMM_SMALL2 b) {                                           \
     return {__h##name(a.x, b.x), __h##name(a.y, b.y)};                                                       \
@@ -37,20 +72,23 @@ namespace hmm_cuda {
 HMM_BINARY(add, p + q)
 HMM_BINARY(sub, p - q)
 HMM_BINARY(mul, p* q)
-HMM_BINARY(max, fmaxf(p, q))
-HMM_BINARY(min, fminf(p, q))
-HMM_BINARY(max_nan, p != p || q != q ? NAN : fmaxf(p, q))
-HMM_BINARY(min_nan, p != p || q != q ? NAN : fminf(p, q))
+HMM_BINARY(max, hmm_max(p, q))
+HMM_BINARY(min, hmm_min(p, q))
+HMM_BINARY(max_nan, p != p || q != q ? NAN : hmm_max(p, q))
+HMM_BINARY(min_nan, p != p || q != q ? NAN : hmm_min(p, q))
 HMM_ALSO_SATURATED(add)
 HMM_ALSO_SATURATED(sub)
 HMM_ALSO_SATURATED(mul)
 #undef HMM_BINARY
 #undef HMM_ALSO_SATURATED
-HMM_INLINE HMM_SMALL __hdiv(HMM_SMALL a, HMM_SMALL b) { return HMM_SMALL((float)a / (float)b); }
+HMM_INLINE HMM_SMALL __hdiv(HMM_SMALL a, HMM_SMALL b) {
+  return HMM_SMALL((HMM_WIDE)(float)a / (HMM_WIDE)(float)b);
+}
 HMM_INLINE HMM_SMALL2 __h2div(HMM_SMALL2 a, HMM_SMALL2 b) { return {__hdiv(a.x, b.x), __hdiv(a.y, b.y)}; }
-// In double the product is exact and the sum rounded at most where a 16-bit float cannot see it.
+// In double the product is exact; the sum is rounded to odd, so that the last rounding sees what it dropped.
 HMM_INLINE HMM_SMALL __hfma(HMM_SMALL a, HMM_SMALL b, HMM_SMALL c) {
-  return HMM_SMALL((double)(float)a * (double)(float)b + (double)(float)c);
+  double product = (double)(float)a * (double)(float)b, term = (float)c, sum = product + term;
+  return HMM_SMALL(hmm_to_odd(sum, hmm_sum_error(product, term, sum)));
 }
 HMM_INLINE HMM_SMALL __hfma_sat(HMM_SMALL a, HMM_SMALL b, HMM_SMALL c) {
   return HMM_SMALL(__saturatef(__hfma(a, b, c)));
@@ -133,17 +171,81 @@ HMM_FUNCTION(trunc, truncf(x))
 HMM_FUNCTION(rint, rintf(x))
 #undef HMM_FUNCTION
 
-// Parts of pairs.
-HMM_INLINE HMM_SMALL __low2half(HMM_SMALL2 v) { return v.x; }
-HMM_INLINE HMM_SMALL __high2half(HMM_SMALL2 v) { return v.y; }
+// Pairs and their parts.
+#define HMM_NAMED(before, after) HMM_PASTE(before, HMM_NAME, after)
+#define HMM_NAMED2(before, after) HMM_PASTE(before, HMM_NAME2, after)
+HMM_INLINE HMM_SMALL HMM_NAMED(__low2, )(HMM_SMALL2 v) { return v.x; }
+HMM_INLINE HMM_SMALL HMM_NAMED(__high2, )(HMM_SMALL2 v) { return v.y; }
 HMM_INLINE float __low2float(HMM_SMALL2 v) { return v.x; }
 HMM_INLINE float __high2float(HMM_SMALL2 v) { return v.y; }
-HMM_INLINE HMM_SMALL2 __halves2half2(HMM_SMALL low, HMM_SMALL high) { return {low, high}; }
-HMM_INLINE HMM_SMALL2 __low2half2(HMM_SMALL2 v) { return {v.x, v.x}; }
-HMM_INLINE HMM_SMALL2 __high2half2(HMM_SMALL2 v) { return {v.y, v.y}; }
+HMM_INLINE HMM_SMALL2 HMM_NAMED2(__halves2, )(HMM_SMALL low, HMM_SMALL high) { return {low, high}; }
+HMM_INLINE HMM_SMALL2 HMM_NAMED2(make_, )(HMM_SMALL x, HMM_SMALL y) { return {x, y}; }
+HMM_INLINE HMM_SMALL2 HMM_NAMED2(__low2, )(HMM_SMALL2 v) { return {v.x, v.x}; }
+HMM_INLINE HMM_SMALL2 HMM_NAMED2(__high2, )(HMM_SMALL2 v) { return {v.y, v.y}; }
 HMM_INLINE HMM_SMALL2 __lowhigh2highlow(HMM_SMALL2 v) { return {v.y, v.x}; }
-HMM_INLINE HMM_SMALL2 __lows2half2(HMM_SMALL2 a, HMM_SMALL2 b) { return {a.x, b.x}; }
-HMM_INLINE HMM_SMALL2 __highs2half2(HMM_SMALL2 a, HMM_SMALL2 b) { return {a.y, b.y}; }
+HMM_INLINE HMM_SMALL2 HMM_NAMED2(__lows2, )(HMM_SMALL2 a, HMM_SMALL2 b) { return {a.x, b.x}; }
+HMM_INLINE HMM_SMALL2 HMM_NAMED2(__highs2, )(HMM_SMALL2 a, HMM_SMALL2 b) { return {a.y, b.y}; }
+HMM_INLINE HMM_SMALL2 HMM_NAMED(__, HMM_PASTE(2, HMM_NAME2, ))(HMM_SMALL x) { return {x, x}; }
+
+// Conversions.
+HMM_INLINE HMM_SMALL HMM_NAMED(__float2, )(float x) { return HMM_SMALL(x); }
+HMM_INLINE HMM_SMALL HMM_NAMED(__float2, _rn)(float x) { return HMM_SMALL(x); }
+HMM_INLINE HMM_SMALL HMM_NAMED(__double2, )(double x) { return HMM_SMALL(x); }
+HMM_INLINE float HMM_NAMED(__, 2float)(HMM_SMALL x) { return x; }
+HMM_INLINE unsigned short HMM_NAMED(__, _as_ushort)(HMM_SMALL x) { return x.__x; }
+HMM_INLINE short HMM_NAMED(__, _as_short)(HMM_SMALL x) { return (short)x.__x; }
+HMM_INLINE HMM_SMALL HMM_NAMED(__ushort_as_, )(unsigned short bits) { return HMM_SMALL_RAW{bits}; }
+HMM_INLINE HMM_SMALL HMM_NAMED(__short_as_, )(short bits) { return HMM_SMALL_RAW{(unsigned short)bits}; }
+HMM_INLINE HMM_SMALL2 HMM_NAMED2(__floats2, _rn)(float low, float high) {
+  return {HMM_SMALL(low), HMM_SMALL(high)};
+}
+HMM_INLINE HMM_SMALL2 HMM_NAMED2(__float22, _rn)(float2 v) { return {HMM_SMALL(v.x), HMM_SMALL(v.y)}; }
+HMM_INLINE HMM_SMALL2 HMM_NAMED2(__float2, _rn)(float x) { return {HMM_SMALL(x), HMM_SMALL(x)}; }
+HMM_INLINE float2 HMM_NAMED2(__, 2float2)(HMM_SMALL2 v) { return {(float)v.x, (float)v.y}; }
+
+// A float rounded in a mode: the neighbour where the nearest lies on the wrong side. Magnitudes of one sign
+// are in the order of their bits.
+HMM_INLINE HMM_SMALL hmm_small_in(HMM_SMALL nearest, float x, hmm_mode mode) {
+  float value = nearest;
+  if (!(x - x == 0) || value == x) return nearest;
+  bool grew = __builtin_fabsf(value) > __builtin_fabsf(x), negative = x < 0;
+  bool wants_larger = mode == hmm_mode::up ? !negative : mode == hmm_mode::down && negative;
+  if (grew && !wants_larger) return HMM_SMALL_RAW{(unsigned short)(nearest.__x - 1)};
+  if (!grew && wants_larger) return HMM_SMALL_RAW{(unsigned short)(nearest.__x + 1)};
+  return nearest;
+}
+HMM_INLINE HMM_SMALL HMM_NAMED(__float2, _rz)(float x) {
+  return hmm_small_in(HMM_SMALL(x), x, hmm_mode::zero);
+}
+HMM_INLINE HMM_SMALL HMM_NAMED(__float2, _ru)(float x) { return hmm_small_in(HMM_SMALL(x), x, hmm_mode::up); }
+HMM_INLINE HMM_SMALL HMM_NAMED(__float2, _rd)(float x) {
+  return hmm_small_in(HMM_SMALL(x), x, hmm_mode::down);
+}
+
+// Integers: to them saturating, as all conversions of CUDA, from them to nearest.
+#define HMM_INTEGER(name, T)                                                                                 \
+  HMM_INLINE T HMM_NAMED(__, 2##name##_rn)(HMM_SMALL x) {                                                    \
+    return hmm_to_integer<T, hmm_mode::nearest>((float)x);                                                   \
+  }                                                                                                          \
+  HMM_INLINE T HMM_NAMED(__, 2##name##_rz)(HMM_SMALL x) {                                                    \
+    return hmm_to_integer<T, hmm_mode::zero>((float)x);                                                      \
+  }                                                                                                          \
+  HMM_INLINE T HMM_NAMED(__, 2##name##_ru)(HMM_SMALL x) {                                                    \
+    return hmm_to_integer<T, hmm_mode::up>((float)x);                                                        \
+  }                                                                                                          \
+  HMM_INLINE T HMM_NAMED(__, 2##name##_rd)(HMM_SMALL x) {                                                    \
+    return hmm_to_integer<T, hmm_mode::down>((float)x);                                                      \
+  }                                                                                                          \
+  HMM_INLINE HMM_SMALL HMM_NAMED(__##name##2, _rn)(T x) { return HMM_SMALL(x); }
+HMM_INTEGER(short, short)
+HMM_INTEGER(ushort, unsigned short)
+HMM_INTEGER(int, int)
+HMM_INTEGER(uint, unsigned int)
+HMM_INTEGER(ll, long long)
+HMM_INTEGER(ull, unsigned long long)
+#undef HMM_INTEGER
+#undef HMM_NAMED
+#undef HMM_NAMED2
 
 // Adding to a 16-bit float, or to both of a pair (each on its own, as CUDA promises no more).
 template <hmm_scope scope> inline HMM_SMALL hmm_add_small(HMM_SMALL* address, HMM_SMALL value) {
@@ -218,3 +320,10 @@ HMM_INLINE HMM_SMALL operator--(HMM_SMALL& a, int) {
 #undef HMM_SMALL2
 #undef HMM_SMALL_RAW
 #undef HMM_SMALL2_RAW
+#undef HMM_NAME
+#undef HMM_NAME2
+#undef HMM_WIDE
+#undef HMM_BITS
+#undef HMM_VALUE
+#undef HMM_PASTE
+#undef HMM_PASTE_
