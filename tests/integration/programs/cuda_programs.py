@@ -22,6 +22,14 @@ NAMES = {  # file: its name expressions
         "outer::negate<float>",
     ),
     "memory": (),
+    "contexts": (
+        "apply<Shifted>",
+        "apply<>",
+        "apply<Seventh>",
+        "reverse<float>",
+        "reverse<double>",
+        "reverse<int>",
+    ),
 }
 OPTIONS = {"cxx": ("-I" + str(FOLDER / "include"), "-DFROM_OPTION=11")}
 
