@@ -14,6 +14,7 @@ from hmmemu.compiler.analysis import TELLS_THREAD, Analysis, asks_here
 from hmmemu.compiler.parse import Function, Node, declared_name, text, walk
 from hmmemu.compiler.plan import CONTROL, TYPES, Block, GiveUp, Local, Plan, Stride, as_block, bodies
 from hmmemu.compiler.rewrite import Edits
+from hmmemu.compiler.uniform import LOOPS
 
 
 @dataclass(eq=False)
@@ -66,7 +67,7 @@ class _Writer:
         if any(at != (self.pieces, 0) for at in self.returns):
             self.has_early_end, self.pieces, self.lifted = True, 0, 0
             body = self._body()
-        head = " [[maybe_unused]] const hmm_ctx hmm_c = hmm_block_context(hmm_b);"
+        head = " [[maybe_unused]] const hmm_ctx hmm_c = hmm_block_context(hmm_b); unsigned hmm_used = 0;"
         for name, kind, member in (
             ("blockIdx", "uint3", "block"),
             ("blockDim", "dim3", "block_dim"),
@@ -79,8 +80,8 @@ class _Writer:
 
     def _body(self) -> str:
         own = "".join(
-            f" typedef decltype(hmm_p_{p.name}) hmm_e_{p.index}; alignas(64) hmm_e_{p.index} hmm_a_{p.index}[HMM_MAX_THREADS];\n"
-            f"HMM_PIECE_BEGIN hmm_a_{p.index}[hmm_t] = hmm_p_{p.name};\nHMM_PIECE_END\n"
+            f"{_cells(p.index, f'decltype(hmm_p_{p.name})')}\n"
+            f"HMM_PIECE_BEGIN ::new ((void*)&hmm_a_{p.index}[hmm_t]) hmm_e_{p.index}(hmm_p_{p.name});\nHMM_PIECE_END\n"
             for p in self.plan.parameters
         )
         return own + self._block(self.plan.body, _Scope(tuple(self.plan.parameters)))
@@ -162,12 +163,10 @@ class _Writer:
         """Control flow that is the same for all threads, around its parts."""
         out, at = "", statement.start_byte
         for part in bodies(statement):
-            out += (
-                self.edits.apply(self.source.text, at, part.start_byte)
-                + "{\n"
-                + self._block(as_block(part), scope)
-                + "}\n"
-            )
+            out += self.edits.apply(self.source.text, at, part.start_byte) + "{\n"
+            if self.has_early_end and statement.type in LOOPS:
+                out += "if (!__builtin_memchr(hmm_ended, 0, hmm_b.rt->threads)) break;\n"  # nobody is left to end it
+            out += self._block(as_block(part), scope) + "}\n"
             at = part.end_byte
         return out + self.edits.apply(self.source.text, at, statement.end_byte)
 
@@ -260,38 +259,34 @@ class _Writer:
     def _array(self, local: Local, declarator: Node) -> str:
         """One element a thread; the element's type is named by a typedef, whatever its declarator looks like."""
         name = declared_name(declarator)
-        inner = (
-            declarator.child_by_field_name("declarator")
-            if declarator.type == "init_declarator"
-            else declarator
-        )
+        inner = declarator.child_by_field_name("declarator") if declarator.type == "init_declarator" else declarator
         if name is None or inner is None:
             raise GiveUp
         before = self.source.text[inner.start_byte : name.start_byte].decode()
         after = self.source.text[name.end_byte : inner.end_byte].decode()
-        words = " ".join(w for w in local.specifiers.split() if w not in ("const", "constexpr", "register"))
-        kind = self._flat(f"typedef {words} {before}hmm_e_{local.index}{after};")
-        return f" {kind} alignas(64) hmm_e_{local.index} hmm_a_{local.index}[HMM_MAX_THREADS];"
+        words = " ".join(w for w in local.specifiers.split() if w not in ("constexpr", "register"))
+        if "constexpr" in local.specifiers.split():
+            words = "const " + words
+        return self._flat(f"typedef {words} {before}hmm_w_{local.index}{after};") + _cells(local.index, f"hmm_w_{local.index}")
 
     def _local(self, local: Local, declarator: Node) -> str:
+        """What a declaration does where it stands."""
         if local.kind == "piece":
             return f"{local.specifiers}{self._text(declarator)};"
-        value, inner = declarator.child_by_field_name("value"), declarator.child_by_field_name("declarator")
-        if declarator.type != "init_declarator" or value is None or inner is None:
-            return ""
-        if inner.type in ("identifier", "pointer_declarator") and value.type not in (
-            "initializer_list",
-            "argument_list",
-        ):
-            return f"{local.name} = {self._text(value)};"
-        name = declared_name(declarator)
-        if name is None:
-            raise GiveUp
-        at, end = name.start_byte, name.end_byte
-        whole = self.edits.apply(self.source.text, declarator.start_byte, at) + f"hmm_first_{local.index}"
-        whole += self.edits.apply(self.source.text, end, declarator.end_byte)
-        copy = f"__builtin_memcpy((void*)&{local.name}, (const void*)&hmm_first_{local.index}, sizeof {local.name});"
-        return f"{local.specifiers}{whole}; {copy}"
+        value, kind = declarator.child_by_field_name("value"), f"hmm_e_{local.index}"
+        if declarator.type != "init_declarator" or value is None:
+            return f"hmm_begin_life({local.name});"
+        if any(n.type == "array_declarator" for n in walk(declarator.child_by_field_name("declarator") or declarator)):
+            name = declared_name(declarator)
+            if name is None:
+                raise GiveUp
+            whole = self.edits.apply(self.source.text, declarator.start_byte, name.start_byte) + f"hmm_first_{local.index}"
+            whole += self.edits.apply(self.source.text, name.end_byte, declarator.end_byte)
+            return f"{local.specifiers}{whole}; hmm_copy({local.name}, hmm_first_{local.index});"
+        initial = self._text(value)
+        if value.type not in ("initializer_list", "argument_list"):
+            initial = f"({initial})"
+        return f"::new ((void*)&{local.name}) {kind}{initial};"
 
     def _with_returns(self, statement: Node) -> str:
         """A statement's text in which `return` ends the thread's part of the piece."""
@@ -323,6 +318,12 @@ class _Writer:
     def _lines(self, node: Node) -> str:
         line, name = self.source.line(node.start_byte)
         return f'# {line} "{name}"\n'
+
+
+def _cells(index: int, kind: str) -> str:
+    """Storage for a local of that type, one element a thread."""
+    plain = f" typedef typename hmm_no_const<{kind}>::type hmm_e_{index};"
+    return f"{plain} hmm_cells<hmm_e_{index}> hmm_a_{index}(hmm_b, hmm_used);"
 
 
 def _begin(content: str) -> str:

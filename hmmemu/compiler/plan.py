@@ -113,7 +113,9 @@ class Plan:
             return None
         known = {local.name for local in self.locals if local.kind == "again"}
         pure = self.uniform.pure(value, known) and self.uniform.pure(condition, known | {name})
-        if not pure or not self.uniform.expression(step) or self._changed_in(loop, name):
+        body = loop.child_by_field_name("body") or loop
+        same = all(self.uniform.stable(node, body) for node in (value, step, condition)) and self.uniform.stable(step, loop)
+        if not pure or not same or not self.uniform.expression(step):
             return None
         return Stride(name, kind, value, step, condition)
 
@@ -145,18 +147,6 @@ class Plan:
             self.uniform.expression(left) and self.is_unit(right)
         )
 
-    def _changed_in(self, loop: Node, name: str) -> bool:
-        body = loop.child_by_field_name("body")
-        for n in walk(body) if body is not None else ():
-            target = n.child_by_field_name("left") or n.child_by_field_name("argument")
-            if (
-                n.type in ("assignment_expression", "update_expression", "pointer_expression")
-                and target is not None
-            ):
-                if text(target) == name:
-                    return True
-        return False
-
     def _lifts(self, statement: Node) -> bool:
         """Whether a statement without barriers runs outside the pieces: a loop worth it, or an `if` around one."""
         if statement.type in LOOPS:
@@ -178,7 +168,7 @@ class Plan:
         """Whether an `if` can be made a condition of the pieces inside: evaluated again in each."""
         condition = statement.child_by_field_name("condition")
         known = {local.name for local in self.locals if local.kind == "again"}
-        return condition is not None and self.uniform.pure(condition, known)
+        return condition is not None and self.uniform.pure(condition, known) and self.uniform.stable(condition, statement)
 
     def _counts_uniformly(self, loop: Node) -> bool:
         for part in ("initializer", "update"):
@@ -253,6 +243,8 @@ class Plan:
         if self.analysis.shared.keys() & self.kernel.mentions:
             raise GiveUp  # shared variables at namespace scope get their reference at the kernel's brace
         reached = self.analysis.closures[self.kernel]
+        if any(f.name.startswith("~") and f.owner in reached for f in self.source.functions):
+            raise GiveUp  # a destructor must run once, when its thread leaves the scope
         for f in self.source.functions:
             if f is not self.kernel and not f.is_kernel and f.name in reached and f.mentions & BARRIERS:
                 raise GiveUp
@@ -325,7 +317,8 @@ class Plan:
             if self.uniform.is_uniform(local.name) and plain:
                 local.kind = "uniform"
             elif plain and names.count(local.name) == 1 and local.name not in self.uniform.changed:
-                if self.uniform.pure(value, again):
+                block = _block_of(local.declarator)
+                if self.uniform.pure(value, again) and block is not None and self.uniform.stable(value, block):
                     local.kind = "again"
                     again.add(local.name)
                     local.needs = (
@@ -347,17 +340,23 @@ class Plan:
 
     def _crosses(self, declarator: Node, name: str) -> bool:
         """Whether a local is used in another piece than the one that declares it."""
-        statement = declarator.parent
-        block = statement.parent if statement is not None else None
+        statement, block = declarator.parent, _block_of(declarator)
         if statement is None or block is None:
             return True
-        ended = False
+        ended, kept = False, name in self.uniform.addressed or any(n.type == "array_declarator" for n in walk(declarator))
         for n in block.named_children:
             if n.start_byte > statement.start_byte:
                 ended = ended or not self.stays_in_piece(n)
+                if ended and kept:
+                    return True  # somebody may point to it
                 if ended and any(m.type == "identifier" and text(m) == name for m in walk(n)):
                     return True
         return False
+
+
+def _block_of(declarator: Node) -> Node | None:
+    """The block that a local's declaration stands in."""
+    return declarator.parent.parent if declarator.parent is not None else None
 
 
 class Lone:

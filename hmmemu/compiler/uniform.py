@@ -6,6 +6,7 @@ anywhere in the body, has a uniform value, and all threads that reach a declarat
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from hmmemu.compiler.analysis import Analysis
@@ -17,6 +18,10 @@ _NOT_PURE = {"subscript_expression", "pointer_expression", "assignment_expressio
              "new_expression", "delete_expression", "gnu_asm_expression", "co_await_expression"}  # fmt: skip
 
 
+_MATHEMATICS = re.compile(
+    r"(?:printf|(?:r?sqrt|r?cbrt|exp|exp2|exp10|expm1|log|log2|log10|log1p|pow|sin|cos|tan|asin|acos|atan|atan2|sinh|cosh|tanh|fabs|floor"
+    r"|ceil|round|rint|trunc|fmod|fma|hypot|erf|erfc|fmin|fmax|copysign|isnan|isinf)f?)"
+)
 _CONTROL = LOOPS | {"if_statement"}
 _PLAIN = {"compound_statement", "expression_statement", "declaration", "init_declarator", "else_clause", "comma_expression",
           "condition_clause"}  # fmt: skip
@@ -39,12 +44,18 @@ class Uniform:
                 )
                 if inner is not None and inner.type == "pointer_declarator":
                     self.pointers.add(text(declared_name(inner) or inner))
-        self.changed = {name for name, _ in self._changes()}
         self.scopes: dict[str, set[int]] = {}  # of each declared name: the blocks and loops it is declared in
         for d in self._declarations():
             for n in _names(d):
                 self.scopes.setdefault(text(n), set()).add((d.parent or d).id)
         self.declared = self.scopes.keys() | self.parameters
+        self.places: dict[str, list[int]] = {}  # where each changed name is changed
+        self.followed: list[tuple[str, Node | None]] = []
+        for name, assignment, at in self._changes():
+            self.places.setdefault(name, []).append(at.start_byte)
+            self.followed.append((name, assignment))
+        self.changed = set(self.places)
+        self.addressed = {name for name, assignment in self.followed if assignment is None}
         device = {text(n) for v in analysis.source.variables if not v.has("__constant__") for n in v.names}
         self.memory = device - {
             text(n) for v in analysis.source.variables if v.has("constexpr") for n in v.names
@@ -66,9 +77,23 @@ class Uniform:
             return name in self.names
         return name not in self.memory and name != "threadIdx"
 
+    def stable(self, node: Node | None, within: Node) -> bool:
+        """Whether no name in an expression is changed inside a block: it has the same value everywhere there."""
+        names = {text(n) for n in walk(node) if n.type == "identifier"} if node is not None else set()
+        places = [at for name in names for at in self.places.get(name, ())]
+        return not any(within.start_byte <= at < within.end_byte for at in places)
+
+    def _may_trap(self, division: Node) -> bool:
+        """Integer division by a value that may be zero must not be done for threads that would not have done it."""
+        if not any(c.type in ("/", "%") for c in division.children):
+            return False
+        divisor = division.child_by_field_name("right")
+        names = {text(n) for n in walk(divisor) if n.type == "identifier"} if divisor is not None else {""}
+        return bool(names & self.declared)
+
     def _all(self, node: Node, allowed: Callable[[str], bool]) -> bool:
         for n in walk(node):
-            if n.type in _NOT_PURE:
+            if n.type in _NOT_PURE or (n.type == "binary_expression" and self._may_trap(n)):
                 return False
             if n.type == "call_expression" and not _is_pure(n):
                 return False
@@ -88,24 +113,37 @@ class Uniform:
             ):
                 yield n
 
-    def _changes(self) -> Iterator[tuple[str, Node | None]]:
-        """Names that are changed, each with the assignment; None for a change that cannot be followed: the address is
-        taken, a reference is bound, a function is called that may take a reference."""
+    def _changes(self) -> Iterator[tuple[str, Node | None, Node]]:
+        """Names that are changed, each with the assignment and where it is. The assignment is None for a change that
+        cannot be followed: the address is taken, a reference is bound, a function or method is called."""
         for n in walk(self.body) if self.body is not None else ():
+            value, inner = n.child_by_field_name("value"), n.child_by_field_name("declarator")
             if n.type in ("assignment_expression", "update_expression"):
                 target = n.child_by_field_name("left") or n.child_by_field_name("argument")
                 whole = n if target is not None and target.type == "identifier" else None
-                yield from ((name, whole) for name in self._root(target))
+                yield from ((name, whole, n) for name in self._root(target))
             elif n.type == "pointer_expression" and n.children and n.children[0].type == "&":
-                yield from ((name, None) for name in self._root(n.child_by_field_name("argument")))
-            elif (
-                n.type == "init_declarator"
-                and (n.child_by_field_name("declarator") or n).type == "reference_declarator"
-            ):
-                yield from ((name, None) for name in self._root(n.child_by_field_name("value")))
-            elif n.type == "call_expression" and self._may_change_arguments(n):
-                for argument in (n.child_by_field_name("arguments") or n).named_children:
-                    yield from ((name, None) for name in self._root(argument))
+                yield from ((name, None, n) for name in self._root(n.child_by_field_name("argument")))
+            elif n.type == "init_declarator" and inner is not None and inner.type == "reference_declarator" and value:
+                targets = value.named_children if value.type in ("argument_list", "initializer_list") else [value]
+                yield from ((name, None, n) for target in targets for name in self._root(target))
+            elif n.type == "declaration" and any(d.type == "function_declarator" for d in walk(n)):
+                names = {text(m) for m in walk(n) if m.type in ("identifier", "type_identifier")}
+                yield from ((name, None, n) for name in names)  # `T& r(x);` reads like a function
+            elif n.type == "for_range_loop":
+                yield from ((name, None, n) for name in self._root(n.child_by_field_name("right")))
+            elif n.type == "call_expression":
+                yield from ((name, None, n) for name in self._changed_by_call(n))
+
+    def _changed_by_call(self, call: Node) -> Iterator[str]:
+        function = call.child_by_field_name("function")
+        if function is not None and function.type == "field_expression":
+            yield from self._root(function.child_by_field_name("argument"))  # a method, of a.b.c()'s a
+        elif function is not None and function.type == "identifier" and text(function) in self.declared:
+            yield text(function)  # a functor
+        if self._may_change_arguments(call):
+            for argument in (call.child_by_field_name("arguments") or call).named_children:
+                yield from self._root(argument)
 
     def _root(self, node: Node | None) -> Iterator[str]:
         """The variable that an lvalue is part of: `a` for a.x, a[i] and (a); nothing for *p, p->x and p[i]."""
@@ -128,7 +166,7 @@ class Uniform:
     def _may_change_arguments(self, call: Node) -> bool:
         """CUDA's own functions take values, and the user's too unless they are declared to take references."""
         name = text(call.child_by_field_name("function") or call).split("<")[0].split("::")[-1]
-        if _is_pure(call) or name.startswith(("__", "atomic", "make_")):
+        if _is_pure(call) or name.startswith(("__", "atomic", "make_")) or _MATHEMATICS.fullmatch(name):
             return False
         known = [f for f in self.functions if f.name == name]
         return not known or any(
@@ -152,7 +190,7 @@ class Uniform:
             for d in n.children_by_field_name("declarator"):
                 value = _plain_value(n, d) if n.type == "declaration" else None
                 found.setdefault(text(declared_name(d) or d), []).append(value)
-        for name, change in self._changes():
+        for name, change in self.followed:
             found.setdefault(name, []).append(change)
         return found
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from loader import PRECISE, Module
@@ -74,20 +76,30 @@ LOCK_STEP = {
 }
 
 
-def both(code, n=5, blocks=3, **kwargs):
-    module = Module(code, **kwargs)
+@functools.cache
+def module(kind):
+    """All kernels of one kind in one module: one compilation."""
+    cases, head = {"cut": (CUT, ""), "lock": (LOCK_STEP, ""), "fibers": (FIBERS, ""), "traps": (TRAPS, TRAP_HEAD)}[kind]
+    kernels = [HEAD.replace(" f(", f" f{number}(") + body + "}\n" for number, body in enumerate(cases.values())]
+    return list(cases), Module(head + "".join(kernels), options=("-fmad=false",))
+
+
+def both(kind, name, n=5, blocks=3):
+    """The kernel's mode, its result, and its result as fibers."""
+    names, made = module(kind)
+    kernel = made.kernel(f"f{names.index(name)}")
     x = np.random.default_rng(4).integers(0, 40, 256 * blocks).astype(np.int32)
     found = []
     for flags in (0, PRECISE):
         out = np.zeros(256 * blocks, np.int32)
-        module.kernel("f")(blocks, 256, x, out, n, flags=flags)
+        kernel(blocks, 256, x, out, n, flags=flags)
         found.append(out)
-    return module.kernel("f").mode, found
+    return kernel.mode, found
 
 
 @pytest.mark.parametrize("name", CUT)
 def test_cut_kernels_agree_with_fibers(name):
-    mode, (cut, fibers) = both(HEAD + CUT[name] + "}")
+    mode, (cut, fibers) = both("cut", name)
     assert mode == "fission"
     np.testing.assert_array_equal(cut, fibers)
     assert fibers.any()
@@ -95,7 +107,7 @@ def test_cut_kernels_agree_with_fibers(name):
 
 @pytest.mark.parametrize("name", LOCK_STEP)
 def test_lock_step_agrees_with_fibers(name):
-    _, (first, second) = both(HEAD + LOCK_STEP[name] + "}", options=("-fmad=false",))
+    _, (first, second) = both("lock", name)
     np.testing.assert_array_equal(first, second)
     assert first.any()
 
@@ -112,14 +124,14 @@ def test_long_strides_of_unsigned_indices_do_not_wrap():
 
 @pytest.mark.parametrize("name", FIBERS)
 def test_the_others_run_as_fibers(name):
-    mode, (first, second) = both(HEAD + FIBERS[name] + "}")
+    mode, (first, second) = both("fibers", name)
     assert mode == "fiber"
     np.testing.assert_array_equal(first, second)
     assert first.any()
 
 
 def test_known_answer():
-    _, (cut, _) = both(HEAD + CUT["loop by halves"] + "}", blocks=2)
+    _, (cut, _) = both("cut", "loop by halves", blocks=2)
     x = np.random.default_rng(4).integers(0, 40, 512).astype(np.int32)
     np.testing.assert_array_equal(cut, np.repeat(x.reshape(2, 256).sum(1), 256))
 
@@ -167,3 +179,56 @@ def test_error_lines_are_told_once():
             "__global__ void f(int* x) {\n  __syncthreads();\n  x[0] = missing;\n  __syncthreads();\n}\n"
         )
     assert str(e.value).count("missing' was not") == 1 and "kernel.cu:3:" in str(e.value)
+
+
+# Each was wrong once, or might have been: values that are per thread although they look alike, and the other way round.
+TRAPS = {
+    "parameter changed per thread": "n += t; in += blockIdx.x; __syncthreads(); out[i] = n + *in;",
+    "computed from a value that changes later": "int stride = n, offset = t & (stride - 1); __syncthreads(); stride >>= 1; __syncthreads(); out[i] = offset + stride + 1;",
+    "pointer to const": "const int* p = in + in[t]; const int* const q = p; __syncthreads(); out[i] = *p + *q;",
+    "method": "struct Acc { int v; __device__ void add(int x) { v += x; } }; Acc init = {n}; Acc mine = init; mine.add(t); __syncthreads(); out[i] = mine.v;",
+    "functor": "struct Fun { int v; __device__ int operator()(int x) { return v += x; } }; Fun f = {n}; f(t); __syncthreads(); out[i] = f(1);",
+    "member by reference": "P p = {n, 1}; set(p.a, t); __syncthreads(); out[i] = p.a;",
+    "template by reference": "int v = n; setT(v, t); __syncthreads(); out[i] = v;",
+    "reference in parentheses": "int v = n; { int& r(v); r += t; } __syncthreads(); out[i] = v;",
+    "no default constructor": "Q q = Q(t, in[i]); Q w(t, 1), u{t, 2}; __syncthreads(); out[i] = q.a + q.b + w.b + u.a + u.b;",
+    "default constructor": "D d; __syncthreads(); out[i] = d.v + t; D e[2]; __syncthreads(); e[0].v += t; __syncthreads(); out[i] += e[0].v + e[1].v;",
+    "large local": "int a[2048]; a[t] = in[i]; a[2047 - t] = 5; __syncthreads(); int b[500]; b[t] = a[t]; __syncthreads(); out[i] = b[t] + a[2047 - t];",
+    "large local in a loop": "for (int k = 0; k < 40; ++k) { int a[1000]; a[t] = in[i]; s[t] = k; __syncthreads(); out[i] += a[t] + s[255 - t]; __syncthreads(); }",
+    "pointer into a local": "int a[4] = {t, t + 1, t + 2, t + 3}; int* p = a + 2; int v = t; int* q = &v; __syncthreads(); out[i] = *p + *q; __syncthreads(); *p = 1; *q += 2; out[i] += *p + *q;",
+    "all have returned": "while (true) { s[t] = 1; __syncthreads(); if (out[i] += in[i] + 1) return; }",
+    "division only where it is allowed": "if (n == 5 && t > 3) { out[i] = 3; return; } int z = n - 5 + (in[i] - in[i]); int q = 100 / (n - z); __syncthreads(); out[i] = q;",
+    "division by nothing": "int zero = n - 5; if (zero == 0) { out[i] = 4; return; } int q = 100 / zero; __syncthreads(); out[i] = q;",
+    "swapped": "int a = n, b = blockDim.x; hmm_swap(a, b); if (t & 1) hmm_swap(a, b); __syncthreads(); out[i] = a;",
+    "array of const": "const int table[3] = {n, t, 7}; __syncthreads(); out[i] = table[t % 3];",
+    "stride changes inside": "int step = blockDim.x; for (int k = t; k < 5000; k += step) { out[i] += in[k % 768]; step = step + 1; }",
+    "limit changes inside": "int end = 700; for (int k = t; k < end; k += blockDim.x) { out[i] += in[k]; end -= 10; }",
+    "condition changes inside": "int on = n; if (t < on) { for (int k = 0; k < 3; ++k) { out[i] += k + on; } on = 0; out[i] += 7; }",
+    "struct of arrays": "struct M { float m[9]; }; M m; for (int k = 0; k < 9; ++k) m.m[k] = in[i] + k; __syncthreads(); float v = 0; for (int k = 0; k < 9; ++k) v += m.m[(k + t) % 9]; out[i] = (int)v;",
+    "comma and several": "int a = t, b = a + 1, *p = out + i; a += b, b += a; __syncthreads(); *p = a + b;",
+}
+
+TRAP_HEAD = """
+struct P { int a, b; };
+struct Q { int a, b; __device__ Q(int x, int y) : a(x), b(y) {} };
+struct D { int v; __device__ D() : v(42) {} };
+__device__ void set(int& x, int v) { x += v; }
+template <class T> __device__ void setT(T& x, T v) { x += v; }
+template <class T> __device__ void hmm_swap(T& a, T& b) { T c = a; a = b; b = c; }
+"""
+
+
+@pytest.mark.parametrize("name", TRAPS)
+def test_traps_agree_with_fibers(name):
+    _, (first, second) = both("traps", name)
+    np.testing.assert_array_equal(first, second)
+    assert first.any()
+
+
+def test_destructors_run_once_a_thread():
+    code = r"""
+    struct Guard { int* count; __device__ ~Guard() { atomicAdd(count, 1); } };
+    __global__ void f(int* out) { Guard g{out}; __syncthreads(); atomicAdd(out + 1, 1); }"""
+    out = np.zeros(2, np.int32)
+    Module(code).kernel("f")(3, 100, out)
+    assert out.tolist() == [300, 300]

@@ -52,6 +52,51 @@ HMM_INLINE hmm_ctx hmm_thread_context(const hmm_block& b, unsigned x, unsigned y
   }                                                                                                                    \
   }
 
+// -- locals that live across pieces, one element a thread
+
+template <class T> struct hmm_no_const { typedef T type; };
+template <class T> struct hmm_no_const<const T> { typedef T type; };
+template <class T, size_t N> struct hmm_no_const<T[N]> { typedef typename hmm_no_const<T>::type type[N]; };
+template <class T, size_t N> struct hmm_no_const<const T[N]> { typedef typename hmm_no_const<T>::type type[N]; };
+
+// Memory for one object, whose life begins where its declaration stands.
+template <class T> union hmm_cell {
+  T value;
+  HMM_INLINE hmm_cell() {}
+  HMM_INLINE ~hmm_cell() {}
+};
+
+template <class T, bool Large = (sizeof(T) > 64)> struct hmm_cells {
+  alignas(64) hmm_cell<T> cells[HMM_MAX_THREADS];
+  HMM_INLINE hmm_cells(const hmm_block&, unsigned&) {}
+  HMM_INLINE T& operator[](unsigned t) { return cells[t].value; }
+};
+
+// Large ones lie where they would be if the threads were fibers: in the threads' own stacks. Parked fibers use the
+// upper end of theirs; this takes from the lower, above the guard page, and gives back at the end of the scope.
+template <class T> struct hmm_cells<T, true> {
+  enum { first = 4096, room = HMM_STACK_BYTES - first - 12288 };
+  unsigned char* base;
+  unsigned& used;
+  unsigned before;
+  HMM_INLINE hmm_cells(const hmm_block& b, unsigned& used_) : used(used_), before(used_) {
+    unsigned at = hmm_round_up(used, alignof(T) > 64 ? alignof(T) : 64);
+    if (at + sizeof(T) > room) hmm_refuse(b.worker, "bytes of local variables a thread", at + sizeof(T), room);
+    base = b.worker->stacks + first + at, used = unsigned(at + sizeof(T));
+  }
+  HMM_INLINE ~hmm_cells() { used = before; }
+  HMM_INLINE T& operator[](unsigned t) { return *reinterpret_cast<T*>(base + size_t(t) * HMM_STACK_BYTES); }
+};
+
+template <class T> HMM_INLINE void hmm_begin_life(T& x) { ::new ((void*)&x) T; }
+template <class T, size_t N> HMM_INLINE void hmm_begin_life(T (&x)[N]) {
+  for (size_t i = 0; i < N; ++i) hmm_begin_life(x[i]);
+}
+template <class T, class U> HMM_INLINE void hmm_copy(T& to, const U& from) { to = from; }
+template <class T, class U, size_t N> HMM_INLINE void hmm_copy(T (&to)[N], const U (&from)[N]) {
+  for (size_t i = 0; i < N; ++i) hmm_copy(to[i], from[i]);
+}
+
 // first + x, for a first that fits: added as int where T is no wider, because the compiler may take an int not to wrap.
 template <class T> HMM_INLINE bool hmm_index_fits(T first) {
   return sizeof(T) > 4 || static_cast<unsigned long long>(first) <= 0x7fffffff - HMM_MAX_THREADS;
