@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hmmemu.compiler import Compiled, compile_module
+from hmmemu.compiler import Compiled, compile_module, signatures
 from hmmemu.errors import ArgumentError
 from hmmemu.ranges import Array
 from hmmemu.space import current_space
@@ -110,6 +110,11 @@ class Kernel:
         if threads > kernel.max_threads:
             raise ArgumentError(f"a block of {threads} threads: {self.name} allows {kernel.max_threads}")
         room = device.shared_bytes - kernel.static_shared
+        if room < 0:
+            raise ArgumentError(
+                f"{self.name} has {kernel.static_shared} bytes of __shared__ variables; a block can have "
+                f"{device.shared_bytes}"
+            )
         if not 0 <= shared_mem <= room:
             raise ArgumentError(f"shared_mem={shared_mem}: {self.name} can have 0 to {room} bytes")
         stream = stream or current_stream()
@@ -120,7 +125,11 @@ class Kernel:
             stream.follow(device, ticket)
 
     def _loaded(self, device: Device) -> LoadedKernel:
-        return device.load(self._module.compiled).kernel(self.name)
+        loaded = device.load(self._module.compiled)
+        try:
+            return loaded.kernel(self.name)
+        except ArgumentError as error:
+            raise ArgumentError(f"{error}{self._module.advice(self.name)}") from None
 
 
 class RawModule:
@@ -168,6 +177,22 @@ class RawModule:
                 name_expressions=self.name_expressions,
             )
         return self._compiled
+
+    def advice(self, name: str) -> str:
+        """Why the source has no kernel of that name although it looks so, as the end of a sentence."""
+        assert self.code is not None
+        wanted = name.split("<")[0].strip().removeprefix("::")
+        found = signatures(self.code, filename=self.filename, options=self.options)
+        for kernel in found:
+            if kernel.is_template and wanted in (kernel.name, kernel.qualified_name):
+                example = name if "<" in name else f"{kernel.qualified_name}<float>"
+                return f"; {kernel.qualified_name} is a template, say which: RawModule(..., name_expressions=[{example!r}])"
+        same = [kernel.qualified_name for kernel in found if wanted in (kernel.name, kernel.qualified_name)]
+        if len(same) > len(set(same)):
+            return (
+                f"; {wanted} is overloaded, which no name can tell apart: give each kernel a name of its own"
+            )
+        return ""
 
     def compile(self, log_stream: Any = None) -> None:
         """Compiles now; see `Kernel.compile`. `log_stream` is accepted as in CuPy."""

@@ -95,7 +95,21 @@ def test_wrong_names(space: hmm.AddressSpace) -> None:
         template, name_expressions=["q<int>"]
     )
     assert "name expression k<Missing, 1>" in told(template, name_expressions=["k<Missing, 1>"])
-    assert "'k'" in told(HEAD.replace("k(", "kk(") + "}", hmm.ArgumentError)
+    message = told(HEAD.replace("k(", "kk(") + "}", hmm.ArgumentError)
+    assert "no kernel 'k'" in message and message.endswith("it has: kk")
+    assert "k is a template, say which: RawModule(..., name_expressions=['k<float>'])" in told(
+        template, hmm.ArgumentError
+    )
+    assert "k is overloaded" in told(
+        "__global__ void k(int*) {}\n__global__ void k(float*) {}", hmm.ArgumentError
+    )
+
+
+def test_too_much_shared_memory(space: hmm.AddressSpace) -> None:
+    message = told(
+        HEAD + "  __shared__ float s[100000];\n  s[threadIdx.x] = 1;\n  out[0] = s[5];\n}", hmm.ArgumentError
+    )
+    assert message == "k has 400000 bytes of __shared__ variables; a block can have 262144"
 
 
 def test_a_stack_that_is_full(space: hmm.AddressSpace) -> None:

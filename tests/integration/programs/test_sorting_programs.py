@@ -40,7 +40,6 @@ def test_bitonic_sort_in_global_memory(module: hmm.RawModule) -> None:
     np.testing.assert_array_equal(x, expected)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="fission: recomputed from a changed name")
 def test_odd_even_merge_sort(module: hmm.RawModule) -> None:
     n = 256
     x = rng.integers(-(2**15), 2**15, (4, n)).astype(np.int16)
