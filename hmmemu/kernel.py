@@ -186,7 +186,8 @@ class RawModule:
         for kernel in found:
             if kernel.is_template and wanted in (kernel.name, kernel.qualified_name):
                 example = name if "<" in name else f"{kernel.qualified_name}<float>"
-                return f"; {kernel.qualified_name} is a template, say which: RawModule(..., name_expressions=[{example!r}])"
+                which = f"RawModule(..., name_expressions=[{example!r}])"
+                return f"; {kernel.qualified_name} is a template, say which: {which}"
         same = [kernel.qualified_name for kernel in found if wanted in (kernel.name, kernel.qualified_name)]
         if len(same) > len(set(same)):
             return (
