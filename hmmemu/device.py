@@ -359,15 +359,6 @@ class Device:
                 self._start_again(layout, subtract(self.space.mapped_ranges(), ranges))
                 raise
 
-    def unmap(self, ranges: list[PageRange]) -> None:
-        """Takes ranges out of the device's address space. A process that ended has nothing mapped."""
-        try:
-            for begin, end in ranges:
-                self.process.unmap(begin, end - begin)
-        except DeviceError:
-            if self._lives_on():
-                raise
-
     def close(self) -> None:
         """Ends the process. Its pages must be home."""
         self.process.kill()

@@ -126,6 +126,7 @@ def test_launches_behind_a_failed_one_fail_with_it(space: hmm.AddressSpace, bad:
 
 def test_ctrl_c_stops_a_kernel(space: hmm.AddressSpace, bad: hmm.RawModule) -> None:
     stop = space.zeros(1, np.int32)
+    bad.get_function("endless").compile()
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
     with pytest.raises(KeyboardInterrupt):

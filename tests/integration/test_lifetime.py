@@ -156,3 +156,38 @@ def test_an_exception_at_top_level_ends_cleanly() -> None:
         raise SystemExit(int(x.sum()) == 5000 and 7)
     """)
     assert done.returncode == 7 and done.stderr == ""
+
+
+def test_memory_that_goes_before_we_are_told(space: hmm.AddressSpace, kernels: hmm.RawModule) -> None:
+    """numpy 2.5 frees an array's memory before weak references hear of it; here munmap does so with every numpy."""
+    import ctypes
+    import mmap
+
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    size, flags = 64 * 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    for _ in range(5):
+        address = libc.mmap(None, size, 3, flags, -1, 0)
+        x = np.ctypeslib.as_array((ctypes.c_int * (size // 4)).from_address(address))
+        x[:] = 5
+        space.register(x)
+        space.devices[0].migrate(x)
+        assert libc.munmap(address, size) == 0
+        space.unregister(x)
+        again = libc.mmap(address, size, 3, flags, -1, 0)  # the kernel gives the same addresses to the next
+        y = np.ctypeslib.as_array((ctypes.c_int * (size // 4)).from_address(again))
+        assert not y.any()
+        kernels.get_function("add")(4, 64, (y, y.size, 3))
+        assert (y == 3).all()
+        space.unregister(y)
+        libc.munmap(again, size)
+
+
+def test_large_arrays_come_and_go(space: hmm.AddressSpace, kernels: hmm.RawModule) -> None:
+    for i in range(20):
+        x = np.full(1 << 20, i, np.int32)  # above malloc's mmap threshold: the memory goes with the array
+        kernels.get_function("add")(16, 256, (x, x.size, 1))
+        space.devices[0].migrate(x)
+        assert i % 2 or (x == i + 1).all()

@@ -128,9 +128,50 @@ nb::dict counters(Session& s) {
   return result;
 }
 
+// Ends a registration when the array that owns the memory is gone: as a weak reference's callback, or called
+// by hand.
+//
+// Native, and without ever giving up the GIL, because numpy frees the memory before it calls: another Python
+// thread must not be given the same addresses, and register them, before the old registration has ended here
+// and in every device. What it waits for (driver locks, a device's answer) needs no GIL.
+struct RangeGuard {
+  nb::object session;
+  nb::list devices; // DeviceProcess objects, read when called
+  nb::dict table;   // the registry's, from which `key` is removed
+  nb::object key;
+  Pages pages;
+
+  void operator()(nb::handle) {
+    if (!table.contains(key)) return;
+    PyDict_DelItem(table.ptr(), key.ptr());
+    Session& s = nb::cast<Session&>(session);
+    if (!s.open()) return;
+    for (Pages run : s.driver().drop_range(pages))
+      for (nb::handle device : devices) unmap_quietly(nb::cast<DeviceProcess&>(device), run);
+  }
+
+  static void unmap_quietly(DeviceProcess& device, Pages run) {
+    try {
+      device.unmap(run.begin, run.bytes());
+    } catch (
+        const Failure&) { // a process that has ended has nothing mapped, and the next one is told what to map
+    }
+  }
+};
+
+RangeGuard* make_guard(nb::object session, nb::list devices, nb::dict table, nb::object key, uint64_t b,
+                       uint64_t e) {
+  return new RangeGuard{std::move(session), std::move(devices), std::move(table), std::move(key),
+                        pages_of(b, e)};
+}
+
 } // namespace
 
 void bind_session(nb::module_& m) {
+  nb::class_<RangeGuard>(m, "RangeGuard")
+      .def(nb::new_(&make_guard), nb::arg("session"), nb::arg("devices"), nb::arg("table"), nb::arg("key"),
+           nb::arg("begin"), nb::arg("end"))
+      .def("__call__", &RangeGuard::operator(), nb::arg("reference").none());
   m.def(
       "unmap", [](uint64_t b, uint64_t e) { munmap(reinterpret_cast<void*>(b), e - b); },
       "munmap of [begin, end).");

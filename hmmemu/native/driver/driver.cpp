@@ -176,10 +176,23 @@ void Driver::bring_home(Block& block, Pages pages) {
     const bool touched = !block.page(a).untouched();
     while (run.end < pages.end && !block.page(run.end).untouched() == touched) run.end += kPage;
     a = run.end;
-    if (!touched) continue;
-    if (int error = access_locked(block, run, {kCpu, Access::Write, Cause::Home}))
-      fatal("pages at 0x%lx cannot be brought home: %s", run.begin, strerror(error));
+    if (touched) bring_home_run(block, run);
   }
+}
+
+// Memory that the program unmapped without telling us (numpy 2.5 frees an array's data before it says that
+// the array is gone) takes its content with it: nothing is written to it, and every other copy goes.
+void Driver::bring_home_run(Block& block, Pages run) {
+  const int error = access_locked(block, run, {kCpu, Access::Write, Cause::Home});
+  if (!error) return;
+  if (error != ENOENT) fatal("pages at 0x%lx cannot be brought home: %s", run.begin, strerror(error));
+  if (run.count() > 1) {
+    const uint64_t middle = run.begin + run.count() / 2 * kPage;
+    bring_home_run(block, {run.begin, middle});
+    return bring_home_run(block, {middle, run.end});
+  }
+  for (Processor q = 1; q < processors(); ++q) table(q).release(block, run);
+  block.page(run.begin).set_holds(0);
 }
 
 void Driver::discard(Pages pages) {

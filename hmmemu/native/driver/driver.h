@@ -108,6 +108,7 @@ class Driver {
   void repair(Block& block, uint64_t address, Processor p, bool present);
   int release_everywhere(Block& block, Pages pages);
   void bring_home(Block& block, Pages pages);
+  void bring_home_run(Block& block, Pages run);
   void check(Block& block) const;
   void refuse(Processor p, uint64_t address, int error);
 
