@@ -1,10 +1,12 @@
-// The prelude of every compiled kernel module: first in the translation unit, before the user's rewritten source.
+// The prelude of every compiled kernel module: first in the translation unit, before the user's rewritten
+// source.
 //
-// Order: the line to the loader (abi.h), CUDA's types and functions (cuda/all.h), then how kernels run. No standard
-// header is included anywhere below: they would cost more compile time than the kernel itself.
+// Order: the line to the loader (abi.h), CUDA's types and functions (cuda/all.h), then how kernels run. No
+// standard header is included anywhere below: they would cost more compile time than the kernel itself.
 #pragma once
-// The loader defines hmmemu_worker_self in its static TLS without a constructor; `__thread` says so, and spares each
-// access the call that C++ makes to see whether a `thread_local` of another object needs to be initialised.
+// The loader defines hmmemu_worker_self in its static TLS without a constructor; `__thread` says so, and
+// spares each access the call that C++ makes to see whether a `thread_local` of another object needs to be
+// initialised.
 #define thread_local __thread
 #include "hmmemu/abi.h"
 #undef thread_local
@@ -15,6 +17,7 @@ static bool hmm_position(hmm_dim3& block, hmm_dim3& thread);
 
 #include "hmmemu/cuda/all.h"
 
+// clang-format off: each needs those above it
 #include "hmmemu/runtime_context.h"
 #include "hmmemu/runtime_warp.h"
 #include "hmmemu/runtime_fiber.h"
@@ -25,3 +28,4 @@ static bool hmm_position(hmm_dim3& block, hmm_dim3& thread);
 #include "hmmemu/runtime_fission.h"
 #include "hmmemu/runtime_table.h"
 #include "hmmemu/runtime_names.h"
+// clang-format on
