@@ -225,6 +225,8 @@ def test_native_operations_are_one_instruction() -> None:
         pytest.skip("looks for x86-64 instructions")
     source = 'extern "C" void shared_(int* p) { atomicAdd(p, 3); }\nextern "C" void own(int* p) { atomicAdd_block(p, 3); }\n'
     text = assembly(source)
-    shared_, own = (re.search(rf"^{name}:.*?\.cfi_endproc", text, re.M | re.S)[0] for name in ("shared_", "own"))
+    shared_, own = (
+        re.search(rf"^{name}:.*?\.cfi_endproc", text, re.M | re.S)[0] for name in ("shared_", "own")
+    )
     assert "lock" in shared_ and "cmpxchg" not in shared_
     assert "lock" not in own
