@@ -153,6 +153,8 @@ class _Writer:
         if stride is not None and not self.plan.is_uniform_control(statement):
             made = self._stride(statement, stride, scope)
         elif self.plan.is_uniform_control(statement):
+            if not self.plan.header_is_uniform(statement):
+                raise GiveUp
             made = self._control(statement, scope)
         else:
             made = self._guarded(statement, scope)
@@ -216,7 +218,8 @@ class _Writer:
         """Whether some thread takes part, and whether all do."""
         self.pieces += 1
         head = self._head(scope, {text(n) for n in walk(condition) if n.type == "identifier"})
-        made = f"const unsigned hmm_on = bool({self._text(condition, flat=True)}); hmm_any |= hmm_on; hmm_all &= hmm_on;"
+        made = f"const unsigned hmm_on = bool({self._text(condition, flat=True)});"
+        made += " hmm_any |= hmm_on; hmm_all &= hmm_on;"
         return f"unsigned hmm_any = 0, hmm_all = 1;\n{_begin(head + made)}{head} {made}\nHMM_PIECE_END\n"
 
     # -- pieces
@@ -259,7 +262,11 @@ class _Writer:
     def _array(self, local: Local, declarator: Node) -> str:
         """One element a thread; the element's type is named by a typedef, whatever its declarator looks like."""
         name = declared_name(declarator)
-        inner = declarator.child_by_field_name("declarator") if declarator.type == "init_declarator" else declarator
+        inner = (
+            declarator.child_by_field_name("declarator")
+            if declarator.type == "init_declarator"
+            else declarator
+        )
         if name is None or inner is None:
             raise GiveUp
         before = self.source.text[inner.start_byte : name.start_byte].decode()
@@ -267,7 +274,8 @@ class _Writer:
         words = " ".join(w for w in local.specifiers.split() if w not in ("constexpr", "register"))
         if "constexpr" in local.specifiers.split():
             words = "const " + words
-        return self._flat(f"typedef {words} {before}hmm_w_{local.index}{after};") + _cells(local.index, f"hmm_w_{local.index}")
+        named = f"hmm_w_{local.index}"
+        return self._flat(f"typedef {words} {before}{named}{after};") + _cells(local.index, named)
 
     def _local(self, local: Local, declarator: Node) -> str:
         """What a declaration does where it stands."""
@@ -276,11 +284,15 @@ class _Writer:
         value, kind = declarator.child_by_field_name("value"), f"hmm_e_{local.index}"
         if declarator.type != "init_declarator" or value is None:
             return f"hmm_begin_life({local.name});"
-        if any(n.type == "array_declarator" for n in walk(declarator.child_by_field_name("declarator") or declarator)):
+        if any(
+            n.type == "array_declarator"
+            for n in walk(declarator.child_by_field_name("declarator") or declarator)
+        ):
             name = declared_name(declarator)
             if name is None:
                 raise GiveUp
-            whole = self.edits.apply(self.source.text, declarator.start_byte, name.start_byte) + f"hmm_first_{local.index}"
+            whole = self.edits.apply(self.source.text, declarator.start_byte, name.start_byte)
+            whole += f"hmm_first_{local.index}"
             whole += self.edits.apply(self.source.text, name.end_byte, declarator.end_byte)
             return f"{local.specifiers}{whole}; hmm_copy({local.name}, hmm_first_{local.index});"
         initial = self._text(value)

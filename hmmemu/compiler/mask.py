@@ -13,7 +13,10 @@ _SIMPLE = (
     "__global__|__device__|__host__|__shared__|__constant__|__managed__|__grid_constant__|__forceinline__|__noinline__"
     "|__inline__|__restrict__|__restrict|__extension__"
 )
-_WITH_ARGUMENT = "__launch_bounds__|__maxnreg__|__cluster_dims__|__block_size__|__align__|__builtin_align__|__attribute__|__attribute|alignas"
+_WITH_ARGUMENT = (
+    "__launch_bounds__|__maxnreg__|__cluster_dims__|__block_size__|__align__|__builtin_align__|__attribute__|__attribute"
+    "|alignas"
+)
 _TOKEN = re.compile(
     rb"^[ \t]*#[^\n]*"  # line markers and pragmas
     rb'|(?:u8|[uUL])?R"(?P<delimiter>[^()\\\s]{0,16})\((?s:.*?)\)(?P=delimiter)"'

@@ -114,7 +114,9 @@ class Plan:
         known = {local.name for local in self.locals if local.kind == "again"}
         pure = self.uniform.pure(value, known) and self.uniform.pure(condition, known | {name})
         body = loop.child_by_field_name("body") or loop
-        same = all(self.uniform.stable(node, body) for node in (value, step, condition)) and self.uniform.stable(step, loop)
+        same = self.uniform.stable(step, loop) and all(
+            self.uniform.stable(n, body) for n in (value, condition)
+        )
         if not pure or not same or not self.uniform.expression(step):
             return None
         return Stride(name, kind, value, step, condition)
@@ -168,14 +170,16 @@ class Plan:
         """Whether an `if` can be made a condition of the pieces inside: evaluated again in each."""
         condition = statement.child_by_field_name("condition")
         known = {local.name for local in self.locals if local.kind == "again"}
-        return condition is not None and self.uniform.pure(condition, known) and self.uniform.stable(condition, statement)
+        pure = condition is not None and self.uniform.pure(condition, known)
+        return pure and self.uniform.stable(condition, statement)
+
+    def header_is_uniform(self, statement: Node) -> bool:
+        """Whether what a loop's header declares and changes is uniform, and it does nothing else."""
+        parts = (statement.child_by_field_name(part) for part in ("initializer", "update"))
+        return all(part is None or self._only_uniform(part) for part in parts)
 
     def _counts_uniformly(self, loop: Node) -> bool:
-        for part in ("initializer", "update"):
-            node = loop.child_by_field_name(part)
-            if node is not None and not self._only_uniform(node):
-                return False
-        return loop.type == "for_statement"
+        return loop.type == "for_statement" and self.header_is_uniform(loop)
 
     def _is_simple(self, loop: Node, atomics: bool = False) -> bool:
         """Whether the pieces inside a loop have a chance to be vectorised."""
@@ -276,17 +280,16 @@ class Plan:
         for statement in block.named_children:
             if statement.type == "declaration" and statement.id not in self.shared:
                 scope += self._declare(statement, scope)
-            elif statement.type == "compound_statement" or statement.type in CONTROL:
-                if (
-                    self.has_barrier(statement)
-                    or statement.type == "compound_statement"
-                    or self._contains_loop(statement)
-                ):
-                    for part in bodies(statement):
-                        self._find_locals(as_block(part), scope)
+            elif self._may_hold_pieces(statement):
+                for part in bodies(statement):
+                    self._find_locals(as_block(part), scope)
 
-    def _contains_loop(self, statement: Node) -> bool:
-        return any(n.type in LOOPS for n in walk(statement))
+    def _may_hold_pieces(self, statement: Node) -> bool:
+        if statement.type == "compound_statement":
+            return True
+        return statement.type in CONTROL and any(
+            n.type in LOOPS or self.has_barrier(n) for n in walk(statement)
+        )
 
     def _declare(self, statement: Node, scope: list[Local]) -> list[Local]:
         declarators = statement.children_by_field_name("declarator")
@@ -318,7 +321,11 @@ class Plan:
                 local.kind = "uniform"
             elif plain and names.count(local.name) == 1 and local.name not in self.uniform.changed:
                 block = _block_of(local.declarator)
-                if self.uniform.pure(value, again) and block is not None and self.uniform.stable(value, block):
+                if (
+                    self.uniform.pure(value, again)
+                    and block is not None
+                    and self.uniform.stable(value, block)
+                ):
                     local.kind = "again"
                     again.add(local.name)
                     local.needs = (
@@ -343,7 +350,8 @@ class Plan:
         statement, block = declarator.parent, _block_of(declarator)
         if statement is None or block is None:
             return True
-        ended, kept = False, name in self.uniform.addressed or any(n.type == "array_declarator" for n in walk(declarator))
+        ended, kept = False, name in self.uniform.addressed
+        kept = kept or any(n.type == "array_declarator" for n in walk(declarator))
         for n in block.named_children:
             if n.start_byte > statement.start_byte:
                 ended = ended or not self.stays_in_piece(n)

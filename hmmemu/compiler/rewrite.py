@@ -262,7 +262,7 @@ def _reference(analysis: Analysis, variable: Variable, name: str, scope: str) ->
     if owner is not None and owner.is_kernel:  # one place, whichever of the kernel's functions asks
         who, which = (
             tag(analysis, owner),
-            f"hmm_variable<{analysis.source.variables.index(variable)}, {[text(n) for n in variable.names].index(name)}>",
+            f"hmm_variable<{analysis.source.variables.index(variable)}, {list(map(text, variable.names)).index(name)}>",
         )
     asked = [m.argument for m in variable.marks if m.keyword in ("__align__", "alignas")]
     last = f", ({asked[0]})" if asked else ""

@@ -38,7 +38,10 @@ void hmm_fill() {{
 {calls}# 1 "<tables>"
 {fills}}}
 }}
-extern "C" __attribute__((visibility("default"))) const hmm_module* hmmemu_module(void) {{ hmm_fill(); return &hmm_tables; }}
+extern "C" __attribute__((visibility("default"))) const hmm_module* hmmemu_module(void) {{
+  hmm_fill();
+  return &hmm_tables;
+}}
 """
 
 
@@ -122,7 +125,8 @@ def _block_function(expression: str, kernel: Function) -> str:
 
 def _parameter_arrays(i: int, kernel: Function) -> str:
     rows = "".join(f"{{{json.dumps(p.name)}, {json.dumps(p.type)}}}, " for p in kernel.parameters)
-    return f"const hmm_written hmm_written_{i}[] = {{{rows}{{0, 0}}}};\nhmm_param hmm_params_{i}[{len(kernel.parameters) + 1}];\n"
+    written = f"const hmm_written hmm_written_{i}[] = {{{rows}{{0, 0}}}};\n"
+    return f"{written}hmm_param hmm_params_{i}[{len(kernel.parameters) + 1}];\n"
 
 
 def _global_entry(i: int, variable: Global) -> str:

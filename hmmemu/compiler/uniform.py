@@ -14,7 +14,8 @@ from hmmemu.compiler.parse import Function, Node, declared_name, text, walk
 
 PURE_CALLS = {"min", "max", "abs", "umin", "umax", "fminf", "fmaxf", "fabsf", "__umul24", "__mul24"}
 LOOPS = {"for_statement", "while_statement", "do_statement"}
-_NOT_PURE = {"subscript_expression", "pointer_expression", "assignment_expression", "update_expression", "lambda_expression",
+_NOT_PURE = {"subscript_expression", "pointer_expression", "assignment_expression", "update_expression",
+             "lambda_expression",
              "new_expression", "delete_expression", "gnu_asm_expression", "co_await_expression"}  # fmt: skip
 
 
@@ -23,8 +24,8 @@ _MATHEMATICS = re.compile(
     r"|ceil|round|rint|trunc|fmod|fma|hypot|erf|erfc|fmin|fmax|copysign|isnan|isinf)f?)"
 )
 _CONTROL = LOOPS | {"if_statement"}
-_PLAIN = {"compound_statement", "expression_statement", "declaration", "init_declarator", "else_clause", "comma_expression",
-          "condition_clause"}  # fmt: skip
+_PLAIN = {"compound_statement", "expression_statement", "declaration", "init_declarator", "else_clause",
+          "comma_expression", "condition_clause"}  # fmt: skip
 
 
 class Uniform:
@@ -124,8 +125,15 @@ class Uniform:
                 yield from ((name, whole, n) for name in self._root(target))
             elif n.type == "pointer_expression" and n.children and n.children[0].type == "&":
                 yield from ((name, None, n) for name in self._root(n.child_by_field_name("argument")))
-            elif n.type == "init_declarator" and inner is not None and inner.type == "reference_declarator" and value:
-                targets = value.named_children if value.type in ("argument_list", "initializer_list") else [value]
+            elif (
+                n.type == "init_declarator"
+                and inner is not None
+                and inner.type == "reference_declarator"
+                and value
+            ):
+                targets = (
+                    value.named_children if value.type in ("argument_list", "initializer_list") else [value]
+                )
                 yield from ((name, None, n) for target in targets for name in self._root(target))
             elif n.type == "declaration" and any(d.type == "function_declarator" for d in walk(n)):
                 names = {text(m) for m in walk(n) if m.type in ("identifier", "type_identifier")}

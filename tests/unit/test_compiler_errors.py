@@ -177,5 +177,5 @@ def test_clang_takes_it_too(monkeypatch):
     x, y = np.arange(100, dtype=np.float32), np.zeros(100, np.float32)
     module.kernel("g")(1, 128, 100, 2.0, x, y)
     np.testing.assert_array_equal(y, 2 * x)
-    with pytest.raises(CompileError, match="kernel.cu:2: error:"):
+    with pytest.raises(CompileError, match=r"kernel\.cu:2: error:"):
         compile_module("\n__global__ void f(int* o) { o[0] = missing; }")

@@ -156,7 +156,7 @@ def test_mask_that_names_lanes_elsewhere_is_told():
     code = r"""__global__ void f(int* out) {
       if (threadIdx.x < 16) out[threadIdx.x] = __ballot_sync(0xffffffff, 1); else out[threadIdx.x] = __shfl_sync(0xffffffff, 1, 0);
     }"""
-    with pytest.raises(KernelFailed, match="deadlock.*warp operation"):
+    with pytest.raises(KernelFailed, match=r"deadlock.*warp operation"):
         Module(code).kernel("f")(1, 32, np.zeros(32, np.int32))
 
 

@@ -79,8 +79,15 @@ LOCK_STEP = {
 @functools.cache
 def module(kind):
     """All kernels of one kind in one module: one compilation."""
-    cases, head = {"cut": (CUT, ""), "lock": (LOCK_STEP, ""), "fibers": (FIBERS, ""), "traps": (TRAPS, TRAP_HEAD)}[kind]
-    kernels = [HEAD.replace(" f(", f" f{number}(") + body + "}\n" for number, body in enumerate(cases.values())]
+    cases, head = {
+        "cut": (CUT, ""),
+        "lock": (LOCK_STEP, ""),
+        "fibers": (FIBERS, ""),
+        "traps": (TRAPS, TRAP_HEAD),
+    }[kind]
+    kernels = [
+        HEAD.replace(" f(", f" f{number}(") + body + "}\n" for number, body in enumerate(cases.values())
+    ]
     return list(cases), Module(head + "".join(kernels), options=("-fmad=false",))
 
 
@@ -205,6 +212,7 @@ TRAPS = {
     "limit changes inside": "int end = 700; for (int k = t; k < end; k += blockDim.x) { out[i] += in[k]; end -= 10; }",
     "condition changes inside": "int on = n; if (t < on) { for (int k = 0; k < 3; ++k) { out[i] += k + on; } on = 0; out[i] += 7; }",
     "struct of arrays": "struct M { float m[9]; }; M m; for (int k = 0; k < 9; ++k) m.m[k] = in[i] + k; __syncthreads(); float v = 0; for (int k = 0; k < 9; ++k) v += m.m[(k + t) % 9]; out[i] = (int)v;",
+    "pointer that steps in the header": "const int* p = in + t; in += i; int v = 0; for (int k = 0; k < n; ++k, in += 1, ++p) { v += *p; __syncthreads(); } out[i] = v + (in != p);",
     "comma and several": "int a = t, b = a + 1, *p = out + i; a += b, b += a; __syncthreads(); *p = a + b;",
 }
 

@@ -42,7 +42,19 @@ def test_kernels_by_every_declaration():
     [[maybe_unused]] __global__ void attributed(int* o) { o[threadIdx.x] = 12; }
     """
     module = Module(code)
-    names = ["c_linkage", "in_block", "is_static", "reversed", "bounded", "bounded2", "prototype", "a::b::nested", "anonymous", "c::d::cpp17", "from_macro"]
+    names = [
+        "c_linkage",
+        "in_block",
+        "is_static",
+        "reversed",
+        "bounded",
+        "bounded2",
+        "prototype",
+        "a::b::nested",
+        "anonymous",
+        "c::d::cpp17",
+        "from_macro",
+    ]
     for value, name in enumerate(names, 1):
         out = np.zeros(16, np.int32)
         module.kernel(name)(1, 16, out)

@@ -1,7 +1,8 @@
-// A loader of kernel modules for unit tests: worker threads in the test's own process, plain memory, no device.
+// A loader of kernel modules for unit tests: worker threads in the test's own process, plain memory, no
+// device.
 //
-// It keeps the loader's side of hmmemu/abi.h and nothing more, so the compiler can be tested without the rest.
-// `lock` guards the printed text; everything else belongs to the launch that runs, one at a time.
+// It keeps the loader's side of hmmemu/abi.h and nothing more, so the compiler can be tested without the
+// rest. `lock` guards the printed text; everything else belongs to the launch that runs, one at a time.
 #include <atomic>
 #include <condition_variable>
 #include <csetjmp>
@@ -51,10 +52,8 @@ void yield(hmm_worker*) { sched_yield(); }
 const hmm_services services = {print, fail, yield};
 
 unsigned char* reserve(size_t bytes) {
-  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (at == MAP_FAILED)
-    std::abort();
+  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) std::abort();
   return static_cast<unsigned char*>(at);
 }
 
@@ -86,8 +85,7 @@ void work(Worker* w, Job& job) {
   }
   for (;;) {
     uint64_t first = job.next.fetch_add(job.chunk);
-    if (first >= job.blocks || job.stop)
-      return;
+    if (first >= job.blocks || job.stop) return;
     uint64_t end = first + job.chunk < job.blocks ? first + job.chunk : job.blocks;
     job.kernel->run(&w->self, job.launch, first, end);
   }
@@ -103,8 +101,7 @@ struct Pool {
   void helper(Worker* w) {
     unsigned seen = 0;
     for (;;) {
-      for (int spin = 0; spin < 20000 && generation == seen; ++spin)
-        __asm__ volatile("" ::: "memory");
+      for (int spin = 0; spin < 20000 && generation == seen; ++spin) __asm__ volatile("" ::: "memory");
       if (generation == seen) {
         std::unique_lock<std::mutex> hold(mutex);
         wake.wait(hold, [&] { return generation != seen; });
@@ -121,8 +118,7 @@ void start_workers(unsigned count) {
   while (workers.size() < count) {
     Worker* w = make_worker(uint32_t(workers.size()));
     workers.push_back(w);
-    if (w->self.index > 0)
-      std::thread([w] { pool.helper(w); }).detach();
+    if (w->self.index > 0) std::thread([w] { pool.helper(w); }).detach();
   }
 }
 
@@ -132,14 +128,14 @@ extern "C" {
 
 void* hmmemu_global_address(const char* name, size_t bytes, size_t align, const void* initial) {
   void* at = nullptr;
-  if (posix_memalign(&at, align < 16 ? 16 : align, bytes ? bytes : 1))
-    std::abort();
+  if (posix_memalign(&at, align < 16 ? 16 : align, bytes ? bytes : 1)) std::abort();
   std::memcpy(at, initial, bytes);
   globals[name] = at;
   return at;
 }
 
-// Runs a launch on two workers, or $HMMEMU_TEST_WORKERS. Returns 0, or the failure with its text in `message`.
+// Runs a launch on two workers, or $HMMEMU_TEST_WORKERS. Returns 0, or the failure with its text in
+// `message`.
 int loader_run(const hmm_kernel* kernel, const hmm_launch* launch, char* message, size_t bytes) {
   if (workers.empty()) {
     const char* wanted = std::getenv("HMMEMU_TEST_WORKERS");
@@ -156,8 +152,7 @@ int loader_run(const hmm_kernel* kernel, const hmm_launch* launch, char* message
   }
   pool.wake.notify_all();
   work(workers[0], job);
-  while (pool.done + 1 < workers.size())
-    __asm__ volatile("" ::: "memory");
+  while (pool.done + 1 < workers.size()) __asm__ volatile("" ::: "memory");
   for (Worker* w : workers)
     if (w->failure) {
       std::snprintf(message, bytes, "%s", w->message.c_str());

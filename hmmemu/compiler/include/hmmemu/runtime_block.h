@@ -28,7 +28,8 @@ inline void hmm_prepare_fibers(hmm_runtime* rt, unsigned n) {
   rt->owner = &hmm_this_module;
   for (unsigned i = rt->prepared; i < n; ++i) {
     unsigned char* top = rt->worker->stacks + size_t(i + 1) * HMM_STACK_BYTES - i % 32 * 192 - 64;
-    rt->slot[i] = hmm_new_fiber(rt, reinterpret_cast<unsigned char*>(reinterpret_cast<uintptr_t>(top) & ~uintptr_t(63)));
+    rt->slot[i] = hmm_new_fiber(
+        rt, reinterpret_cast<unsigned char*>(reinterpret_cast<uintptr_t>(top) & ~uintptr_t(63)));
   }
   if (n > rt->prepared) rt->prepared = n;
 }
@@ -42,7 +43,8 @@ inline void hmm_fill_thread_table(hmm_runtime* rt, const hmm_dim3& b) {
       for (unsigned x = 0; x < b.x; ++x) rt->thread_of[i++] = hmm_uint3(x, y, z);
 }
 
-static __attribute__((noinline)) void hmm_refuse(hmm_worker* w, const char* what, uint64_t have, uint64_t limit) {
+static __attribute__((noinline)) void hmm_refuse(hmm_worker* w, const char* what, uint64_t have,
+                                                 uint64_t limit) {
   char text[256];
   __builtin_snprintf(text, sizeof text, "the launch asks for %llu %s, and at most %llu are there",
                      static_cast<unsigned long long>(have), what, static_cast<unsigned long long>(limit));
@@ -72,7 +74,7 @@ inline void hmm_run_fibers(hmm_worker* w, hmm_runtime* rt, const hmm_launch* l, 
   unsigned n = rt->threads;
   hmm_prepare_fibers(rt, n);
   hmm_fill_thread_table(rt, l->block);
-  void* displaced = rt->slot[n];  // of a parked fiber, where an earlier block was larger
+  void* displaced = rt->slot[n]; // of a parked fiber, where an earlier block was larger
   rt->entry = entry, rt->fibers = 1;
   rt->precise = l->flags & HMM_LAUNCH_PRECISE, rt->slow = counted || rt->precise;
   rt->running = 1;

@@ -1,10 +1,10 @@
 // Ring fibers: the threads of a block as fibers of one worker, each switching to the next one in the block.
 //
-// Fiber i's stack pointer is slot[i]; the worker's own is slot[threads]. A switch saves at `me`, takes the next slot
-// and jumps, so one trip round the ring runs every fiber up to its next wait and ends in the worker, which starts
-// the next trip. With __syncthreads as the only kind of wait, a trip is a barrier, and nothing is counted: at its
-// end every fiber that has not ended stands at a barrier. Kernels with warp operations, or that spin, count
-// arrivals instead (`slow`); for those a trip without progress is a deadlock.
+// Fiber i's stack pointer is slot[i]; the worker's own is slot[threads]. A switch saves at `me`, takes the
+// next slot and jumps, so one trip round the ring runs every fiber up to its next wait and ends in the
+// worker, which starts the next trip. With __syncthreads as the only kind of wait, a trip is a barrier, and
+// nothing is counted: at its end every fiber that has not ended stands at a barrier. Kernels with warp
+// operations, or that spin, count arrivals instead (`slow`); for those a trip without progress is a deadlock.
 // Fibers last: after a kernel's end they stay parked, and are used again for the next block and launch.
 #pragma once
 #if defined(__x86_64__) && !defined(HMM_PORTABLE_FIBERS)
@@ -58,7 +58,8 @@ HMM_INLINE int hmm_ctx::sync_and(int predicate) const {
 }
 HMM_INLINE int hmm_ctx::sync_or(int predicate) const { return sync_count(predicate) != 0; }
 
-// Called in loops that wait for another thread: lets the block's other threads run, and now and then other workers.
+// Called in loops that wait for another thread: lets the block's other threads run, and now and then other
+// workers.
 HMM_INLINE void hmm_ctx::spin() const {
   if ((++rt->spins & 255) == 0) worker->services->yield(worker);
   if (!me) return;
@@ -76,7 +77,8 @@ static void hmm_fiber_end(hmm_runtime* rt, void** me) {
 }
 
 // The life of a fiber: its share of each block, then round the ring until the next block.
-extern "C" __attribute__((used, noinline, visibility("hidden"))) void hmm_fiber_main(hmm_runtime* rt, void** me) {
+extern "C" __attribute__((used, noinline, visibility("hidden"))) void hmm_fiber_main(hmm_runtime* rt,
+                                                                                     void** me) {
   for (;;) {
     unsigned epoch = rt->epoch;
     if (rt->precise) hmm_set_thread(rt, me);
@@ -95,23 +97,25 @@ static __attribute__((noinline)) void hmm_tell_deadlock(hmm_runtime* rt) {
     if (rt->warps.arrived[warp]) asked = warp;
   }
   char text[512];
-  unsigned lane = in_warp ? unsigned(__builtin_ctz(rt->warps.arrived[asked])) : 0, t = asked * HMM_WARP + lane;
+  unsigned lane = in_warp ? unsigned(__builtin_ctz(rt->warps.arrived[asked])) : 0,
+           t = asked * HMM_WARP + lane;
   uint3 at = rt->thread_of[t], b = rt->block;
   if (rt->arrived && in_warp)
-    __builtin_snprintf(text, sizeof text,
-                       "deadlock in block (%u, %u, %u): %u threads wait in __syncthreads for %u threads that wait in a "
-                       "warp operation; thread (%u, %u, %u) waits there for the lanes of mask 0x%08x, of which 0x%08x "
-                       "came. Every thread of a block must reach the barrier, and every lane named in a mask must "
-                       "make the same call",
-                       b.x, b.y, b.z, rt->arrived, in_warp, at.x, at.y, at.z, rt->warps.mask[t],
-                       rt->warps.arrived[asked] & rt->warps.mask[t]);
+    __builtin_snprintf(
+        text, sizeof text,
+        "deadlock in block (%u, %u, %u): %u threads wait in __syncthreads for %u threads that wait in a "
+        "warp operation; thread (%u, %u, %u) waits there for the lanes of mask 0x%08x, of which 0x%08x "
+        "came. Every thread of a block must reach the barrier, and every lane named in a mask must "
+        "make the same call",
+        b.x, b.y, b.z, rt->arrived, in_warp, at.x, at.y, at.z, rt->warps.mask[t],
+        rt->warps.arrived[asked] & rt->warps.mask[t]);
   else
-    __builtin_snprintf(text, sizeof text,
-                       "deadlock in block (%u, %u, %u): thread (%u, %u, %u) waits in a warp operation for the lanes of "
-                       "mask 0x%08x, of which 0x%08x came and make the same call. Every lane named in a mask must call "
-                       "the operation with that mask",
-                       b.x, b.y, b.z, at.x, at.y, at.z, rt->warps.mask[t],
-                       rt->warps.arrived[asked] & rt->warps.mask[t]);
+    __builtin_snprintf(
+        text, sizeof text,
+        "deadlock in block (%u, %u, %u): thread (%u, %u, %u) waits in a warp operation for the lanes of "
+        "mask 0x%08x, of which 0x%08x came and make the same call. Every lane named in a mask must call "
+        "the operation with that mask",
+        b.x, b.y, b.z, at.x, at.y, at.z, rt->warps.mask[t], rt->warps.arrived[asked] & rt->warps.mask[t]);
   rt->worker->services->fail(rt->worker, HMM_FAIL_BARRIER, text);
 }
 

@@ -1,19 +1,21 @@
 // CUDA's names for what `hmm_ctx` does. Last, because these are macros.
 //
-// Where no local `hmm_c` is in scope (default arguments, initialisers of members) the names at namespace scope ask
-// hmm_here(); the rewriter makes those kernels keep their thread index stored.
+// Where no local `hmm_c` is in scope (default arguments, initialisers of members) the names at namespace
+// scope ask hmm_here(); the rewriter makes those kernels keep their thread index stored.
 #pragma once
 namespace {
-#define HMM_ANYWHERE(name, field, member)                                                                              \
-  struct hmm_anywhere_##name##_##member { HMM_INLINE operator unsigned() const { return hmm_here().field.member; } };
-#define HMM_ANYWHERE3(name, field)                                                                                     \
-  HMM_ANYWHERE(name, field, x)                                                                                         \
-  HMM_ANYWHERE(name, field, y)                                                                                         \
-  HMM_ANYWHERE(name, field, z)                                                                                         \
-  const struct {                                                                                                       \
-    hmm_anywhere_##name##_x x{};                                                                                       \
-    hmm_anywhere_##name##_y y{};                                                                                       \
-    hmm_anywhere_##name##_z z{};                                                                                       \
+#define HMM_ANYWHERE(name, field, member)                                                                    \
+  struct hmm_anywhere_##name##_##member {                                                                    \
+    HMM_INLINE operator unsigned() const { return hmm_here().field.member; }                                 \
+  };
+#define HMM_ANYWHERE3(name, field)                                                                           \
+  HMM_ANYWHERE(name, field, x)                                                                               \
+  HMM_ANYWHERE(name, field, y)                                                                               \
+  HMM_ANYWHERE(name, field, z)                                                                               \
+  const struct {                                                                                             \
+    hmm_anywhere_##name##_x x{};                                                                             \
+    hmm_anywhere_##name##_y y{};                                                                             \
+    hmm_anywhere_##name##_z z{};                                                                             \
   } name{};
 HMM_ANYWHERE3(threadIdx, thread)
 HMM_ANYWHERE3(blockIdx, block)
@@ -22,7 +24,7 @@ HMM_ANYWHERE3(gridDim, grid_dim)
 #undef HMM_ANYWHERE3
 #undef HMM_ANYWHERE
 const int warpSize = HMM_WARP;
-}  // namespace
+} // namespace
 
 // A spin: the rewriter puts it into loops that wait for memory to change.
 #define HMM_SPIN() hmm_c.spin()

@@ -1,6 +1,8 @@
-// Switching between ring fibers where there is no assembly for the processor: ucontext, with the same interface.
+// Switching between ring fibers where there is no assembly for the processor: ucontext, with the same
+// interface.
 //
-// A slot holds a pointer to the fiber's ucontext_t, which lies at the top of its stack (the worker's own: below).
+// A slot holds a pointer to the fiber's ucontext_t, which lies at the top of its stack (the worker's own:
+// below).
 #pragma once
 #include <ucontext.h>
 

@@ -1,21 +1,21 @@
 // Switching between ring fibers on x86-64: two pushes, a jump, and everything else left to the compiler.
 //
-// The compiler sees an instruction that clobbers every register, so it saves only what lives across it. The resume
-// address is jumped to and never returned to: `ret` would mispredict each time. Modules are compiled without a red
-// zone, because the pushes use the stack below the pointer. `me` enters and leaves in the same register; the fiber
-// that goes on finds its own slot there.
+// The compiler sees an instruction that clobbers every register, so it saves only what lives across it. The
+// resume address is jumped to and never returned to: `ret` would mispredict each time. Modules are compiled
+// without a red zone, because the pushes use the stack below the pointer. `me` enters and leaves in the same
+// register; the fiber that goes on finds its own slot there.
 #pragma once
 #ifdef __AVX512F__
-#define HMM_CLOBBER_512                                                                                                \
-  , "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27",        \
-      "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7"
+#define HMM_CLOBBER_512                                                                                      \
+  , "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26",       \
+      "xmm27", "xmm28", "xmm29", "xmm30", "xmm31", "k1", "k2", "k3", "k4", "k5", "k6", "k7"
 #else
 #define HMM_CLOBBER_512
 #endif
-#define HMM_CLOBBERS                                                                                                   \
-  "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory", "cc", "xmm0", "xmm1",    \
-      "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14",     \
-      "xmm15" HMM_CLOBBER_512
+#define HMM_CLOBBERS                                                                                         \
+  "rax", "rbx", "rcx", "rdx", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15", "memory", "cc", "xmm0",  \
+      "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",     \
+      "xmm13", "xmm14", "xmm15" HMM_CLOBBER_512
 
 // Saves the running fiber in *me and goes on with the next slot.
 HMM_INLINE void hmm_switch(void**& me) {

@@ -1,9 +1,9 @@
 // Warp operations: the lane that arrives last does the work of the whole warp.
 //
-// An operation's group is the set of its mask's lanes that have not ended. Each lane leaves its value and waits; the
-// lane that completes the group computes every lane's result and lets all go. A result is written to the lane's own
-// place, which nothing overwrites before that lane's next operation: no double buffer, no second barrier. Groups
-// with disjoint masks of one warp do not disturb one another.
+// An operation's group is the set of its mask's lanes that have not ended. Each lane leaves its value and
+// waits; the lane that completes the group computes every lane's result and lets all go. A result is written
+// to the lane's own place, which nothing overwrites before that lane's next operation: no double buffer, no
+// second barrier. Groups with disjoint masks of one warp do not disturb one another.
 #pragma once
 
 enum hmm_warp_kind {
@@ -23,14 +23,22 @@ enum hmm_warp_kind {
 
 static inline uint32_t hmm_fold(unsigned kind, uint32_t a, uint32_t b) {
   switch (kind) {
-  case HMM_OP_ADD: return a + b;
-  case HMM_OP_MIN: return a < b ? a : b;
-  case HMM_OP_MAX: return a > b ? a : b;
-  case HMM_OP_MIN_SIGNED: return int32_t(a) < int32_t(b) ? a : b;
-  case HMM_OP_MAX_SIGNED: return int32_t(a) > int32_t(b) ? a : b;
-  case HMM_OP_AND: return a & b;
-  case HMM_OP_OR: return a | b;
-  default: return a ^ b;
+  case HMM_OP_ADD:
+    return a + b;
+  case HMM_OP_MIN:
+    return a < b ? a : b;
+  case HMM_OP_MAX:
+    return a > b ? a : b;
+  case HMM_OP_MIN_SIGNED:
+    return int32_t(a) < int32_t(b) ? a : b;
+  case HMM_OP_MAX_SIGNED:
+    return int32_t(a) > int32_t(b) ? a : b;
+  case HMM_OP_AND:
+    return a & b;
+  case HMM_OP_OR:
+    return a | b;
+  default:
+    return a ^ b;
   }
 }
 
@@ -41,7 +49,7 @@ HMM_INLINE void hmm_deliver(hmm_warps& w, unsigned first, uint32_t group, unsign
 
 static void hmm_warp_shuffle(hmm_warps& w, unsigned first, uint32_t group) {
   for (unsigned lane = 0; lane < HMM_WARP; ++lane) {
-    unsigned from = w.argument[first + lane] & 31;  // a lane that takes no part has no value: keep one's own
+    unsigned from = w.argument[first + lane] & 31; // a lane that takes no part has no value: keep one's own
     hmm_deliver(w, first, group, lane, w.value[first + ((group >> from & 1) ? from : lane)]);
   }
 }
@@ -75,7 +83,8 @@ static void hmm_warp_fold(hmm_warps& w, unsigned first, uint32_t group, unsigned
 }
 
 // Completes the operation of `mask` if all its lanes that have not ended are there and make the same call.
-static __attribute__((noinline)) void hmm_warp_try(hmm_runtime* rt, unsigned warp, uint32_t mask, unsigned kind) {
+static __attribute__((noinline)) void hmm_warp_try(hmm_runtime* rt, unsigned warp, uint32_t mask,
+                                                   unsigned kind) {
   hmm_warps& w = rt->warps;
   unsigned first = warp * HMM_WARP;
   uint32_t group = mask & w.present[warp], agree = 0;
@@ -83,11 +92,19 @@ static __attribute__((noinline)) void hmm_warp_try(hmm_runtime* rt, unsigned war
     agree |= uint32_t(w.mask[first + lane] == mask && w.kind[first + lane] == kind) << lane;
   if ((agree & w.arrived[warp] & group) != group) return;
   switch (kind) {
-  case HMM_OP_SYNC: break;
-  case HMM_OP_SHUFFLE: hmm_warp_shuffle(w, first, group); break;
-  case HMM_OP_BALLOT: hmm_warp_ballot(w, first, group); break;
-  case HMM_OP_MATCH: hmm_warp_match(w, first, group); break;
-  default: hmm_warp_fold(w, first, group, kind);
+  case HMM_OP_SYNC:
+    break;
+  case HMM_OP_SHUFFLE:
+    hmm_warp_shuffle(w, first, group);
+    break;
+  case HMM_OP_BALLOT:
+    hmm_warp_ballot(w, first, group);
+    break;
+  case HMM_OP_MATCH:
+    hmm_warp_match(w, first, group);
+    break;
+  default:
+    hmm_warp_fold(w, first, group, kind);
   }
   w.arrived[warp] &= ~group;
   for (unsigned lane = 0; lane < HMM_WARP; ++lane) w.waiting[first + lane] &= (group >> lane & 1) - 1;
@@ -109,7 +126,7 @@ HMM_INLINE uint64_t hmm_ctx::warp_op(unsigned kind, unsigned mask, uint64_t valu
   hmm_runtime* r = hmm_runtime_of(m);
   hmm_warps& w = r->warps;
   unsigned t = unsigned(m - r->slot), warp = t / HMM_WARP, bit = 1u << t % HMM_WARP;
-  mask |= bit;  // a caller outside its own mask is undefined in CUDA; here it takes part
+  mask |= bit; // a caller outside its own mask is undefined in CUDA; here it takes part
   w.value[t] = value, w.argument[t] = argument, w.mask[t] = mask, w.kind[t] = kind, w.waiting[t] = 1;
   w.arrived[warp] |= bit;
   ++r->progress;
@@ -120,8 +137,8 @@ HMM_INLINE uint64_t hmm_ctx::warp_op(unsigned kind, unsigned mask, uint64_t valu
   return hmm_runtime_of(m)->warps.result[t];
 }
 
-// CUDA promises no convergence, but programs expect lanes that run together to see one another. Lanes that reach this
-// call within one trip round the ring do; the first to run again closes the group.
+// CUDA promises no convergence, but programs expect lanes that run together to see one another. Lanes that
+// reach this call within one trip round the ring do; the first to run again closes the group.
 HMM_INLINE unsigned hmm_ctx::activemask(unsigned site) const {
   hmm_warps& w = rt->warps;
   unsigned t = unsigned(me - rt->slot), warp = t / HMM_WARP, first = warp * HMM_WARP;
@@ -156,21 +173,26 @@ template <class T> HMM_INLINE T hmm_from_bits(uint64_t bits) {
 }
 
 HMM_INLINE void hmm_ctx::syncwarp(unsigned mask) const { warp_op(HMM_OP_SYNC, mask, 0, 0); }
-HMM_INLINE unsigned hmm_ctx::ballot(unsigned mask, int p) const { return unsigned(warp_op(HMM_OP_BALLOT, mask, p != 0, 0)); }
+HMM_INLINE unsigned hmm_ctx::ballot(unsigned mask, int p) const {
+  return unsigned(warp_op(HMM_OP_BALLOT, mask, p != 0, 0));
+}
 HMM_INLINE int hmm_ctx::any(unsigned mask, int p) const { return ballot(mask, p) != 0; }
 HMM_INLINE int hmm_ctx::all(unsigned mask, int p) const {
   uint64_t r = warp_op(HMM_OP_BALLOT, mask, p != 0, 0);
   return unsigned(r) == unsigned(r >> 32);
 }
 
-// Source lanes as the PTX manual gives them for shfl.sync: a segment of `width` lanes; out of it, one's own value.
+// Source lanes as the PTX manual gives them for shfl.sync: a segment of `width` lanes; out of it, one's own
+// value.
 template <class T> HMM_INLINE T hmm_ctx::shfl(unsigned mask, T value, int lane, int width) const {
   unsigned me_ = unsigned(me - rt->slot) % HMM_WARP, segment = me_ & ~unsigned(width - 1);
-  return hmm_from_bits<T>(warp_op(HMM_OP_SHUFFLE, mask, hmm_to_bits(value), segment | (unsigned(lane) & unsigned(width - 1))));
+  return hmm_from_bits<T>(
+      warp_op(HMM_OP_SHUFFLE, mask, hmm_to_bits(value), segment | (unsigned(lane) & unsigned(width - 1))));
 }
 template <class T> HMM_INLINE T hmm_ctx::shfl_up(unsigned mask, T value, unsigned delta, int width) const {
   unsigned me_ = unsigned(me - rt->slot) % HMM_WARP, inside = me_ & unsigned(width - 1);
-  return hmm_from_bits<T>(warp_op(HMM_OP_SHUFFLE, mask, hmm_to_bits(value), delta <= inside ? me_ - delta : me_));
+  return hmm_from_bits<T>(
+      warp_op(HMM_OP_SHUFFLE, mask, hmm_to_bits(value), delta <= inside ? me_ - delta : me_));
 }
 template <class T> HMM_INLINE T hmm_ctx::shfl_down(unsigned mask, T value, unsigned delta, int width) const {
   unsigned me_ = unsigned(me - rt->slot) % HMM_WARP, inside = me_ & unsigned(width - 1);
@@ -179,7 +201,8 @@ template <class T> HMM_INLINE T hmm_ctx::shfl_down(unsigned mask, T value, unsig
 }
 template <class T> HMM_INLINE T hmm_ctx::shfl_xor(unsigned mask, T value, int lanes, int width) const {
   unsigned me_ = unsigned(me - rt->slot) % HMM_WARP, from = me_ ^ unsigned(lanes);
-  bool in = from <= (me_ | unsigned(width - 1)) && from < HMM_WARP;  // lower segments can be read, higher ones not
+  bool in =
+      from <= (me_ | unsigned(width - 1)) && from < HMM_WARP; // lower segments can be read, higher ones not
   return hmm_from_bits<T>(warp_op(HMM_OP_SHUFFLE, mask, hmm_to_bits(value), in ? from : me_));
 }
 
