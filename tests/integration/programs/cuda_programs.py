@@ -22,6 +22,7 @@ NAMES = {  # file: its name expressions
         "outer::negate<float>",
     ),
     "memory": (),
+    "pieces": (),
     "contexts": (
         "apply<Shifted>",
         "apply<>",
