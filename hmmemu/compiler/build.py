@@ -85,19 +85,31 @@ def compile_module(
 
     def build(target: Path) -> None:
         ready = prepared if prepared is not None else preprocess(code, name, wanted, tools)
-        _compile(translate(ready, name, name_expressions), code, name, flags, tools, target)
+        text = translate(ready, name, name_expressions)
+        plain = translate(ready, name, name_expressions, pieces=False)
+        try:
+            _compile(text, code, name, flags, tools, target)
+        except CompileError:
+            # A mistake of the user's is told from the text that is nearest to theirs. If that one compiles, the mistake
+            # was ours, in a block function: kernels then run as fibers or plain loops.
+            if plain == text:
+                raise
+            _compile(plain, code, name, flags, tools, target)
 
     return Compiled(cache.get_or_build(key, build), key)
 
 
-def translate(prepared: str, filename: str, name_expressions: Sequence[str] = ()) -> str:
-    """The C++ text that is compiled, from preprocessed source."""
+def translate(
+    prepared: str, filename: str, name_expressions: Sequence[str] = (), *, pieces: bool = True
+) -> str:
+    """The C++ text that is compiled, from preprocessed source; with block functions (fission.py) if `pieces`."""
     source = parse(prepared)
     check(source)
     analysis = analyse(source, name_expressions)
     rewritten = rewrite(analysis)
     add_launch_bounds(analysis, rewritten)
-    _add_block_functions(analysis, rewritten)
+    if pieces:
+        _add_block_functions(analysis, rewritten)
     body = rewritten.edits.apply(analysis.source.text)
     head = '#include "hmmemu/runtime.h"\n' + tags(analysis)
     if _has_private_arrays(analysis.source):
@@ -139,7 +151,7 @@ def _has_private_arrays(source: Source) -> bool:
             return False
         return node.type == "array_declarator" or any(private(child) for child in node.children)
 
-    return private(source.root)
+    return private(source.root) or re.search(rb"\barray\s*<", source.masked) is not None
 
 
 def _compile(text: str, code: str, name: str, flags: list[str], tools: Toolchain, target: Path) -> None:

@@ -55,13 +55,13 @@ FIBERS = {
 
 LOCK_STEP = {
     "stride": "for (int k = i; k < 700; k += blockDim.x * gridDim.x / 2) out[k] = in[k] + k;",
-    "stride in unsigned": "for (unsigned k = i; k < 700u; k += blockDim.x) out[k] += in[k];",
+    "stride in unsigned": "for (unsigned k = t; k < 1700u; k += blockDim.x) out[i] += in[k % 768];",
     "stride in size_t": "for (size_t k = blockIdx.x * (size_t)blockDim.x + threadIdx.x; k < 700; k += 256) out[i] += in[k]; for (size_t k = i; k < 700; k += (size_t)blockDim.x * gridDim.x) out[k] += 5;",
     "stride from the thread": "for (int k = threadIdx.x; k < 700; k += blockDim.x) s[k % 256] = in[k]; out[i] = s[t];",
     "stride backwards is none": "for (int k = 700 - t; k > 0; k -= blockDim.x) out[i] += in[k - 1] * k; for (int k = 2 * t; k < 700; k += n) out[i] += in[k];",
     "stride with state": "int sum = 0, last = -1; for (int k = i; k < 768; k += blockDim.x * gridDim.x / 3) { sum += in[k]; last = k; } out[i] = sum * 1000 + last;",
     "stride with an inner loop": "for (int k = t; k < 768; k += blockDim.x) { int v = 0; for (int j = 0; j < n; ++j) v += in[(k + j) % 768] * j; out[k] = v; }",
-    "stride with a divergent body": "for (int k = t; k < 768; k += blockDim.x) { if (in[k] & 1) continue; out[k] = 1; } for (int k = t; k < 768; k += blockDim.x) { if (in[k] & 1) out[k] += 2; else { int j = in[k]; while (j > 3) j /= 2; out[k] += j; } }",
+    "stride with a divergent body": "for (int k = t; k < 768; k += blockDim.x) { if (in[k] & 1) continue; out[i] += 1; } for (int k = t; k < 768; k += blockDim.x) { if (in[k] & 1) out[i] += 2; else { int j = in[k]; while (j > 3) j /= 2; out[i] += j; } }",
     "uniform loop": "int v = 0; for (int k = 0; k < n; ++k) v += in[(i + k) % 768]; out[i] = v;",
     "uniform loop in a condition": "if (i > 10 && t < 200) { int v = 1; for (int k = 0; k < n; ++k) v += in[(i + k) % 768]; out[i] = v; }",
     "uniform loops in conditions": "if (i > 10) { int v = 1; if (t < 200) { for (int k = 0; k < n; ++k) { for (int j = k; j < 4; ++j) v += in[(i + k * j) % 768]; } v *= 2; } out[i] = v; }",
@@ -240,3 +240,33 @@ def test_destructors_run_once_a_thread():
     out = np.zeros(2, np.int32)
     Module(code).kernel("f")(3, 100, out)
     assert out.tolist() == [300, 300]
+
+
+def test_a_block_function_that_does_not_compile_is_left_out(monkeypatch, tmp_path):
+    from hmmemu.compiler import build
+
+    real = build.fission
+    monkeypatch.setattr(
+        build, "fission", lambda *a: (real(*a) or "").replace("HMM_PIECE_END", "nonsense") or None
+    )
+    monkeypatch.setenv("HMMEMU_CACHE_DIR", str(tmp_path))
+    made = Module(HEAD + CUT["straight"] + "}")
+    assert made.kernel("f").mode == "fiber"
+    x, out = np.arange(256, dtype=np.int32), np.zeros(256, np.int32)
+    made.kernel("f")(1, 256, x, out, 0)
+    np.testing.assert_array_equal(out, x[::-1])
+
+
+def test_arrays_of_the_standard_library_are_each_threads_own():
+    code = r"""
+    #include <array>
+    __global__ void f(const int* pick, int* y) {
+      int i = blockIdx.x * blockDim.x + threadIdx.x;
+      std::array<int, 4> mine = {i, 2 * i, 3 * i, 5 * i};
+      mine[pick[i] & 3] += 1000;
+      y[i] = mine[(pick[i] + 1) & 3] + mine[pick[i] & 3];
+    }"""
+    pick, y = np.random.default_rng(1).integers(0, 4, 1024).astype(np.int32), np.zeros(1024, np.int32)
+    Module(code).kernel("f")(4, 256, pick, y)
+    factor, i = np.array([1, 2, 3, 5]), np.arange(1024)
+    np.testing.assert_array_equal(y, i * factor[(pick + 1) & 3] + i * factor[pick & 3] + 1000)
