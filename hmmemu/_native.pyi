@@ -13,7 +13,13 @@ def unmap(begin: int, end: int) -> None: ...
 
 class RangeGuard:
     def __init__(
-        self, session: Session, devices: list[DeviceProcess], table: dict[int, Any], key: int, begin: int, end: int
+        self,
+        session: Session,
+        devices: list[DeviceProcess],
+        table: dict[int, Any],
+        key: int,
+        begin: int,
+        end: int,
     ) -> None: ...
     def __call__(self, reference: object) -> None: ...
 

@@ -14,4 +14,6 @@ def run_python(code: str, *before: str, timeout: float = 60) -> subprocess.Compl
     command = [*before, sys.executable, "-c", textwrap.dedent(code)]
     with tempfile.TemporaryDirectory() as elsewhere:
         os.chmod(elsewhere, 0o755)  # for programs that run as another user
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=elsewhere)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, check=False, cwd=elsewhere
+        )

@@ -37,8 +37,7 @@ struct alignas(64) Slot {
   hmm_dim3 grid, block;
   uint32_t dynamic_shared, param_bytes;
   int32_t submitter_cpu; // where the thread that wrote this ran
-  uint64_t
-      time_ns; // markers: CLOCK_MONOTONIC, written by the device before it completes the ticket
+  uint64_t time_ns;      // markers: CLOCK_MONOTONIC, written by the device before it completes the ticket
   alignas(64) unsigned char params[kParamBytes];
 };
 
@@ -56,9 +55,8 @@ struct Queue {
 // ----
 
 struct alignas(64) Mailbox {
-  std::atomic<uint32_t>
-      request;                // sequence number, raised by the CPU process when the rest is written
-  std::atomic<uint32_t> done; // the last request answered
+  std::atomic<uint32_t> request; // sequence number, raised by the CPU process when the rest is written
+  std::atomic<uint32_t> done;    // the last request answered
   uint64_t address, length;
   int32_t error; // errno of the answer, 0 if the range has no page table entries any more
 };
@@ -107,9 +105,9 @@ struct Channel {
   // Written by the CPU process before the device starts.
   uint32_t magic, worker_wish; // wish: 0 is one worker per allowed CPU
   int32_t parent;              // process id of the CPU process
-  uint32_t generation;  // upper half of kernel handles: 1 for the first process, 2 for the next ...
-  uint32_t spin_ns;     // how long waiting threads look before they sleep; 0 on one CPU
-  uint64_t stack_limit; // RLIMIT_STACK to go back to
+  uint32_t generation;         // upper half of kernel handles: 1 for the first process, 2 for the next ...
+  uint32_t spin_ns;            // how long waiting threads look before they sleep; 0 on one CPU
+  uint64_t stack_limit;        // RLIMIT_STACK to go back to
   // Written by the device before its first message.
   uint32_t worker_count, mailbox_count;
   WorkerInfo workers[kMaxWorkers];
@@ -130,18 +128,12 @@ inline constexpr uint32_t kMagic = 0x484d4d00u ^ (HMMEMU_ABI << 24) ^ uint32_t(s
 inline constexpr uint32_t kTextPacket = 32768;
 inline constexpr uint32_t kPathBytes = 4096;
 
-enum RequestKind : uint32_t {
-  kRequestPing = 1,
-  kRequestMap,
-  kRequestUnmap,
-  kRequestLoad,
-  kRequestUnload
-};
+enum RequestKind : uint32_t { kRequestPing = 1, kRequestMap, kRequestUnmap, kRequestLoad, kRequestUnload };
 
 struct Request {
   uint32_t id, kind;
   uint64_t address,
-      length; // MAP, UNMAP: the range. LOAD: where globals go, and the room there. UNLOAD: module
+      length;          // MAP, UNMAP: the range. LOAD: where globals go, and the room there. UNLOAD: module
   uint32_t initialise; // LOAD: give globals their initial values
   uint32_t text_bytes;
   char text[kPathBytes]; // LOAD: path. Only `text_bytes` of it are sent

@@ -4,13 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-template <class T> static const T& params(const hmm_launch* l) {
-  return *static_cast<const T*>(l->params);
-}
+template <class T> static const T& params(const hmm_launch* l) { return *static_cast<const T*>(l->params); }
 
-static uint64_t threads_of(const hmm_launch* l) {
-  return uint64_t(l->block.x) * l->block.y * l->block.z;
-}
+static uint64_t threads_of(const hmm_launch* l) { return uint64_t(l->block.x) * l->block.y * l->block.z; }
 
 static void enter_block(hmm_worker* w, const hmm_launch* l, uint64_t number) {
   w->block.x = uint32_t(number % l->grid.x);
@@ -30,8 +26,7 @@ static void store(hmm_worker* w, const hmm_launch* l, uint64_t first, uint64_t e
   const auto& p = params<Store>(l);
   for (uint64_t b = first; b < end; b++) {
     p.out[b] = p.value + uint32_t(b);
-    if (p.workers)
-      p.workers[b] = w->index;
+    if (p.workers) p.workers[b] = w->index;
   }
 }
 
@@ -69,8 +64,8 @@ static void print(hmm_worker* w, const hmm_launch* l, uint64_t first, uint64_t e
   for (uint64_t b = first; b < end; b++)
     for (uint32_t i = 0; i < p.times; i++) {
       char line[64];
-      const int n = snprintf(line, sizeof line, "block %llu line %u\n",
-                             static_cast<unsigned long long>(b), i);
+      const int n =
+          snprintf(line, sizeof line, "block %llu line %u\n", static_cast<unsigned long long>(b), i);
       w->services->print(w, p.bytes ? text : line, p.bytes ? p.bytes : size_t(n));
     }
 }
@@ -83,8 +78,7 @@ static void fail(hmm_worker* w, const hmm_launch* l, uint64_t first, uint64_t en
   const auto& p = params<Fail>(l);
   for (uint64_t b = first; b < end; b++) {
     enter_block(w, l, b);
-    if (b != p.block)
-      continue;
+    if (b != p.block) continue;
     w->services->print(w, "last words\n", 11);
     w->thread.x = 7;
     w->thread.y = 0;
@@ -104,16 +98,11 @@ struct Wild {
 static volatile uint32_t sink, zero;
 static void misbehave(const Wild& p, bool precise) {
   auto* const at = reinterpret_cast<volatile uint32_t*>(p.address);
-  if (precise && p.deed == kCalmWhenPrecise)
-    return;
-  while (precise && p.deed == kSpinWhenPrecise) {
-  }
-  if (p.deed == kExecute)
-    reinterpret_cast<void (*)()>(p.address)();
-  if (p.deed == kDivide)
-    sink = 1000 / zero;
-  if (p.deed == kAbort)
-    __builtin_trap();
+  if (precise && p.deed == kCalmWhenPrecise) return;
+  while (precise && p.deed == kSpinWhenPrecise) {}
+  if (p.deed == kExecute) reinterpret_cast<void (*)()>(p.address)();
+  if (p.deed == kDivide) sink = 1000 / zero;
+  if (p.deed == kAbort) __builtin_trap();
   if (p.deed == kRead)
     sink = *at;
   else
@@ -131,8 +120,7 @@ static void wild(hmm_worker* w, const hmm_launch* l, uint64_t first, uint64_t en
         w->thread.z = uint32_t(t / l->block.x / l->block.y);
         w->thread_known = 1;
       }
-      if (b == p.block && t == p.thread)
-        misbehave(p, precise);
+      if (b == p.block && t == p.thread) misbehave(p, precise);
     }
   }
 }
@@ -158,8 +146,7 @@ static void forever(hmm_worker*, const hmm_launch*, uint64_t, uint64_t) {
   }
 }
 static void forever_yielding(hmm_worker* w, const hmm_launch*, uint64_t, uint64_t) {
-  for (;;)
-    w->services->yield(w);
+  for (;;) w->services->yield(w);
 }
 
 // Blocks 0 and 1 wait for each other.
@@ -171,8 +158,7 @@ static void meet(hmm_worker* w, const hmm_launch* l, uint64_t first, uint64_t en
   const auto& p = params<Meet>(l);
   for (uint64_t b = first; b < end; b++) {
     __atomic_fetch_add(p.arrived, 1, __ATOMIC_SEQ_CST);
-    while (__atomic_load_n(p.arrived, __ATOMIC_SEQ_CST) < p.blocks)
-      w->services->yield(w);
+    while (__atomic_load_n(p.arrived, __ATOMIC_SEQ_CST) < p.blocks) w->services->yield(w);
   }
 }
 
@@ -194,15 +180,12 @@ static uint64_t* counter;
 static uint32_t* table;
 static const uint64_t counter_initial = 41;
 static const uint32_t table_initial[1000] = {7, 8, 9};
-static void count(hmm_worker*, const hmm_launch*, uint64_t, uint64_t) {
-  *counter = *counter + table[1];
-}
+static void count(hmm_worker*, const hmm_launch*, uint64_t, uint64_t) { *counter = *counter + table[1]; }
 
 static hmm_global globals[2];
 __attribute__((constructor)) static void place_globals() {
   counter = static_cast<uint64_t*>(hmmemu_global_address("counter", 8, 8, &counter_initial));
-  table = static_cast<uint32_t*>(
-      hmmemu_global_address("table", sizeof table_initial, 256, table_initial));
+  table = static_cast<uint32_t*>(hmmemu_global_address("table", sizeof table_initial, 256, table_initial));
   globals[0] = {"counter", "unsigned long", counter, 8, 0, 0};
   globals[1] = {"table", "unsigned int[1000]", table, sizeof table_initial, 1, 0};
 }
@@ -229,7 +212,6 @@ static const hmm_kernel kernels[] = {
     KERNEL(own_memory, sizeof(Store)),
     KERNEL(count, 0),
 };
-static const hmm_module module_table = {HMMEMU_ABI, sizeof kernels / sizeof *kernels, 2, 0, kernels,
-                                        globals};
+static const hmm_module module_table = {HMMEMU_ABI, sizeof kernels / sizeof *kernels, 2, 0, kernels, globals};
 
 extern "C" const hmm_module* hmmemu_module(void) { return &module_table; }

@@ -1,24 +1,26 @@
 // What a compiled kernel module and the program that loads it (hmmemu-device) owe each other.
 //
 // Both sides include this file and nothing else of one another. A module is a shared object that exports
-// `hmmemu_module()`. The loader exports `hmmemu_worker_self` and `hmmemu_global_address` (below). Kernels are run
-// by ranges of blocks: the loader's workers call `hmm_kernel::run` with disjoint ranges, each worker with its own
-// `hmm_worker`. C layout only: no C++ type crosses this line.
+// `hmmemu_module()`. The loader exports `hmmemu_worker_self` and `hmmemu_global_address` (below). Kernels are
+// run by ranges of blocks: the loader's workers call `hmm_kernel::run` with disjoint ranges, each worker with
+// its own `hmm_worker`. C layout only: no C++ type crosses this line.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 
 #define HMMEMU_ABI 1u
 
-#define HMM_SHARED_BYTES (256u * 1024u)  // block-shared memory of a worker: static and dynamic together
-#define HMM_MAX_THREADS 1024u            // threads a block, as in CUDA
-#define HMM_STACK_BYTES (64u * 1024u)    // stack of one fiber, its guard page included
+#define HMM_SHARED_BYTES (256u * 1024u) // block-shared memory of a worker: static and dynamic together
+#define HMM_MAX_THREADS 1024u           // threads a block, as in CUDA
+#define HMM_STACK_BYTES (64u * 1024u)   // stack of one fiber, its guard page included
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-typedef struct { uint32_t x, y, z; } hmm_dim3;
+typedef struct {
+  uint32_t x, y, z;
+} hmm_dim3;
 
 // Why a kernel stopped before its end.
 enum hmm_failure { HMM_FAIL_ASSERT = 1, HMM_FAIL_TRAP = 2, HMM_FAIL_BARRIER = 3, HMM_FAIL_LIMIT = 4 };
@@ -38,48 +40,55 @@ typedef struct {
 // One worker thread of the device. The loader fills the first part once; the kernel runtime keeps the second
 // part up to date, because the loader's fault handler reads it to say where a kernel was.
 struct hmm_worker {
-  uint32_t index;             // 0 .. workers-1
+  uint32_t index; // 0 .. workers-1
   uint32_t reserved;
-  unsigned char* shared;      // HMM_SHARED_BYTES, 4 KiB aligned
-  unsigned char* stacks;      // HMM_MAX_THREADS stacks of HMM_STACK_BYTES; the lowest page of each is a guard
+  unsigned char* shared; // HMM_SHARED_BYTES, 4 KiB aligned
+  unsigned char* stacks; // HMM_MAX_THREADS stacks of HMM_STACK_BYTES; the lowest page of each is a guard
   const hmm_services* services;
-  void* runtime;              // the kernel runtime's own (NULL at first; it may mmap what it needs and keep it)
+  void* runtime; // the kernel runtime's own (NULL at first; it may mmap what it needs and keep it)
 
-  volatile hmm_dim3 block;    // the block that runs now
-  volatile hmm_dim3 thread;   // the thread that runs now, where `thread_known`
+  volatile hmm_dim3 block;  // the block that runs now
+  volatile hmm_dim3 thread; // the thread that runs now, where `thread_known`
   volatile uint32_t thread_known;
 };
 
 enum hmm_launch_flags {
-  HMM_LAUNCH_PRECISE = 1  // keep `thread` exact before every thread's code, at any price (used to find a fault)
+  HMM_LAUNCH_PRECISE =
+      1 // keep `thread` exact before every thread's code, at any price (used to find a fault)
 };
 
 typedef struct {
   hmm_dim3 grid, block;
-  uint32_t dynamic_shared;    // bytes of `extern __shared__`
+  uint32_t dynamic_shared; // bytes of `extern __shared__`
   uint32_t flags;
-  const void* params;         // parameter block: parameter i at hmm_param::offset, 16-byte aligned
+  const void* params; // parameter block: parameter i at hmm_param::offset, 16-byte aligned
 } hmm_launch;
 
-enum hmm_param_kind { HMM_PARAM_POINTER = 1, HMM_PARAM_INTEGER, HMM_PARAM_FLOATING, HMM_PARAM_BOOL, HMM_PARAM_OTHER };
+enum hmm_param_kind {
+  HMM_PARAM_POINTER = 1,
+  HMM_PARAM_INTEGER,
+  HMM_PARAM_FLOATING,
+  HMM_PARAM_BOOL,
+  HMM_PARAM_OTHER
+};
 
 typedef struct {
-  const char* name;           // as in the source; "" for an unnamed parameter
-  const char* type;           // as in the source
-  uint32_t offset, size;      // bytes in the parameter block
-  uint32_t kind;              // hmm_param_kind
-  uint32_t is_signed;         // integers
-  uint32_t pointee_const;     // pointers: `const T*`
-  uint32_t pointee_size;      // pointers: sizeof(T), 0 for void and functions
+  const char* name;       // as in the source; "" for an unnamed parameter
+  const char* type;       // as in the source
+  uint32_t offset, size;  // bytes in the parameter block
+  uint32_t kind;          // hmm_param_kind
+  uint32_t is_signed;     // integers
+  uint32_t pointee_const; // pointers: `const T*`
+  uint32_t pointee_size;  // pointers: sizeof(T), 0 for void and functions
 } hmm_param;
 
 typedef struct {
-  const char* name;           // what the user asks for: plain name, or the name expression
-  const char* mode;           // how it runs: "loop", "fission", "fiber"
+  const char* name; // what the user asks for: plain name, or the name expression
+  const char* mode; // how it runs: "loop", "fission", "fiber"
   const hmm_param* params;
   uint32_t param_count, param_bytes;
-  uint32_t static_shared;     // bytes of `__shared__`
-  uint32_t max_threads;       // from __launch_bounds__, else HMM_MAX_THREADS
+  uint32_t static_shared; // bytes of `__shared__`
+  uint32_t max_threads;   // from __launch_bounds__, else HMM_MAX_THREADS
   // Runs blocks [first, end) of the launch, numbered x first, then y, then z, on the calling thread.
   void (*run)(hmm_worker*, const hmm_launch*, uint64_t first, uint64_t end);
 } hmm_kernel;
@@ -87,14 +96,14 @@ typedef struct {
 typedef struct {
   const char* name;
   const char* type;
-  void* address;              // in shared memory, the same in every process
+  void* address; // in shared memory, the same in every process
   uint64_t bytes;
-  uint32_t constant;          // declared __constant__
+  uint32_t constant; // declared __constant__
   uint32_t reserved;
 } hmm_global;
 
 typedef struct {
-  uint32_t abi;               // HMMEMU_ABI
+  uint32_t abi; // HMMEMU_ABI
   uint32_t kernel_count, global_count, reserved;
   const hmm_kernel* kernels;
   const hmm_global* globals;
@@ -103,9 +112,9 @@ typedef struct {
 // Exported by every module.
 const hmm_module* hmmemu_module(void);
 
-// Exported by the loader. Called by a module's constructors, once for each __device__ or __constant__ variable:
-// returns the variable's address in shared memory. The loader has copied `initial` there, unless the module was
-// loaded before into this space (then the variable keeps its value).
+// Exported by the loader. Called by a module's constructors, once for each __device__ or __constant__
+// variable: returns the variable's address in shared memory. The loader has copied `initial` there, unless
+// the module was loaded before into this space (then the variable keeps its value).
 void* hmmemu_global_address(const char* name, size_t bytes, size_t align, const void* initial);
 
 // Exported by the loader: the calling thread's worker (static TLS of the executable: initial-exec is safe).

@@ -1,5 +1,6 @@
-// assert in kernels is the prelude's macro (hmmemu/cuda/print.h), which is not there yet when only the preprocessor runs:
-// then the word is left as it is. NDEBUG counts as it is now, so this header works again each time, as in C.
+// assert in kernels is the prelude's macro (hmmemu/cuda/print.h), which is not there yet when only the
+// preprocessor runs: then the word is left as it is. NDEBUG counts as it is now, so this header works again
+// each time, as in C.
 #undef assert
 #ifdef NDEBUG
 #define assert(...) ((void)0)

@@ -1,2 +1,3 @@
-// CUDA's driver header: the prelude of every kernel has them already. Host-side calls are not offered to kernels.
+// CUDA's driver header: the prelude of every kernel has them already. Host-side calls are not offered to
+// kernels.
 #pragma once

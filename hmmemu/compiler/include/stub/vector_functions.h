@@ -1,2 +1,3 @@
-// make_float4 and the like: the prelude of every kernel has them already. Host-side calls are not offered to kernels.
+// make_float4 and the like: the prelude of every kernel has them already. Host-side calls are not offered to
+// kernels.
 #pragma once

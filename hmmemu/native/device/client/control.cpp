@@ -18,9 +18,7 @@ constexpr const char* kEnded = "the device process has ended";
 constexpr const char* kNoAnswer =
     "the device process does not answer: it may be stopped or the machine overloaded";
 
-[[noreturn]] void fail(const std::string& text) {
-  throw hmm::Failure(hmm::FailureKind::Device, text);
-}
+[[noreturn]] void fail(const std::string& text) { throw hmm::Failure(hmm::FailureKind::Device, text); }
 
 void take_descriptor(msghdr& message, OwnedFd* passed) {
   for (cmsghdr* head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head)) {
@@ -30,8 +28,7 @@ void take_descriptor(msghdr& message, OwnedFd* passed) {
     int fd;
     memcpy(&fd, CMSG_DATA(head), sizeof fd);
     OwnedFd got = OwnedFd::above_standard(fd);
-    if (passed)
-      *passed = std::move(got);
+    if (passed) *passed = std::move(got);
   }
 }
 
@@ -61,14 +58,11 @@ size_t Control::receive(void* data, size_t room, uint64_t deadline, OwnedFd* pas
       take_descriptor(message, passed);
       return size_t(got);
     }
-    if (got == 0 || (errno != EAGAIN && errno != EINTR))
-      fail(kEnded);
+    if (got == 0 || (errno != EAGAIN && errno != EINTR)) fail(kEnded);
     pollfd sources[2] = {{socket_.get(), POLLIN, 0}, {pidfd_, POLLIN, 0}};
     const int wait = milliseconds_until(deadline);
-    if (poll(sources, 2, wait) == 0 && wait == 0)
-      fail(kNoAnswer);
-    if (sources[1].revents & POLLIN && !(sources[0].revents & POLLIN))
-      fail(kEnded);
+    if (poll(sources, 2, wait) == 0 && wait == 0) fail(kNoAnswer);
+    if (sources[1].revents & POLLIN && !(sources[0].revents & POLLIN)) fail(kEnded);
   }
 }
 
@@ -85,8 +79,7 @@ Greeting Control::greeting(uint64_t limit_ns) {
   const uint64_t deadline = now_ns() + limit_ns;
   Reply reply;
   Greeting greeting;
-  if (receive(&reply, sizeof reply, deadline, &greeting.userfaultfd) != sizeof reply ||
-      reply.id != 0)
+  if (receive(&reply, sizeof reply, deadline, &greeting.userfaultfd) != sizeof reply || reply.id != 0)
     fail("the device process speaks another version of hmmemu: reinstall it");
   greeting.answer = {Status(reply.status), reply.value, receive_text(reply.text_bytes, deadline)};
   greeting.user_mode_only = reply.user_mode_only != 0;
@@ -104,8 +97,7 @@ Answer Control::ask(Request& request, uint64_t limit_ns) {
     if (receive(&reply, sizeof reply, deadline) != sizeof reply)
       fail("the device process's answer makes no sense");
     std::string text = receive_text(reply.text_bytes, deadline);
-    if (reply.id == request.id)
-      return {Status(reply.status), reply.value, std::move(text)};
+    if (reply.id == request.id) return {Status(reply.status), reply.value, std::move(text)};
   }
 }
 

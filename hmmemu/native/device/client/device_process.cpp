@@ -29,12 +29,10 @@ constexpr uint32_t kSpin = 50'000; // ns
 OwnedFd make_memory(const char* name, uint64_t bytes) {
   constexpr unsigned kNoExecSeal = 8; // MFD_NOEXEC_SEAL, Linux 6.3: some systems insist on it
   int made = memfd_create(name, MFD_CLOEXEC | kNoExecSeal);
-  if (made < 0 && errno == EINVAL)
-    made = memfd_create(name, MFD_CLOEXEC);
+  if (made < 0 && errno == EINVAL) made = memfd_create(name, MFD_CLOEXEC);
   OwnedFd fd = OwnedFd::above_standard(made);
   if (!fd || ftruncate(fd.get(), off_t(bytes)) != 0)
-    fail(FailureKind::OutOfMemory,
-         std::string("cannot make the memory of a device: ") + strerror(errno));
+    fail(FailureKind::OutOfMemory, std::string("cannot make the memory of a device: ") + strerror(errno));
   return fd;
 }
 
@@ -52,10 +50,10 @@ std::string hex(uint64_t value) {
 
 void check_pages(uint64_t address, uint64_t length) {
   constexpr uint64_t kLowest = 65536; // the usual vm.mmap_min_addr: null pointers must fault
-  if (address % 4096 || length % 4096 || length == 0 || address < kLowest ||
-      address + length > kVramBytes || address + length < address)
-    fail(FailureKind::Range, "a device maps whole pages of user addresses, not " +
-                                 std::to_string(length) + " bytes at " + hex(address));
+  if (address % 4096 || length % 4096 || length == 0 || address < kLowest || address + length > kVramBytes ||
+      address + length < address)
+    fail(FailureKind::Range, "a device maps whole pages of user addresses, not " + std::to_string(length) +
+                                 " bytes at " + hex(address));
 }
 
 std::string how_it_ended(int status) {
@@ -75,17 +73,14 @@ std::string how_it_ended(int status) {
 // ---- memory and identity ----
 
 DeviceProcess::ChannelMemory::ChannelMemory() : fd(make_memory("hmmemu-channel", sizeof(Channel))) {
-  void* const memory =
-      mmap(nullptr, sizeof(Channel), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
-  if (memory == MAP_FAILED)
-    fail(FailureKind::OutOfMemory, "cannot map the channel of a device");
+  void* const memory = mmap(nullptr, sizeof(Channel), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+  if (memory == MAP_FAILED) fail(FailureKind::OutOfMemory, "cannot map the channel of a device");
   madvise(memory, sizeof(Channel), MADV_DONTFORK);
   channel = static_cast<Channel*>(memory);
 }
 
 DeviceProcess::ChannelMemory::~ChannelMemory() {
-  if (channel)
-    munmap(channel, sizeof(Channel));
+  if (channel) munmap(channel, sizeof(Channel));
 }
 
 DeviceProcess& DeviceProcess::owned() {
@@ -97,20 +92,19 @@ DeviceProcess& DeviceProcess::owned() {
 }
 
 void DeviceProcess::abandon() {
-  for (OwnedFd* fd : {&memory_.fd, &vram_, &userfaultfd_, &pidfd_})
-    fd->reset();
+  for (OwnedFd* fd : {&memory_.fd, &vram_, &userfaultfd_, &pidfd_}) fd->reset();
   control_.close();
   shootdown_.detach();
   memory_.channel = nullptr; // not mapped here
 }
 
 DeviceProcess::DeviceProcess(std::string program, unsigned index, unsigned workers, unsigned layout)
-    : program_(std::move(program)), index_(index), workers_wish_(workers), layout_(layout),
-      owner_(getpid()), channel_(memory_.channel), vram_(make_memory("hmmemu-vram", kVramBytes)),
+    : program_(std::move(program)), index_(index), workers_wish_(workers), layout_(layout), owner_(getpid()),
+      channel_(memory_.channel), vram_(make_memory("hmmemu-vram", kVramBytes)),
       shootdown_(*new (shootdown_memory_.as<void>()) Shootdown(channel_)), queue_(channel_) {
   if (workers > kMaxWorkers)
-    fail(FailureKind::Range, "a device has at most " + std::to_string(kMaxWorkers) +
-                                 " workers, not " + std::to_string(workers));
+    fail(FailureKind::Range,
+         "a device has at most " + std::to_string(kMaxWorkers) + " workers, not " + std::to_string(workers));
   guard_fork(this);
   try {
     start();
@@ -121,8 +115,7 @@ DeviceProcess::DeviceProcess(std::string program, unsigned index, unsigned worke
 }
 
 DeviceProcess::~DeviceProcess() {
-  if (owner_ != getpid())
-    return;
+  if (owner_ != getpid()) return;
   try {
     kill();
   } catch (const Failure&) { // it cannot be killed now, but ends when its socket closes
@@ -150,8 +143,7 @@ void DeviceProcess::reset_channel() {
   c.crash_state = kCrashNone;
   c.crash = {};
   c.output.lock = 0;
-  if (c.output.head.load() - c.output.tail.load() > kOutputBytes)
-    c.output.tail = c.output.head.load();
+  if (c.output.head.load() - c.output.tail.load() > kOutputBytes) c.output.tail = c.output.head.load();
   queue_.lose_rest();
 }
 
@@ -200,15 +192,12 @@ void DeviceProcess::greet() {
 
 // Takes the exit status if the process has ended. Caller must hold lifecycle_.
 bool DeviceProcess::reap() {
-  if (reaped_)
-    return true;
+  if (reaped_) return true;
   int status = -1;
   pid_t got;
-  do
-    got = waitpid(pid_, &status, WNOHANG);
+  do got = waitpid(pid_, &status, WNOHANG);
   while (got < 0 && errno == EINTR);
-  if (got == 0)
-    return false;
+  if (got == 0) return false;
   exit_status_ = got > 0 ? status : -1; // ECHILD: somebody's wait() was faster
   reaped_ = true;
   shootdown_.detach();
@@ -217,16 +206,13 @@ bool DeviceProcess::reap() {
 
 void DeviceProcess::end_locked() {
   queue_.close();
-  if (reap())
-    return;
+  if (reap()) return;
   killed_ = true;
   syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
   pollfd source{pidfd_.get(), POLLIN, 0};
   const uint64_t deadline = now_ns() + uint64_t(kEndLimitMs) * 1'000'000;
-  while (!reap() && now_ns() < deadline)
-    poll(&source, 1, 1000);
-  if (!reaped_)
-    fail(FailureKind::Device, "device process " + std::to_string(pid_) + " does not end");
+  while (!reap() && now_ns() < deadline) poll(&source, 1, 1000);
+  if (!reaped_) fail(FailureKind::Device, "device process " + std::to_string(pid_) + " does not end");
 }
 
 void DeviceProcess::kill() {
@@ -237,8 +223,7 @@ void DeviceProcess::kill() {
 void DeviceProcess::restart(std::optional<unsigned> layout) {
   const std::lock_guard hold(owned().lifecycle_);
   end_locked();
-  if (layout)
-    layout_ = *layout;
+  if (layout) layout_ = *layout;
   start();
 }
 
@@ -250,13 +235,11 @@ bool DeviceProcess::alive() {
 std::optional<CrashReport> DeviceProcess::crash() {
   const std::lock_guard hold(owned().lifecycle_);
   const bool recorded = channel_->crash_state.load() != kCrashNone;
-  if (!reap() || (killed_ && !recorded))
-    return {};
+  if (!reap() || (killed_ && !recorded)) return {};
   CrashReport report;
   report.record = channel_->crash;
   Crash& c = report.record;
-  c.kernel[sizeof c.kernel - 1] = c.module[sizeof c.module - 1] = c.message[sizeof c.message - 1] =
-      0;
+  c.kernel[sizeof c.kernel - 1] = c.module[sizeof c.module - 1] = c.message[sizeof c.message - 1] = 0;
   report.exit_status = exit_status_;
   report.from_record = recorded;
   report.message = recorded ? report.record.message : how_it_ended(exit_status_);
@@ -279,8 +262,8 @@ void DeviceProcess::map(uint64_t address, uint64_t length) {
   const Answer answer = ask(request, kAskLimit);
   const std::string what = "[" + hex(address) + ", " + hex(address + length) + ")";
   if (answer.status == kStatusTaken)
-    fail(FailureKind::Range, what + " is in use in the device process (address layout " +
-                                 std::to_string(layout_) + ")");
+    fail(FailureKind::Range,
+         what + " is in use in the device process (address layout " + std::to_string(layout_) + ")");
   if (answer.status != kStatusOk)
     fail(answer.value == ENOMEM ? FailureKind::OutOfMemory : FailureKind::Device,
          "the device process cannot map " + what + ": " + answer.text);
@@ -293,12 +276,10 @@ void DeviceProcess::unmap(uint64_t address, uint64_t length) {
   request.address = address;
   request.length = length;
   if (const Answer answer = ask(request, kAskLimit); answer.status != kStatusOk)
-    fail(FailureKind::Device,
-         "the device process cannot unmap " + hex(address) + ": " + answer.text);
+    fail(FailureKind::Device, "the device process cannot unmap " + hex(address) + ": " + answer.text);
 }
 
-Loaded DeviceProcess::load(const std::string& path, uint64_t globals, uint64_t room,
-                           bool initialise) {
+Loaded DeviceProcess::load(const std::string& path, uint64_t globals, uint64_t room, bool initialise) {
   Request request{};
   if (path.empty() || path.size() > sizeof request.text)
     fail(FailureKind::Range,
@@ -310,8 +291,7 @@ Loaded DeviceProcess::load(const std::string& path, uint64_t globals, uint64_t r
   request.text_bytes = uint32_t(path.size());
   memcpy(request.text, path.data(), path.size());
   Answer answer = ask(request, kLoadLimit);
-  if (answer.status == kStatusNoMemory)
-    return {"", answer.value};
+  if (answer.status == kStatusNoMemory) return {"", answer.value};
   if (answer.status != kStatusOk)
     fail(FailureKind::Device, "the device cannot load a kernel module: " + answer.text);
   return {std::move(answer.text), answer.value};
@@ -337,16 +317,13 @@ uint64_t DeviceProcess::launch(const LaunchSpec& spec, uint64_t limit_ns) {
   return owned().queue_.launch(spec, limit_ns, pidfd_.get());
 }
 
-uint64_t DeviceProcess::marker(uint64_t limit_ns) {
-  return owned().queue_.marker(limit_ns, pidfd_.get());
-}
+uint64_t DeviceProcess::marker(uint64_t limit_ns) { return owned().queue_.marker(limit_ns, pidfd_.get()); }
 
 uint64_t DeviceProcess::marker_time(uint64_t ticket) { return owned().queue_.marker_time(ticket); }
 
 WaitResult DeviceProcess::wait(uint64_t ticket, uint64_t limit_ns) {
   const WaitResult result = owned().queue_.wait(ticket, limit_ns, pidfd_.get());
-  if (result == WaitResult::dead)
-    alive(); // reaps
+  if (result == WaitResult::dead) alive(); // reaps
   return result;
 }
 
@@ -356,8 +333,7 @@ std::string DeviceProcess::take_output() {
   Output& out = owned().channel_->output;
   const std::lock_guard hold(output_lock_);
   const uint64_t tail = out.tail.load(), head = out.head.load(std::memory_order_acquire);
-  const size_t bytes = size_t(std::min<uint64_t>(head - tail, kOutputBytes)),
-               start = tail % kOutputBytes;
+  const size_t bytes = size_t(std::min<uint64_t>(head - tail, kOutputBytes)), start = tail % kOutputBytes;
   const size_t first = std::min<size_t>(bytes, kOutputBytes - start);
   std::string text(out.text + start, first);
   text.append(out.text, bytes - first);

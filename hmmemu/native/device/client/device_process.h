@@ -22,8 +22,7 @@
 namespace hmmemu::device {
 
 struct Loaded {
-  std::string
-      tables; // JSON: module, bytes_used, kernels, globals; empty if the variables did not fit
+  std::string tables;    // JSON: module, bytes_used, kernels, globals; empty if the variables did not fit
   uint64_t bytes_needed; // for the module's variables
 };
 

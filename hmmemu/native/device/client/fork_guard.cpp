@@ -19,8 +19,7 @@ std::vector<DeviceProcess*> guarded;
 void before() { guard_lock.lock(); }
 void in_parent() { guard_lock.unlock(); }
 void in_child() {
-  for (DeviceProcess* process : guarded)
-    process->abandon();
+  for (DeviceProcess* process : guarded) process->abandon();
   guarded.clear();
   guard_lock.unlock();
 }
@@ -29,8 +28,7 @@ void in_child() {
 
 void guard_fork(DeviceProcess* process) {
   static const int refused = pthread_atfork(before, in_parent, in_child);
-  if (refused)
-    throw hmm::Failure(hmm::FailureKind::OutOfMemory, "pthread_atfork failed");
+  if (refused) throw hmm::Failure(hmm::FailureKind::OutOfMemory, "pthread_atfork failed");
   const std::lock_guard hold(guard_lock);
   guarded.push_back(process);
 }

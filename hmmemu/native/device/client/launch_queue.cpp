@@ -32,14 +32,11 @@ uint64_t LaunchQueue::completed_ticket() const {
 }
 
 LaunchQueue::Fate LaunchQueue::fate(uint64_t ticket) {
-  if (completed_ticket() < ticket)
-    return Fate::open;
-  if (last_lost_.load() < ticket)
-    return Fate::completed;
+  if (completed_ticket() < ticket) return Fate::open;
+  if (last_lost_.load() < ticket) return Fate::completed;
   const std::lock_guard hold(lock_);
   for (auto [first, last] : lost_)
-    if (first <= ticket && ticket <= last)
-      return Fate::lost;
+    if (first <= ticket && ticket <= last) return Fate::lost;
   return Fate::completed;
 }
 
@@ -50,18 +47,15 @@ bool LaunchQueue::has_room() const { return queue_.produced.load() - completed_t
 Slot* LaunchQueue::wait_for_room(std::unique_lock<std::mutex>& hold, uint64_t limit_ns, int pidfd) {
   const uint64_t deadline = now_ns() + limit_ns;
   for (;;) {
-    if (!open_)
-      throw hmm::Failure(hmm::FailureKind::Device, "the device process has ended");
-    if (has_room())
-      break;
+    if (!open_) throw hmm::Failure(hmm::FailureKind::Device, "the device process has ended");
+    if (has_room()) break;
     const uint64_t oldest = completed_ticket() + 1;
     hold.unlock();
     const WaitResult result = sleep_until(oldest, deadline, pidfd);
     hold.lock();
     if (result == WaitResult::dead)
       throw hmm::Failure(hmm::FailureKind::Device, "the device process has ended");
-    if (result == WaitResult::timeout && !has_room())
-      return nullptr;
+    if (result == WaitResult::timeout && !has_room()) return nullptr;
   }
   const uint64_t ticket = queue_.produced.load() + 1;
   Slot& slot = queue_.slots[(ticket - 1) % kSlots];
@@ -82,8 +76,7 @@ uint64_t LaunchQueue::submit() {
   queue_.slots[(ticket - 1) % kSlots].submitter_cpu = sched_getcpu();
   queue_.produced.store(ticket);
   queue_.submit_bell.store(uint32_t(ticket));
-  if (queue_.dispatcher_asleep.load() != 0)
-    futex_wake(queue_.submit_bell, 1);
+  if (queue_.dispatcher_asleep.load() != 0) futex_wake(queue_.submit_bell, 1);
   return ticket;
 }
 
@@ -95,8 +88,7 @@ uint64_t LaunchQueue::launch(const LaunchSpec& spec, uint64_t limit_ns, int pidf
   memcpy(params, spec.params, spec.param_bytes);
   std::unique_lock hold(lock_);
   Slot* const slot = wait_for_room(hold, limit_ns, pidfd);
-  if (!slot)
-    return 0;
+  if (!slot) return 0;
   if (spec.kernel >> 32 != channel_->generation)
     throw hmm::Failure(hmm::FailureKind::Device,
                        "the kernel was loaded into a device process that has ended: load it again");
@@ -114,8 +106,7 @@ uint64_t LaunchQueue::launch(const LaunchSpec& spec, uint64_t limit_ns, int pidf
 uint64_t LaunchQueue::marker(uint64_t limit_ns, int pidfd) {
   std::unique_lock hold(lock_);
   Slot* const slot = wait_for_room(hold, limit_ns, pidfd);
-  if (!slot)
-    return 0;
+  if (!slot) return 0;
   slot->kind = kSlotMarker;
   return submit();
 }
@@ -124,12 +115,10 @@ WaitResult LaunchQueue::wait(uint64_t ticket, uint64_t limit_ns, int pidfd) {
   if (ticket > last_ticket())
     throw hmm::Failure(hmm::FailureKind::Range,
                        "there is no launch " + std::to_string(ticket) + " on this device");
-  const uint64_t begin = now_ns(),
-                 deadline = limit_ns > UINT64_MAX - begin ? UINT64_MAX : begin + limit_ns;
+  const uint64_t begin = now_ns(), deadline = limit_ns > UINT64_MAX - begin ? UINT64_MAX : begin + limit_ns;
   const uint64_t spin_end = std::min(begin + channel_->spin_ns, deadline);
   for (;;) {
-    for (unsigned i = 0; i < kLooksPerClock && queue_.completed.load() < ticket; i++)
-      cpu_pause();
+    for (unsigned i = 0; i < kLooksPerClock && queue_.completed.load() < ticket; i++) cpu_pause();
     if (queue_.completed.load(std::memory_order_acquire) >= ticket)
       if (const Fate known = fate(ticket); known != Fate::open)
         return known == Fate::completed ? WaitResult::done : WaitResult::dead;
@@ -144,23 +133,17 @@ WaitResult LaunchQueue::sleep_until(uint64_t ticket, uint64_t deadline, int pidf
   for (;;) {
     const bool over = ended(pidfd); // asked first: what a dead process completed is complete
     const Fate known = fate(ticket);
-    if (known != Fate::open)
-      return known == Fate::completed ? WaitResult::done : WaitResult::dead;
+    if (known != Fate::open) return known == Fate::completed ? WaitResult::done : WaitResult::dead;
     const uint64_t now = now_ns();
     const bool crashed = channel_->crash_state.load() != kCrashNone;
-    if (over)
-      return WaitResult::dead;
-    if (now >= deadline)
-      return WaitResult::timeout;
-    if (crashed && crashed_at == 0)
-      crashed_at = now;
-    if (crashed && now - crashed_at > kCrashLimit)
-      syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0);
+    if (over) return WaitResult::dead;
+    if (now >= deadline) return WaitResult::timeout;
+    if (crashed && crashed_at == 0) crashed_at = now;
+    if (crashed && now - crashed_at > kCrashLimit) syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0);
     queue_.waiters.fetch_add(1);
     const uint32_t bell = queue_.complete_bell.load();
     if (queue_.completed.load() < ticket)
-      futex_wait(queue_.complete_bell, bell,
-                 std::min(deadline - now, crashed ? kCrashSlice : kSlice));
+      futex_wait(queue_.complete_bell, bell, std::min(deadline - now, crashed ? kCrashSlice : kSlice));
     queue_.waiters.fetch_sub(1);
   }
 }
@@ -169,11 +152,9 @@ uint64_t LaunchQueue::marker_time(uint64_t ticket) {
   if (ticket != 0 && ticket <= last_ticket() && fate(ticket) == Fate::completed) {
     const std::lock_guard hold(lock_);
     const Slot& slot = queue_.slots[(ticket - 1) % kSlots];
-    if (queue_.produced.load() - ticket < kSlots && slot.kind == kSlotMarker)
-      return slot.time_ns;
+    if (queue_.produced.load() - ticket < kSlots && slot.kind == kSlotMarker) return slot.time_ns;
     for (const auto* times : {&times_, &older_})
-      if (const auto found = times->find(ticket); found != times->end())
-        return found->second;
+      if (const auto found = times->find(ticket); found != times->end()) return found->second;
   }
   throw hmm::Failure(hmm::FailureKind::Range,
                      "ticket " + std::to_string(ticket) +
@@ -192,8 +173,7 @@ void LaunchQueue::lose_rest() {
   if (done < last) {
     lost_.push_back({done + 1, last});
     last_lost_ = last;
-    for (uint64_t t = done + 1; t <= last; t++)
-      queue_.slots[(t - 1) % kSlots].kind = 0;
+    for (uint64_t t = done + 1; t <= last; t++) queue_.slots[(t - 1) % kSlots].kind = 0;
   }
   queue_.completed = last;
   queue_.complete_bell = uint32_t(last);

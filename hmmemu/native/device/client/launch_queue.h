@@ -61,8 +61,7 @@ class LaunchQueue {
   static constexpr size_t kKeptTimes = 1 << 16;
   Channel* const channel_;
   Queue& queue_;
-  std::mutex
-      lock_; // guards what follows and writing slots; held for short sections, never while waiting
+  std::mutex lock_; // guards what follows and writing slots; held for short sections, never while waiting
   bool open_ = false;
   std::vector<std::pair<uint64_t, uint64_t>> lost_; // [first, last]
   std::unordered_map<uint64_t, uint64_t> times_,

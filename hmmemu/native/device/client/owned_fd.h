@@ -21,8 +21,7 @@ class OwnedFd {
   int get() const { return fd_; }
   explicit operator bool() const { return fd_ >= 0; }
   void reset() {
-    if (fd_ >= 0)
-      close(std::exchange(fd_, -1));
+    if (fd_ >= 0) close(std::exchange(fd_, -1));
   }
   void replace(OwnedFd next) {
     if (fd_ < 0)
@@ -32,8 +31,7 @@ class OwnedFd {
   }
   // Away from 0, 1, 2, which belong to the standard streams even where the program has closed them.
   static OwnedFd above_standard(int fd) {
-    if (fd < 0 || fd > 2)
-      return OwnedFd(fd);
+    if (fd < 0 || fd > 2) return OwnedFd(fd);
     OwnedFd low(fd);
     return OwnedFd(fcntl(fd, F_DUPFD_CLOEXEC, 3));
   }

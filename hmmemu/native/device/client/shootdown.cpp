@@ -17,19 +17,16 @@ constexpr uint64_t kLimit = 5'000'000'000, kSlice = 10'000'000; // ns
 
 bool Shootdown::acquire(Lock& lock, uint64_t deadline) {
   uint32_t seen = 0;
-  if (lock.word.compare_exchange_strong(seen, 1))
-    return true;
+  if (lock.word.compare_exchange_strong(seen, 1)) return true;
   while (lock.word.exchange(2) != 0) {
-    if (now_ns() > deadline)
-      return false;
+    if (now_ns() > deadline) return false;
     futex_wait(lock.word, 2, kSlice, Scope::process);
   }
   return true;
 }
 
 void Shootdown::release(Lock& lock) {
-  if (lock.word.exchange(0) == 2)
-    futex_wake(lock.word, 1, Scope::process);
+  if (lock.word.exchange(0) == 2) futex_wake(lock.word, 1, Scope::process);
 }
 
 bool Shootdown::process_ended() {
@@ -45,42 +42,34 @@ bool Shootdown::exchange(Mailbox& box, uint64_t address, uint64_t length, uint64
   futex_wake(box.request, 1);
   for (;;) {
     const uint32_t done = box.done.load();
-    if (done == number)
-      return box.error == 0;
-    if (now_ns() > deadline)
-      return false;
+    if (done == number) return box.error == 0;
+    if (now_ns() > deadline) return false;
     futex_wait(box.done, done, kSlice);
-    if (box.done.load() != number && process_ended())
-      return true;
+    if (box.done.load() != number && process_ended()) return true;
   }
 }
 
 bool Shootdown::zap(uint64_t address, uint64_t length) {
-  if (gone_)
-    return true;
+  if (gone_) return true;
   const uint32_t boxes = channel_->mailbox_count;
-  if (broken_ || boxes == 0 || boxes > kMaxWorkers)
-    return false;
+  if (broken_ || boxes == 0 || boxes > kMaxWorkers) return false;
   const int cpu = sched_getcpu();
   const int known = cpu >= 0 && cpu < int(kMaxCpus) ? channel_->mailbox_of_cpu[cpu] : -1;
   const uint32_t index = uint32_t(known >= 0 ? known : cpu) % boxes;
   const uint64_t deadline = now_ns() + kLimit;
   bool dropped = acquire(locks_[index], deadline);
   if (dropped) {
-    dropped =
-        gone_ || (!broken_ && exchange(channel_->mailboxes[index], address, length, deadline));
+    dropped = gone_ || (!broken_ && exchange(channel_->mailboxes[index], address, length, deadline));
     release(locks_[index]);
   }
-  if (!dropped)
-    broken_ = 1;
+  if (!dropped) broken_ = 1;
   return dropped;
 }
 
 void Shootdown::attach(int pidfd) {
   // gone_ is set: whoever holds a lock is about to notice and to let it go.
   for (Lock& lock : locks_)
-    if (acquire(lock, now_ns() + kLimit))
-      release(lock);
+    if (acquire(lock, now_ns() + kLimit)) release(lock);
   pidfd_ = pidfd;
   broken_ = 0;
   gone_ = 0;

@@ -27,8 +27,8 @@ namespace hmmemu::device {
 namespace {
 
 constexpr uint64_t kAddressSpace = 1ull << 47;
-constexpr uint64_t kGaps[kLayouts] = {kAddressSpace / 6 * 5, kAddressSpace / 3 * 2,
-                                      kAddressSpace / 2, kAddressSpace / 5 * 2};
+constexpr uint64_t kGaps[kLayouts] = {kAddressSpace / 6 * 5, kAddressSpace / 3 * 2, kAddressSpace / 2,
+                                      kAddressSpace / 5 * 2};
 
 constexpr size_t kChildStack = 64u << 10;
 constexpr int kClonePidfd = 0x1000; // CLONE_PIDFD, Linux 5.2
@@ -43,14 +43,12 @@ struct ChildPlan {
 
 int become_device(void* argument) {
   ChildPlan& plan = *static_cast<ChildPlan*>(argument);
-  for (int fd : plan.keep)
-    fcntl(fd, F_SETFD, 0); // in the child's own table
+  for (int fd : plan.keep) fcntl(fd, F_SETFD, 0); // in the child's own table
   rlimit stack;
   getrlimit(RLIMIT_STACK, &stack);
   const bool room = stack.rlim_max == RLIM_INFINITY || stack.rlim_max >= plan.gap;
   stack.rlim_cur = plan.gap;
-  if (!room || setrlimit(RLIMIT_STACK, &stack) != 0)
-    personality(ADDR_COMPAT_LAYOUT);
+  if (!room || setrlimit(RLIMIT_STACK, &stack) != 0) personality(ADDR_COMPAT_LAYOUT);
   execve(plan.program, plan.arguments, environ);
   plan.error = errno;
   _exit(127);
@@ -65,8 +63,7 @@ Child clone_child(ChildPlan& plan) {
   int pidfd = -1;
   const pid_t pid = clone(become_device, stack.as<char>() + kChildStack,
                           CLONE_VM | CLONE_VFORK | kClonePidfd | SIGCHLD, &plan, &pidfd);
-  if (pid < 0)
-    plan.error = errno;
+  if (pid < 0) plan.error = errno;
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return {pid, OwnedFd::above_standard(pidfd)};
 }
@@ -83,14 +80,10 @@ Child spawn(const SpawnPlan& plan) {
                          std::to_string(plan.vram), std::to_string(plan.index)};
   char* arguments[] = {words[0].data(), words[1].data(), words[2].data(),
                        words[3].data(), words[4].data(), nullptr};
-  ChildPlan child_plan{words[0].c_str(),
-                       arguments,
-                       {plan.control, plan.channel, plan.vram},
-                       kGaps[plan.layout % kLayouts],
-                       0};
+  ChildPlan child_plan{
+      words[0].c_str(), arguments, {plan.control, plan.channel, plan.vram}, kGaps[plan.layout % kLayouts], 0};
   Child child = clone_child(child_plan);
-  if (child.pid > 0 && child_plan.error)
-    waitpid(child.pid, nullptr, 0);
+  if (child.pid > 0 && child_plan.error) waitpid(child.pid, nullptr, 0);
   if (child_plan.error)
     throw hmm::Failure(hmm::FailureKind::Device,
                        "cannot run " + plan.program + ": " + strerror(child_plan.error));

@@ -17,31 +17,26 @@ namespace {
 
 bool send_packet(int socket, const void* data, size_t bytes) {
   ssize_t sent;
-  do
-    sent = send(socket, data, bytes, MSG_NOSIGNAL);
+  do sent = send(socket, data, bytes, MSG_NOSIGNAL);
   while (sent < 0 && errno == EINTR);
   return sent == ssize_t(bytes);
 }
 
 bool send_text(int socket, const std::string& text) {
   for (size_t at = 0; at < text.size(); at += kTextPacket)
-    if (!send_packet(socket, text.data() + at, std::min<size_t>(kTextPacket, text.size() - at)))
-      return false;
+    if (!send_packet(socket, text.data() + at, std::min<size_t>(kTextPacket, text.size() - at))) return false;
   return true;
 }
 
 LoadResult map_range(const Agent& agent, const Request& request) {
   const int error = map_vram(agent.userfault, agent.vram, request.address, request.length);
-  if (error == 0)
-    return {kStatusOk, 0, ""};
-  if (error == EEXIST)
-    return {kStatusTaken, 0, "the device process uses that address itself"};
+  if (error == 0) return {kStatusOk, 0, ""};
+  if (error == EEXIST) return {kStatusTaken, 0, "the device process uses that address itself"};
   return {kStatusFailed, uint64_t(error), strerror(error)};
 }
 
 LoadResult unmap_range(const Request& request) {
-  if (munmap(reinterpret_cast<void*>(request.address), request.length) == 0)
-    return {kStatusOk, 0, ""};
+  if (munmap(reinterpret_cast<void*>(request.address), request.length) == 0) return {kStatusOk, 0, ""};
   return {kStatusFailed, uint64_t(errno), strerror(errno)};
 }
 
@@ -54,8 +49,8 @@ LoadResult answer(const Agent& agent, const Request& request) {
   case kRequestUnmap:
     return unmap_range(request);
   case kRequestLoad:
-    return load_module(std::string(request.text, request.text_bytes), request.address,
-                       request.length, request.initialise != 0);
+    return load_module(std::string(request.text, request.text_bytes), request.address, request.length,
+                       request.initialise != 0);
   case kRequestUnload:
     return unload_module(request.address);
   }
@@ -65,8 +60,7 @@ LoadResult answer(const Agent& agent, const Request& request) {
 // False at the end of the conversation.
 bool receive(int socket, Request& request) {
   ssize_t got;
-  do
-    got = recv(socket, &request, sizeof request, 0);
+  do got = recv(socket, &request, sizeof request, 0);
   while (got < 0 && errno == EINTR);
   constexpr size_t kHead = offsetof(Request, text);
   return got >= ssize_t(kHead) && request.text_bytes <= size_t(got) - kHead;
@@ -103,14 +97,12 @@ bool greet(const Agent& agent, const char* error) {
 void* answer_requests(void* argument) {
   const Agent& agent = *static_cast<const Agent*>(argument);
   unsigned char* const stack = reserve_memory(kThreadStack, kPage);
-  if (stack)
-    use_alternate_stack(stack + kPage, kThreadStack - kPage);
+  if (stack) use_alternate_stack(stack + kPage, kThreadStack - kPage);
   static Request request;
   while (receive(agent.control, request)) {
     const LoadResult result = answer(agent, request);
     const Reply reply{request.id, result.status, uint32_t(result.text.size()), 0, result.value};
-    if (!send_packet(agent.control, &reply, sizeof reply) || !send_text(agent.control, result.text))
-      break;
+    if (!send_packet(agent.control, &reply, sizeof reply) || !send_text(agent.control, result.text)) break;
   }
   _exit(0);
 }

@@ -30,9 +30,7 @@ inline constexpr size_t kPage = 4096;
 inline constexpr size_t kThreadStack = 8u << 20; // of a worker, and of its signal handlers
 inline constexpr size_t kThreadGuard = 1u << 20; // below each; large frames must not step over it
 
-inline uint64_t block_count(const hmm_launch& l) {
-  return uint64_t(l.grid.x) * l.grid.y * l.grid.z;
-}
+inline uint64_t block_count(const hmm_launch& l) { return uint64_t(l.grid.x) * l.grid.y * l.grid.z; }
 
 hmm_dim3 block_at(const hmm_launch& launch, uint64_t number);
 

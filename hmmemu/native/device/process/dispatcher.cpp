@@ -15,13 +15,11 @@ constexpr uint64_t kSleep = 1'000'000'000; // ns
 constexpr unsigned kLooksPerClock = 32;
 
 bool look_for(const Queue& queue, uint64_t ticket, bool spin) {
-  if (!spin)
-    return queue.produced.load(std::memory_order_acquire) >= ticket;
+  if (!spin) return queue.produced.load(std::memory_order_acquire) >= ticket;
   const uint64_t limit = now_ns() + channel->spin_ns;
   do {
     for (unsigned i = 0; i < kLooksPerClock; i++) {
-      if (queue.produced.load(std::memory_order_acquire) >= ticket)
-        return true;
+      if (queue.produced.load(std::memory_order_acquire) >= ticket) return true;
       cpu_pause();
     }
   } while (now_ns() < limit);
@@ -35,8 +33,7 @@ void wait_for(const Worker& w, Queue& queue, uint64_t ticket) {
   while (!look_for(queue, ticket, spin)) {
     queue.dispatcher_asleep.store(1);
     const uint32_t bell = queue.submit_bell.load();
-    if (queue.produced.load() < ticket)
-      futex_wait(queue.submit_bell, bell, kSleep);
+    if (queue.produced.load() < ticket) futex_wait(queue.submit_bell, bell, kSleep);
     queue.dispatcher_asleep.store(0);
   }
 }
@@ -46,23 +43,21 @@ void wait_for(const Worker& w, Queue& queue, uint64_t ticket) {
 const char* refuse(const hmm_kernel* kernel, const Slot& slot) {
   static char message[256];
   const uint64_t threads = uint64_t(slot.block.x) * slot.block.y * slot.block.z;
-  if (!kernel)
-    return "the kernel's module is not loaded";
+  if (!kernel) return "the kernel's module is not loaded";
   if (uint64_t(slot.grid.x) * slot.grid.y * slot.grid.z == 0 || threads == 0)
     return "the grid or the block has no threads";
   if (slot.grid.x > 0x7fffffffu || slot.grid.y > 65535 || slot.grid.z > 65535)
-    snprintf(message, sizeof message, "grid (%u, %u, %u) is beyond (2147483647, 65535, 65535)",
-             slot.grid.x, slot.grid.y, slot.grid.z);
+    snprintf(message, sizeof message, "grid (%u, %u, %u) is beyond (2147483647, 65535, 65535)", slot.grid.x,
+             slot.grid.y, slot.grid.z);
   else if (threads > kernel->max_threads || threads > HMM_MAX_THREADS)
     snprintf(message, sizeof message, "kernel %.100s takes at most %u threads a block, not %llu",
              kernel->name, kernel->max_threads, static_cast<unsigned long long>(threads));
   else if (uint64_t(kernel->static_shared) + slot.dynamic_shared > HMM_SHARED_BYTES)
-    snprintf(message, sizeof message,
-             "kernel %.100s: %u + %u bytes of shared memory are more than %u", kernel->name,
-             kernel->static_shared, slot.dynamic_shared, HMM_SHARED_BYTES);
+    snprintf(message, sizeof message, "kernel %.100s: %u + %u bytes of shared memory are more than %u",
+             kernel->name, kernel->static_shared, slot.dynamic_shared, HMM_SHARED_BYTES);
   else if (slot.param_bytes > kParamBytes || slot.param_bytes < kernel->param_bytes)
-    snprintf(message, sizeof message, "kernel %.100s takes %u bytes of parameters, not %u",
-             kernel->name, kernel->param_bytes, slot.param_bytes);
+    snprintf(message, sizeof message, "kernel %.100s takes %u bytes of parameters, not %u", kernel->name,
+             kernel->param_bytes, slot.param_bytes);
   else
     return nullptr;
   return message;
@@ -74,8 +69,7 @@ void run(Worker& w, Slot& slot, uint64_t ticket) {
     return;
   }
   const hmm_kernel* const kernel = find_kernel(slot.kernel);
-  if (const char* const reason = refuse(kernel, slot))
-    fail_launch(ticket, reason);
+  if (const char* const reason = refuse(kernel, slot)) fail_launch(ticket, reason);
   const hmm_launch launch{slot.grid, slot.block, slot.dynamic_shared, slot.flags, slot.params};
   run_launch(w, kernel, launch, ticket);
 }
@@ -83,8 +77,7 @@ void run(Worker& w, Slot& slot, uint64_t ticket) {
 void complete(Queue& queue, uint64_t ticket) {
   queue.completed.store(ticket, std::memory_order_release);
   queue.complete_bell.store(uint32_t(ticket));
-  if (queue.waiters.load() != 0)
-    futex_wake(queue.complete_bell, INT_MAX);
+  if (queue.waiters.load() != 0) futex_wake(queue.complete_bell, INT_MAX);
 }
 
 } // namespace

@@ -31,13 +31,11 @@ pid_t this_thread() { return pid_t(syscall(SYS_gettid)); }
 Worker* this_worker() { return reinterpret_cast<Worker*>(hmmemu_worker_self); }
 
 [[noreturn]] void stop_here() {
-  for (;;)
-    pause();
+  for (;;) pause();
 }
 
 [[noreturn]] void finish() {
-  if (finishing.exchange(true))
-    stop_here();
+  if (finishing.exchange(true)) stop_here();
   channel->crash_state = kCrashComplete;
   futex_wake(channel->queue.complete_bell, INT_MAX);
   _exit(kExitFailure);
@@ -47,17 +45,14 @@ Worker* this_worker() { return reinterpret_cast<Worker*>(hmmemu_worker_self); }
 void become_reporter() {
   pid_t nobody = 0;
   const pid_t me = this_thread();
-  if (reporter.compare_exchange_strong(nobody, me))
-    return;
-  if (nobody == me)
-    finish();
+  if (reporter.compare_exchange_strong(nobody, me)) return;
+  if (nobody == me) finish();
   stop_here();
 }
 
 void copy_text(char* to, size_t room, const char* from) {
   size_t n = 0;
-  for (; from && from[n] && n + 1 < room; n++)
-    to[n] = from[n];
+  for (; from && from[n] && n + 1 < room; n++) to[n] = from[n];
   to[n] = 0;
 }
 
@@ -65,13 +60,11 @@ hmm_dim3 read(const volatile hmm_dim3& d) { return {d.x, d.y, d.z}; }
 
 void record_kernel(Crash& crash, const Worker* w) {
   crash.tid = this_thread();
-  if (!w)
-    return;
+  if (!w) return;
   crash.worker = w->abi.index;
   const hmm_kernel* const kernel = w->kernel;
   const hmm_launch* const launch = w->launch;
-  if (!kernel || !launch)
-    return;
+  if (!kernel || !launch) return;
   crash.in_kernel = 1;
   crash.ticket = w->ticket;
   copy_text(crash.kernel, sizeof crash.kernel, kernel->name);
@@ -90,18 +83,15 @@ void record_registers(Crash& crash, const ucontext_t* context) {
   const greg_t* const r = context->uc_mcontext.gregs;
   crash.instruction = uint64_t(r[REG_RIP]);
   if (r[REG_TRAPNO] == kPageFault)
-    crash.access = r[REG_ERR] & kFetch   ? kAccessExecute
-                   : r[REG_ERR] & kWrite ? kAccessWrite
-                                         : kAccessRead;
+    crash.access = r[REG_ERR] & kFetch ? kAccessExecute : r[REG_ERR] & kWrite ? kAccessWrite : kAccessRead;
 }
 #elif defined(__aarch64__)
 void record_registers(Crash& crash, const ucontext_t* context) {
   crash.instruction = context->uc_mcontext.pc;
   auto* head = reinterpret_cast<const _aarch64_ctx*>(context->uc_mcontext.__reserved);
-  for (; head->magic && head->size; head = reinterpret_cast<const _aarch64_ctx*>(
-                                        reinterpret_cast<const char*>(head) + head->size)) {
-    if (head->magic != ESR_MAGIC)
-      continue;
+  for (; head->magic && head->size;
+       head = reinterpret_cast<const _aarch64_ctx*>(reinterpret_cast<const char*>(head) + head->size)) {
+    if (head->magic != ESR_MAGIC) continue;
     const uint64_t esr = reinterpret_cast<const esr_context*>(head)->esr;
     const uint64_t kind =
         esr >> 26; // exception class: 0x20 instruction abort, 0x24 data abort, from user mode
@@ -116,14 +106,10 @@ void record_registers(Crash&, const ucontext_t*) {}
 #endif
 
 bool in_guard(const Worker* w, uint64_t address) {
-  if (!w)
-    return false;
-  const auto offset = [&](const unsigned char* low) {
-    return address - reinterpret_cast<uint64_t>(low);
-  };
+  if (!w) return false;
+  const auto offset = [&](const unsigned char* low) { return address - reinterpret_cast<uint64_t>(low); };
   const uint64_t fiber = offset(w->abi.stacks);
-  if (fiber < uint64_t(HMM_MAX_THREADS) * HMM_STACK_BYTES)
-    return fiber % HMM_STACK_BYTES < kPage;
+  if (fiber < uint64_t(HMM_MAX_THREADS) * HMM_STACK_BYTES) return fiber % HMM_STACK_BYTES < kPage;
   return offset(w->stack) < kThreadGuard || offset(w->alternate_stack) < kThreadGuard;
 }
 
@@ -148,8 +134,7 @@ void rerun_block(Worker& w, const Crash& crash) {
   hmm_launch again = *w.launch;
   again.flags |= HMM_LAUNCH_PRECISE;
   const uint64_t number =
-      crash.block.x +
-      uint64_t(crash.grid.x) * (crash.block.y + uint64_t(crash.grid.y) * crash.block.z);
+      crash.block.x + uint64_t(crash.grid.x) * (crash.block.y + uint64_t(crash.grid.y) * crash.block.z);
   w.rerun = true;
   alarm(kRerunSeconds);
   w.kernel->run(&w.abi, &again, number, number + 1);
@@ -160,8 +145,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   Worker* const w = this_worker();
   const auto* const registers = static_cast<const ucontext_t*>(context);
   if (w && w->rerun && reporter == this_thread()) {
-    if (w->abi.thread_known)
-      record_signal(crash, signal, info, registers);
+    if (w->abi.thread_known) record_signal(crash, signal, info, registers);
     finish();
   }
   become_reporter();
@@ -174,8 +158,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
 }
 
 void on_alarm(int) {
-  if (reporter != 0)
-    finish();
+  if (reporter != 0) finish();
 }
 
 } // namespace
@@ -184,8 +167,7 @@ void install_fault_handlers() {
   struct sigaction action{};
   action.sa_sigaction = on_fault;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
-  for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT})
-    sigaction(signal, &action, nullptr);
+  for (int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigaction(signal, &action, nullptr);
   struct sigaction alarm_action{};
   alarm_action.sa_handler = on_alarm;
   alarm_action.sa_flags = SA_ONSTACK;

@@ -38,8 +38,7 @@ class JsonWriter {
   JsonWriter& string(const char* value) {
     comma();
     text_ += '"';
-    for (; value && *value; value++)
-      character(static_cast<unsigned char>(*value));
+    for (; value && *value; value++) character(static_cast<unsigned char>(*value));
     text_ += '"';
     return *this;
   }
@@ -47,14 +46,12 @@ class JsonWriter {
 
  private:
   void comma() {
-    if (!first_)
-      text_ += ',';
+    if (!first_) text_ += ',';
     first_ = false;
   }
   void character(unsigned char c) {
     char escaped[8];
-    if (c == '"' || c == '\\')
-      text_ += '\\';
+    if (c == '"' || c == '\\') text_ += '\\';
     if (c >= 0x20) {
       text_ += char(c);
       return;

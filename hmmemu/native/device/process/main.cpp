@@ -42,27 +42,21 @@ constexpr int kParentLookMs = 500;
 
 Channel* map_channel(int fd) {
   void* const memory = mmap(nullptr, sizeof(Channel), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  if (memory == MAP_FAILED)
-    give_up("cannot map the channel");
+  if (memory == MAP_FAILED) give_up("cannot map the channel");
   auto* const mapped = static_cast<Channel*>(memory);
-  if (mapped->magic != kMagic)
-    give_up("the channel is of another version of hmmemu: reinstall it");
+  if (mapped->magic != kMagic) give_up("the channel is of another version of hmmemu: reinstall it");
   return mapped;
 }
 
 // Keeps the three descriptors that were given and the error output.
 void close_strangers(int a, int b, int c) {
   int keep[] = {a, b, c};
-  if (keep[0] > keep[1])
-    std::swap(keep[0], keep[1]);
-  if (keep[1] > keep[2])
-    std::swap(keep[1], keep[2]);
-  if (keep[0] > keep[1])
-    std::swap(keep[0], keep[1]);
+  if (keep[0] > keep[1]) std::swap(keep[0], keep[1]);
+  if (keep[1] > keep[2]) std::swap(keep[1], keep[2]);
+  if (keep[0] > keep[1]) std::swap(keep[0], keep[1]);
   unsigned from = 3;
   for (int fd : keep) {
-    if (unsigned(fd) > from)
-      syscall(SYS_close_range, from, unsigned(fd) - 1, 0u);
+    if (unsigned(fd) > from) syscall(SYS_close_range, from, unsigned(fd) - 1, 0u);
     from = unsigned(fd) + 1;
     fcntl(fd, F_SETFD, FD_CLOEXEC);
   }
@@ -86,8 +80,7 @@ void set_limits() {
 // Ctrl-C goes to the whole group, and so may a request to end: the CPU process decides what they
 // mean for the device, which ends with it in any case.
 void set_signals() {
-  for (int number : {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGPIPE})
-    signal(number, SIG_IGN);
+  for (int number : {SIGINT, SIGQUIT, SIGTERM, SIGHUP, SIGPIPE}) signal(number, SIG_IGN);
   install_fault_handlers();
   sigset_t none;
   sigemptyset(&none);
@@ -96,22 +89,17 @@ void set_signals() {
 
 [[noreturn]] void watch_parent(int control) {
   const pid_t parent = channel->parent;
-  pollfd sources[2] = {{control, POLLRDHUP, 0},
-                       {int(syscall(SYS_pidfd_open, parent, 0)), POLLIN, 0}};
+  pollfd sources[2] = {{control, POLLRDHUP, 0}, {int(syscall(SYS_pidfd_open, parent, 0)), POLLIN, 0}};
   while (getppid() == parent) {
-    if (poll(sources, 2, kParentLookMs) <= 0)
-      continue;
-    if (sources[0].revents & (POLLHUP | POLLRDHUP | POLLERR) || sources[1].revents & POLLIN)
-      break;
+    if (poll(sources, 2, kParentLookMs) <= 0) continue;
+    if (sources[0].revents & (POLLHUP | POLLRDHUP | POLLERR) || sources[1].revents & POLLIN) break;
   }
   _exit(0);
 }
 
 const char* start_threads(const Agent& agent) {
-  if (agent.userfault.fd < 0)
-    return agent.userfault.error.c_str();
-  if (!start_shootdown())
-    return "cannot start the shootdown threads";
+  if (agent.userfault.fd < 0) return agent.userfault.error.c_str();
+  if (!start_shootdown()) return "cannot start the shootdown threads";
   return start_workers(channel->worker_wish);
 }
 
@@ -127,10 +115,8 @@ int run(int control, int channel_fd, int vram) {
   static Agent agent{control, vram, open_userfault()};
   refresh_objects();
   const char* const error = start_threads(agent);
-  if (!greet(agent, error) || error)
-    return 1;
-  if (!start_thread("agent", kThreadStack, answer_requests, &agent))
-    return 1;
+  if (!greet(agent, error) || error) return 1;
+  if (!start_thread("agent", kThreadStack, answer_requests, &agent)) return 1;
   watch_parent(control);
 }
 

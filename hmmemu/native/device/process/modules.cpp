@@ -35,8 +35,7 @@ uint64_t module_count = 0;
 struct Placement {
   uint64_t base, capacity, used;
   bool initialise, active;
-  std::vector<std::string>
-      spill; // room for variables that do not fit: the load fails after its constructors
+  std::vector<std::string> spill; // room for variables that do not fit: the load fails after its constructors
 } placement;
 
 // Handles of another generation are refused: after a restart the same number would be another
@@ -46,22 +45,16 @@ uint64_t handle_of(uint64_t index) { return uint64_t(channel->generation) << 32 
 bool overflowed() { return placement.used > placement.capacity; }
 
 void describe_param(JsonWriter& json, const hmm_param& p) {
-  json.open('{').key("name").string(p.name).key("type").string(p.type).key("offset").number(
-      p.offset);
+  json.open('{').key("name").string(p.name).key("type").string(p.type).key("offset").number(p.offset);
   json.key("size").number(p.size).key("kind").number(p.kind).key("is_signed").boolean(p.is_signed);
-  json.key("pointee_const")
-      .boolean(p.pointee_const)
-      .key("pointee_size")
-      .number(p.pointee_size)
-      .close('}');
+  json.key("pointee_const").boolean(p.pointee_const).key("pointee_size").number(p.pointee_size).close('}');
 }
 
 void describe_kernel(JsonWriter& json, const hmm_kernel& k, uint64_t handle) {
   json.open('{').key("name").string(k.name).key("handle").number(handle).key("mode").string(k.mode);
   json.key("param_bytes").number(k.param_bytes).key("static_shared").number(k.static_shared);
   json.key("max_threads").number(k.max_threads).key("params").open('[');
-  for (uint32_t i = 0; i < k.param_count; i++)
-    describe_param(json, k.params[i]);
+  for (uint32_t i = 0; i < k.param_count; i++) describe_param(json, k.params[i]);
   json.close(']').close('}');
 }
 
@@ -83,8 +76,7 @@ std::string describe(const hmm_module& table, uint64_t id, const Module& module)
   for (uint32_t i = 0; i < table.kernel_count; i++)
     describe_kernel(json, table.kernels[i], handle_of(module.first_kernel + i));
   json.close(']').key("globals").open('[');
-  for (uint32_t i = 0; i < table.global_count; i++)
-    describe_global(json, table.globals[i]);
+  for (uint32_t i = 0; i < table.global_count; i++) describe_global(json, table.globals[i]);
   json.close(']').close('}');
   return json.text();
 }
@@ -103,8 +95,7 @@ const hmm_module* module_table(void* handle) {
   return entry ? entry() : nullptr;
 }
 
-void* run_constructors(const std::string& path, uint64_t globals, uint64_t capacity,
-                       bool initialise) {
+void* run_constructors(const std::string& path, uint64_t globals, uint64_t capacity, bool initialise) {
   placement = {globals, capacity, 0, initialise, true, {}};
   void* const handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   placement.active = false;
@@ -124,15 +115,13 @@ LoadResult enter_module(void* handle, const hmm_module& table) {
 bool drain_queue() {
   const Queue& queue = channel->queue;
   const uint64_t ticket = queue.produced.load(), limit = now_ns() + kDrainLimit;
-  while (queue.completed.load() < ticket && now_ns() < limit)
-    usleep(200);
+  while (queue.completed.load() < ticket && now_ns() < limit) usleep(200);
   return queue.completed.load() >= ticket;
 }
 
 } // namespace
 
-LoadResult load_module(const std::string& path, uint64_t globals, uint64_t capacity,
-                       bool initialise) {
+LoadResult load_module(const std::string& path, uint64_t globals, uint64_t capacity, bool initialise) {
   void* const handle = run_constructors(path, globals, capacity, initialise);
   if (!handle) {
     const char* const reason = dlerror();
@@ -144,14 +133,12 @@ LoadResult load_module(const std::string& path, uint64_t globals, uint64_t capac
       module.loads++;
       return {kStatusOk, module.bytes_used, describe(*table, id, module)};
     }
-  if (!table)
-    return refuse(handle, path + " is not a kernel module: it has no hmmemu_module()");
+  if (!table) return refuse(handle, path + " is not a kernel module: it has no hmmemu_module()");
   if (table->abi != HMMEMU_ABI)
-    return refuse(handle, path + " was built for module interface " + std::to_string(table->abi) +
-                              ", not " + std::to_string(HMMEMU_ABI) + ": compile it again");
+    return refuse(handle, path + " was built for module interface " + std::to_string(table->abi) + ", not " +
+                              std::to_string(HMMEMU_ABI) + ": compile it again");
   if (kernel_count + table->kernel_count > kKernels)
-    return refuse(handle,
-                  "too many kernels were loaded into this device: start a new address space");
+    return refuse(handle, "too many kernels were loaded into this device: start a new address space");
   if (overflowed()) {
     const uint64_t needed = placement.used;
     refuse(handle, "");
@@ -163,16 +150,14 @@ LoadResult load_module(const std::string& path, uint64_t globals, uint64_t capac
 
 LoadResult unload_module(uint64_t id) {
   const auto found = modules.find(id);
-  if (found == modules.end())
-    return failed("module " + std::to_string(id) + " is not loaded");
+  if (found == modules.end()) return failed("module " + std::to_string(id) + " is not loaded");
   Module& module = found->second;
   if (module.loads > 1) {
     module.loads--;
     dlclose(module.handle);
     return {kStatusOk, 0, ""};
   }
-  if (!drain_queue())
-    return failed("kernels are still running: synchronize before unloading a module");
+  if (!drain_queue()) return failed("kernels are still running: synchronize before unloading a module");
   for (uint64_t i = module.first_kernel; i < module.end_kernel; i++)
     kernels[i].store(nullptr, std::memory_order_release);
   if (!drain_queue()) // one that was found just before
@@ -196,8 +181,7 @@ void* hmmemu_global_address(const char* name, size_t bytes, size_t align, const 
     fail_device("a module asked for a variable outside its constructors");
   (void)name;
   const uint64_t alignment = align ? align : 1;
-  const uint64_t address =
-      (placement.base + placement.used + alignment - 1) / alignment * alignment;
+  const uint64_t address = (placement.base + placement.used + alignment - 1) / alignment * alignment;
   placement.used = address + bytes - placement.base;
   if (overflowed()) {
     placement.spill.emplace_back(bytes + alignment, 0);

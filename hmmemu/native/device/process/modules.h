@@ -12,8 +12,7 @@ struct LoadResult {
 };
 
 // Agent thread only.
-LoadResult load_module(const std::string& path, uint64_t globals, uint64_t capacity,
-                       bool initialise);
+LoadResult load_module(const std::string& path, uint64_t globals, uint64_t capacity, bool initialise);
 LoadResult unload_module(uint64_t module);
 
 // Null if the handle is not, or no longer, valid. Any thread.

@@ -12,8 +12,7 @@ namespace {
 
 void lock(Output& out) {
   for (unsigned turn = 1; out.lock.exchange(1, std::memory_order_acquire) != 0; turn++) {
-    if (turn % 64 == 0)
-      sched_yield();
+    if (turn % 64 == 0) sched_yield();
     cpu_pause();
   }
 }

@@ -59,8 +59,7 @@ struct Chunk {
 Chunk take_chunk(uint64_t total) {
   uint64_t first = next_block.load(std::memory_order_relaxed), end;
   do {
-    if (first >= total)
-      return {total, total};
+    if (first >= total) return {total, total};
     const uint64_t blocks = (total - first) / share.load(std::memory_order_relaxed);
     end = first + (blocks ? blocks : 1);
   } while (!next_block.compare_exchange_weak(first, end, std::memory_order_relaxed));
@@ -86,8 +85,7 @@ template <class After> uint64_t work(Worker& w, const Job& j, After after_chunk)
   w.kernel = j.kernel;
   for (;;) {
     const Chunk chunk = take_chunk(j.total);
-    if (chunk.first == chunk.end)
-      break;
+    if (chunk.first == chunk.end) break;
     run_blocks(w, j, chunk.first, chunk.end);
     blocks += chunk.end - chunk.first;
     after_chunk();
@@ -97,8 +95,7 @@ template <class After> uint64_t work(Worker& w, const Job& j, After after_chunk)
 }
 
 void wake_two() {
-  if (sleepers.load() != 0)
-    futex_wake(bell, 2, Scope::process);
+  if (sleepers.load() != 0) futex_wake(bell, 2, Scope::process);
 }
 
 void call_helpers() {
@@ -110,8 +107,7 @@ void call_helpers() {
 Habit& habit_of(const hmm_kernel* kernel, const hmm_launch& launch) {
   const uint64_t threads = uint64_t(launch.block.x) * launch.block.y * launch.block.z;
   Habit& habit = habits[(reinterpret_cast<uint64_t>(kernel) / sizeof(hmm_kernel) + threads) % 256];
-  if (habit.kernel != kernel || habit.threads != threads)
-    habit = {kernel, threads, 1e9};
+  if (habit.kernel != kernel || habit.threads != threads) habit = {kernel, threads, 1e9};
   return habit;
 }
 
@@ -122,29 +118,24 @@ void work_with_help(Worker& w) {
   share.store(kShareAlone, std::memory_order_relaxed);
   gate.store(kOpen, std::memory_order_release);
   bell.fetch_add(1);
-  if (habit.ns_per_block * double(job.total) >= double(kWorthCalling))
-    call_helpers();
+  if (habit.ns_per_block * double(job.total) >= double(kWorthCalling)) call_helpers();
   const uint64_t begin = now_ns();
   const uint64_t blocks = work(w, job, [begin] {
-    if (!called && now_ns() - begin >= kWorthCalling)
-      call_helpers();
+    if (!called && now_ns() - begin >= kWorthCalling) call_helpers();
   });
   called = true;
-  if (blocks)
-    habit.ns_per_block = double(now_ns() - begin) / double(blocks);
+  if (blocks) habit.ns_per_block = double(now_ns() - begin) / double(blocks);
 }
 
 bool enter() {
   uint32_t seen = gate.load(std::memory_order_acquire);
   while (seen & kOpen)
-    if (gate.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel))
-      return true;
+    if (gate.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel)) return true;
   return false;
 }
 
 void leave() {
-  if (gate.fetch_sub(1, std::memory_order_acq_rel) - 1 == kOwnerSleeps)
-    futex_wake(gate, 1, Scope::process);
+  if (gate.fetch_sub(1, std::memory_order_acq_rel) - 1 == kOwnerSleeps) futex_wake(gate, 1, Scope::process);
 }
 
 void close_and_wait() {
@@ -157,8 +148,7 @@ void close_and_wait() {
       continue;
     }
     inside = gate.fetch_or(kOwnerSleeps, std::memory_order_acq_rel) | kOwnerSleeps;
-    if (inside == kOwnerSleeps)
-      break;
+    if (inside == kOwnerSleeps) break;
     futex_wait(gate, inside, kSleep, Scope::process);
     inside = gate.load(std::memory_order_acquire) & ~kOwnerSleeps;
   }
@@ -170,8 +160,7 @@ void close_and_wait() {
 void open_pool(uint32_t workers) { worker_count = workers; }
 
 void yield(hmm_worker* worker) {
-  if (worker->index == 0 && !called)
-    call_helpers();
+  if (worker->index == 0 && !called) call_helpers();
   sched_yield();
 }
 
@@ -192,8 +181,7 @@ void help(Worker& w) {
   for (;;) {
     sleepers.fetch_add(1);
     uint32_t now = bell.load();
-    if (now == heard)
-      futex_wait(bell, heard, w.abi.index == 1 ? kLook : kSleep, Scope::process);
+    if (now == heard) futex_wait(bell, heard, w.abi.index == 1 ? kLook : kSleep, Scope::process);
     sleepers.fetch_sub(1);
     now = bell.load();
     if (now == heard || !enter()) {
@@ -201,8 +189,7 @@ void help(Worker& w) {
       continue;
     }
     heard = now;
-    if (chunks_left())
-      wake_two();
+    if (chunks_left()) wake_two();
     work(w, job, [] {});
     leave();
   }

@@ -8,8 +8,7 @@ void open_pool(uint32_t workers);
 
 // Worker 0: runs every block of the launch, with help if there is more than one chunk. Returns when
 // all are done.
-void run_launch(Worker& worker, const hmm_kernel* kernel, const hmm_launch& launch,
-                uint64_t ticket);
+void run_launch(Worker& worker, const hmm_kernel* kernel, const hmm_launch& launch, uint64_t ticket);
 
 // services->yield: a kernel spins, perhaps for another block.
 void yield(hmm_worker* worker);

@@ -24,10 +24,8 @@ struct Post {
 } posts[kMaxWorkers];
 
 int drop_entries(uint64_t address, uint64_t length) {
-  if (madvise(reinterpret_cast<void*>(address), length, MADV_DONTNEED) == 0)
-    return 0;
-  return errno == ENOMEM ? 0
-                         : errno; // nothing is mapped in part of the range: no entries there either
+  if (madvise(reinterpret_cast<void*>(address), length, MADV_DONTNEED) == 0) return 0;
+  return errno == ENOMEM ? 0 : errno; // nothing is mapped in part of the range: no entries there either
 }
 
 void* answer(void* argument) {
@@ -53,21 +51,16 @@ void* answer(void* argument) {
 bool start_shootdown() {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
-  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) == 0)
-    CPU_SET(0, &allowed);
-  for (auto& mailbox : channel->mailbox_of_cpu)
-    mailbox = -1;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) == 0) CPU_SET(0, &allowed);
+  for (auto& mailbox : channel->mailbox_of_cpu) mailbox = -1;
   uint32_t count = 0;
   for (int cpu = 0; cpu < CPU_SETSIZE && count < kMaxWorkers; cpu++) {
-    if (!CPU_ISSET(cpu, &allowed))
-      continue;
+    if (!CPU_ISSET(cpu, &allowed)) continue;
     posts[count] = {count, cpu};
     char name[16];
     snprintf(name, sizeof name, "zap-%u", count);
-    if (!start_thread(name, kStack, answer, &posts[count]))
-      return false;
-    if (uint32_t(cpu) < kMaxCpus)
-      channel->mailbox_of_cpu[cpu] = int16_t(count);
+    if (!start_thread(name, kStack, answer, &posts[count])) return false;
+    if (uint32_t(cpu) < kMaxCpus) channel->mailbox_of_cpu[cpu] = int16_t(count);
     count++;
   }
   channel->mailbox_count = count;

@@ -8,15 +8,13 @@ namespace hmmemu::device {
 
 hmm_dim3 block_at(const hmm_launch& launch, uint64_t number) {
   const uint64_t row = number / launch.grid.x;
-  return {uint32_t(number % launch.grid.x), uint32_t(row % launch.grid.y),
-          uint32_t(row / launch.grid.y)};
+  return {uint32_t(number % launch.grid.x), uint32_t(row % launch.grid.y), uint32_t(row / launch.grid.y)};
 }
 
 unsigned char* reserve_memory(size_t bytes, size_t guard) {
-  void* const low = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (low == MAP_FAILED)
-    return nullptr;
+  void* const low =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (low == MAP_FAILED) return nullptr;
   if (guard && mprotect(low, guard, PROT_NONE) != 0) {
     munmap(low, bytes);
     return nullptr;
@@ -34,8 +32,7 @@ bool start_thread(const char* name, size_t stack_bytes, void* (*body)(void*), vo
   pthread_t thread;
   const bool started = pthread_create(&thread, &attributes, body, argument) == 0;
   pthread_attr_destroy(&attributes);
-  if (started)
-    pthread_setname_np(thread, name);
+  if (started) pthread_setname_np(thread, name);
   return started;
 }
 

@@ -26,15 +26,13 @@ int open_raw(bool* user_mode_only, int* error) {
   const int flags = O_CLOEXEC | O_NONBLOCK;
   *user_mode_only = false;
   int fd = int(syscall(SYS_userfaultfd, flags));
-  if (fd >= 0)
-    return fd;
+  if (fd >= 0) return fd;
   *error = errno;
   const int node = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
   if (node >= 0) {
     fd = ioctl(node, kIoctlNew, flags);
     close(node);
-    if (fd >= 0)
-      return fd;
+    if (fd >= 0) return fd;
   }
   *user_mode_only = true;
   return int(syscall(SYS_userfaultfd, flags | kUserModeOnly));
@@ -46,8 +44,7 @@ bool settle(int fd, uint64_t features, uint64_t* available) {
   uffdio_api api{};
   api.api = UFFD_API;
   api.features = features;
-  if (ioctl(fd, UFFDIO_API, &api) != 0)
-    return false;
+  if (ioctl(fd, UFFDIO_API, &api) != 0) return false;
   *available = api.features;
   return true;
 }
@@ -60,10 +57,9 @@ Userfault open_userfault() {
   uint64_t available = 0;
   const int probe = open_raw(&result.user_mode_only, &error);
   if (probe < 0) {
-    result.error =
-        std::string("userfaultfd is refused (") + strerror(error) +
-        "): set vm.unprivileged_userfaultfd=1, or give this user access to /dev/userfaultfd; in a "
-        "container, allow the system call in its seccomp profile";
+    result.error = std::string("userfaultfd is refused (") + strerror(error) +
+                   "): set vm.unprivileged_userfaultfd=1, or give this user access to /dev/userfaultfd; in a "
+                   "container, allow the system call in its seccomp profile";
     return result;
   }
   const bool settled = settle(probe, 0, &available);
@@ -77,8 +73,7 @@ Userfault open_userfault() {
   result.features = available & kWanted;
   if (result.fd < 0 || !settle(result.fd, result.features, &available)) {
     result.error = std::string("userfaultfd does not start: ") + strerror(errno);
-    if (result.fd >= 0)
-      close(result.fd);
+    if (result.fd >= 0) close(result.fd);
     result.fd = -1;
   }
   return result;
@@ -86,10 +81,9 @@ Userfault open_userfault() {
 
 int map_vram(const Userfault& userfault, int vram, uint64_t address, uint64_t length) {
   void* const wish = reinterpret_cast<void*>(address);
-  void* const got = mmap(wish, length, PROT_NONE, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_NORESERVE,
-                         vram, off_t(address));
-  if (got == MAP_FAILED)
-    return errno;
+  void* const got =
+      mmap(wish, length, PROT_NONE, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_NORESERVE, vram, off_t(address));
+  if (got == MAP_FAILED) return errno;
   int error = 0;
   if (got != wish) { // kernels before 4.17 take the address for a hint
     munmap(got, length);
@@ -99,8 +93,7 @@ int map_vram(const Userfault& userfault, int vram, uint64_t address, uint64_t le
   uffdio_register request{};
   request.range = {address, length};
   request.mode = kRegisterMissing | kRegisterWp;
-  if (userfault.features & kMinorShmem)
-    request.mode |= kRegisterMinor;
+  if (userfault.features & kMinorShmem) request.mode |= kRegisterMinor;
   if (ioctl(userfault.fd, UFFDIO_REGISTER, &request) != 0 ||
       mprotect(got, length, PROT_READ | PROT_WRITE) != 0) {
     error = errno;

@@ -32,8 +32,7 @@ void guard_stacks(unsigned char* stacks, uint32_t worker_count) {
   for (size_t i = 0; i < HMM_MAX_THREADS; i++) {
     unsigned char* const low = stacks + i * HMM_STACK_BYTES;
     cheap = cheap && madvise(low, kPage, kGuardInstall) == 0;
-    if (!cheap && (i >= limit || mprotect(low, kPage, PROT_NONE) != 0))
-      return;
+    if (!cheap && (i >= limit || mprotect(low, kPage, PROT_NONE) != 0)) return;
   }
 }
 
@@ -83,8 +82,7 @@ bool start(Worker& w) {
 int cpu_of(const cpu_set_t& allowed, uint32_t index) {
   uint32_t skip = index % uint32_t(CPU_COUNT(&allowed));
   for (int cpu = CPU_SETSIZE - 1; cpu >= 0; cpu--)
-    if (CPU_ISSET(cpu, &allowed) && skip-- == 0)
-      return cpu;
+    if (CPU_ISSET(cpu, &allowed) && skip-- == 0) return cpu;
   return 0;
 }
 
@@ -95,19 +93,15 @@ const char* start_workers(uint32_t count) {
   CPU_ZERO(&allowed);
   if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) == 0)
     CPU_SET(0, &allowed); // more CPUs than the set can name
-  if (count == 0)
-    count = uint32_t(CPU_COUNT(&allowed));
+  if (count == 0) count = uint32_t(CPU_COUNT(&allowed));
   count = count < kMaxWorkers ? count : kMaxWorkers;
   channel->worker_count = count;
   open_pool(count);
   for (uint32_t i = 0; i < count; i++)
-    if (!prepare(workers[i], i, cpu_of(allowed, i)))
-      return "no memory for the workers' stacks";
+    if (!prepare(workers[i], i, cpu_of(allowed, i))) return "no memory for the workers' stacks";
   for (uint32_t i = 0; i < count; i++)
-    if (!start(workers[i]))
-      return "cannot start the worker threads";
-  while (running.load() < count)
-    sched_yield();
+    if (!start(workers[i])) return "cannot start the worker threads";
+  while (running.load() < count) sched_yield();
   return nullptr;
 }
 
