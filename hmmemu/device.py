@@ -32,9 +32,8 @@ from hmmemu.ranges import Array, PageRange, describe, extent, subtract
 if TYPE_CHECKING:
     from hmmemu.space import AddressSpace
 
-PROGRAM = (
-    Path(_native.__file__).parent / "hmmemu-device"
-)  # beside the extension module, in editable installs too
+# Beside the extension module, in editable installs too.
+PROGRAM = Path(_native.__file__).parent / "hmmemu-device"
 
 
 @dataclass
