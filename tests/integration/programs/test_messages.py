@@ -23,13 +23,13 @@ def told(code: str, error: type[Exception] = hmm.CompileError, **options: object
 REFUSED = {
     "a missing semicolon": (
         "  int i = 0\n  out[i] = 1;\n}",
-        "mine.cu:3: error: expected .*[;].* before 'out'",
+        "mine.cu:[23]: error: expected .*;",
     ),
     "an unknown function": (
         "  out[0] = frobnicate(3);\n}",
         "mine.cu:2: error: .*frobnicate.*\n      out.0. = frobnicate.3.;",
     ),
-    "a misspelled index": ("  out[threadIdx.w] = 1;\n}", "mine.cu:2: error: .*uint3.* has no member .*w"),
+    "a misspelled index": ("  out[threadIdx.w] = 1;\n}", "mine.cu:2: error: .*no member named 'w'"),
     "an old shuffle": (
         "  out[0] = __shfl_down(1, 1);\n}",
         "mine.cu:2: error.*(.*\n)*hint: .*_sync .*0xffffffff",
@@ -55,7 +55,7 @@ REFUSED = {
     ),
     "a brace that stays open": (
         "  if (out[0]) {\n    out[0] = 1;\n}",
-        "mine.cu:1: error: the '{' that begins here",
+        "mine.cu:1: error: the '{' that begins here|expected '}'",
     ),
     "a brace too many": ("}}", "mine.cu:2: error: .*'?}'?"),
     "a failed static_assert": (
