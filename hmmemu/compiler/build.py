@@ -30,6 +30,7 @@ _FLAGS = [
     "-fPIC",
     "-shared",
     "-w",
+    "-Wno-narrowing",  # an error otherwise, which nvcc does not make of it
     "-fvisibility=hidden",
     "-fno-exceptions",
     "-fno-rtti",
@@ -41,6 +42,9 @@ _FLAGS = [
     "-fstack-clash-protection",  # a frame must not step over the guard page below a fiber's stack
 ]
 _FLAGS_X86 = ["-mno-red-zone", "-fcf-protection=none"]
+# A lane may pass a variable to a shuffle that only the leader has set. nvcc lets it; clang would conclude that every
+# lane is the leader, unless all variables have a value.
+_FLAGS_CLANG = ["-ftrivial-auto-var-init=pattern"]
 _SECONDS = 600
 
 
@@ -137,6 +141,8 @@ def _flags(tools: Toolchain, wanted: CompilerOptions) -> list[str]:
         flags.append(
             "-fveclib=libmvec"
         )  # g++ knows the vector versions from their declarations (cuda/libm.h)
+    if tools.family == "clang":
+        flags += _FLAGS_CLANG
     if platform.machine() in ("x86_64", "AMD64"):
         flags += _FLAGS_X86
     return flags

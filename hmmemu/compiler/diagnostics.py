@@ -77,6 +77,8 @@ def _one(found: re.Match[str], lines: list[str], filename: str) -> list[str]:
         return [
             f"error: the name expression {asked} fits no kernel: number or kind of its template arguments differ"
         ]
+    if "call to 'hmm_shared" in message:
+        message = "the compiler does not know the size of this __shared__ variable"
     if "hmm_" in message or ("'auto'" in message and found["file"].startswith(_EXPRESSION)):
         return []
     return _excerpt(found, f"{found['file']}:{found['line']}: {found['kind']}: {message}", lines, filename)

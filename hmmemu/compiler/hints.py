@@ -35,7 +35,7 @@ _HINTS = (
         "#ifndef __CUDACC_RTC__ can hide host code",
     ),
     (
-        r"no such instruction|Assembler messages|in '?asm|invalid instruction mnemonic|unrecognized instruction",
+        r"Assembler messages|in '?asm|instantiated into assembly|invalid instruction mnemonic|invalid register name",
         "PTX is for NVIDIA's GPUs and cannot run here; #ifdef __HMMEMU__ can choose C++ instead",
     ),
     (
@@ -47,7 +47,7 @@ _HINTS = (
         "kernels have no exceptions, here as on a GPU; assert() ends a kernel with a message",
     ),
     (
-        r"variably modified type|variable[- ]length array",
+        r"does not know the size of this __shared__|variably modified type|variable[- ]length array",
         "the size of a __shared__ array must be known to the compiler; for a size given at the launch use "
         "extern __shared__ T name[]; and shared_mem=bytes",
     ),

@@ -195,12 +195,35 @@ extern "C" __global__ void visit(const int* starts, const int* edges, int* level
   for (int k = threadIdx.x; k < kept; k += blockDim.x) next[base + k] = mine[k];
 }
 
+// The device's own heap.
+__device__ int* kept;
+extern "C" __global__ void allocate(int n) {
+  kept = (int*)malloc(n * sizeof(int));
+  for (int i = 0; i < n; ++i) kept[i] = i * i;
+}
+extern "C" __global__ void use_and_free(int n, int* out) {
+  struct Pair {
+    int a, b;
+    __device__ Pair(int x, int y) : a(x), b(y) {}
+  };
+  Pair* pair = new Pair(threadIdx.x, 5);
+  int* many = new int[4];
+  many[3] = kept[n - 1 - threadIdx.x];
+  __syncthreads();
+  out[threadIdx.x] = many[3] + pair->a * pair->b;
+  delete pair;
+  delete[] many;
+  __syncthreads();
+  if (threadIdx.x == 0) free(kept), kept = nullptr;
+}
+
 // Narrow and wide types, vector loads, bit fields, what printf prints.
 struct Packed { unsigned int low : 5, middle : 11, high : 16; };
 extern "C" __global__ void types(const signed char* a, const unsigned char* b, const short* c, const unsigned short* d, const long long* e, unsigned long long* out) {
   int i = threadIdx.x;
-  Packed p = {b[i], d[i], c[i]};
-  out[i] = (unsigned long long)(e[i] + a[i] * c[i]) ^ ((unsigned long long)p.low << 60 | (unsigned long long)p.middle << 40 | p.high);
+  Packed p = {b[i], d[i], c[i]};  // narrowing, which nvcc takes
+  unsigned ones[1] = {-1};
+  out[i] = (unsigned long long)(e[i] + a[i] * c[i]) ^ ((unsigned long long)p.low << 60 | (unsigned long long)p.middle << 40 | (p.high & ones[0]));
 }
 extern "C" __global__ void prints(const char* text) {
   if (threadIdx.x || blockIdx.x) return;

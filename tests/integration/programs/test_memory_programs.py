@@ -174,6 +174,15 @@ def test_breadth_first_search(module: hmm.RawModule) -> None:
     np.testing.assert_array_equal(level, expected)
 
 
+def test_the_heap_of_the_device(module: hmm.RawModule) -> None:
+    n, t = 96, np.arange(96)
+    out = np.zeros(n, np.int32)
+    module.get_function("allocate")(1, 1, (n,))  # lives until another launch frees it
+    module.get_function("use_and_free")(1, n, (n, out))
+    np.testing.assert_array_equal(out, (n - 1 - t) ** 2 + 5 * t)
+    assert not module.get_global("kept").any()
+
+
 def test_types_of_every_width(module: hmm.RawModule) -> None:
     n = 100
     kinds = ("i1", "u1", "i2", "u2", "i8")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
-from cuda_programs import program
+from cuda_programs import FOLDER, NAMES, program
 
 import hmmemu as hmm
 
@@ -117,3 +119,12 @@ def test_shuffles_of_part_of_a_warp(module: hmm.RawModule, width: int) -> None:
     module.get_function(f"row_maxima<{width}>")(2, 128, (x, out))
     rows = np.repeat(x.reshape(-1, width).max(1), width)
     np.testing.assert_array_equal(out, rows - x[np.arange(256) ^ 1])
+
+
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="clang++ is not installed")
+def test_a_variable_that_only_the_leader_sets_under_clang(
+    space: hmm.AddressSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C++ calls it undefined to pass such a variable on; CUDA programs do it, and nvcc lets them."""
+    monkeypatch.setenv("CXX", "clang++")
+    test_aggregated_atomics(hmm.RawModule(path=FOLDER / "scan.cu", name_expressions=NAMES["scan"]), 96)
