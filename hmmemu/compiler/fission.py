@@ -335,7 +335,7 @@ class _Writer:
 def _cells(index: int, kind: str) -> str:
     """Storage for a local of that type, one element a thread."""
     plain = f" typedef typename hmm_no_const<{kind}>::type hmm_e_{index};"
-    return f"{plain} hmm_cells<hmm_e_{index}> hmm_a_{index}(hmm_b, hmm_used);"
+    return f"{plain} HMM_RAW hmm_cells<hmm_e_{index}> hmm_a_{index}(hmm_b, hmm_used);"
 
 
 def _begin(content: str) -> str:

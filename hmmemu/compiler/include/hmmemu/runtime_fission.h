@@ -67,6 +67,14 @@ template <class T, size_t N> struct hmm_no_const<const T[N]> {
   typedef typename hmm_no_const<T>::type type[N];
 };
 
+// Storage that nothing is written to before its use, also where the compiler fills other variables
+// (build.py, for clang).
+#if defined(__clang__)
+#define HMM_RAW __attribute__((uninitialized))
+#else
+#define HMM_RAW
+#endif
+
 // Memory for one object, whose life begins where its declaration stands.
 template <class T> union hmm_cell {
   T value;
