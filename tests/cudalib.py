@@ -26,6 +26,7 @@ FLAGS = (
     "-fno-trapping-math",
     "-fPIC",
     "-shared",
+    "-Wl,-Bsymbolic",  # its own mock worker, whatever other test loaders are in the process
     "-pthread",
     "-UNDEBUG",
 )
