@@ -10,6 +10,7 @@ import pytest
 import hmmemu as hmm
 
 os.environ.setdefault("HMMEMU_DEVICE", "emulated")
+os.environ["PYTHONSAFEPATH"] = "1"  # programs that tests start see the installed package, not the tree
 
 FILL = r"""
 extern "C" __global__ void fill(int* x, long long n, int value) {
