@@ -7,9 +7,9 @@
 
 namespace hmm {
 
-// From this many pages on, asking the device process (one round trip, tens of microseconds) is cheaper than
-// freeing frames that the next move allocates again (about 2 us a page, measured).
-static constexpr uint64_t kShootdownPages = 32;
+// From this many pages on, asking the device process (one round trip, about 6 us) is cheaper than freeing frames
+// that the next move allocates again (about 2 us a page).
+static constexpr uint64_t kShootdownPages = 8;
 
 static int own(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 0); }
 
