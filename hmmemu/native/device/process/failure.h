@@ -15,7 +15,8 @@ void install_fault_handlers();
 void use_alternate_stack(unsigned char* low, size_t bytes);
 
 // services->fail
-[[noreturn]] void fail_kernel(hmm_worker* worker, int failure, const char* message);
+void fail_kernel(hmm_worker* worker, int failure, const char* message)
+    __attribute__((noreturn)); // as in abi.h: clang tells it from [[noreturn]]
 // A launch that cannot run: the CPU process should have refused it.
 [[noreturn]] void fail_launch(uint64_t ticket, const char* message);
 // The device's own code cannot go on.
