@@ -7,8 +7,8 @@
 
 namespace hmm {
 
-// From this many pages on, asking the device process (one round trip, about 6 us) is cheaper than freeing frames
-// that the next move allocates again (about 2 us a page).
+// From this many pages on, asking the device process (one round trip, about 6 us) is cheaper than freeing
+// frames that the next move allocates again (about 2 us a page).
 static constexpr uint64_t kShootdownPages = 8;
 
 static int own(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 0); }
