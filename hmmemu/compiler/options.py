@@ -15,7 +15,7 @@ from hmmemu.errors import CompileError
 # Options about the GPU's code, its debugging information and messages. Nothing to do on a CPU.
 _IGNORED = re.compile(
     r"-{1,2}(?:gpu-architecture|arch|gpu-code|code|generate-code|gencode|maxrregcount|rdc|relocatable-device-code|ftz|prec-div|prec-sqrt"
-    r"|ptxas-options|Xptxas|device-debug|G|g|generate-line-info|lineinfo|dopt|device-as-default-execution-space|default-device"
+    r"|ptxas-options|Xptxas|dopt|device-as-default-execution-space|default-device"
     r"|extra-device-vectorization|restrict|device-w|dw|device-c|dc|disable-warnings|w|display-error-number|err-no|no-display-error-number"
     r"|no-err-no|diag-error|diag-suppress|diag-warn|brief-diagnostics|time|split-compile|jump-table-density|minimal|modify-stack-limit"
     r"|dlink-time-opt|dlto|gen-opt-lto|optimization-info|version-ident|builtin-move-forward|builtin-initializer-list|no-source-include"
@@ -40,6 +40,7 @@ class CompilerOptions:
     standard: str = "gnu++17"
     fmad: bool = True
     fast_math: bool = False
+    lines: bool = False  # line tables, so that a fault can be given its source line
 
     @property
     def code(self) -> list[str]:
@@ -47,6 +48,8 @@ class CompilerOptions:
         words = [f"-std={self.standard}", f"-ffp-contract={'fast' if self.fmad else 'off'}"]
         if self.fast_math:
             words += ["-freciprocal-math", "-fno-signed-zeros"]
+        if self.lines:
+            words.append("-g1")
         return words
 
 
@@ -75,6 +78,8 @@ def _take(word: str, rest: Iterator[str], result: CompilerOptions) -> None:
     elif word in ("--use_fast_math", "-use_fast_math"):
         result.fast_math = True
         result.preprocessor.append("-D__USE_FAST_MATH__=1")
+    elif re.fullmatch(r"-{1,2}(device-debug|G|g|generate-line-info|lineinfo)", word):
+        result.lines = True
     elif re.fullmatch(r"-{1,2}fmad=(true|false)", word):
         result.fmad = word.endswith("true")
     elif _IGNORED.fullmatch(word):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -63,6 +64,18 @@ def test_wild_pointer_names_kernel_block_thread_and_array(
     assert (kept == 7).all()
     still_works(space, bad, x)
     still_works(space, bad, kept)
+
+
+@pytest.mark.skipif(not shutil.which("addr2line"), reason="addr2line (binutils) is not installed")
+def test_lineinfo_gives_the_source_line(space: hmm.AddressSpace) -> None:
+    source = """extern "C" __global__ void k(int* x, long long n) {
+  int i = threadIdx.x;
+  x[i] = 1;
+  x[i + n] = 2;
+}"""
+    kernel = hmm.RawKernel(source, "k", options=("-lineinfo",), filename="lines.cu")
+    with pytest.raises(hmm.KernelFault, match=r"kernel k, .*lines\.cu:4: illegal write"):
+        kernel(1, 32, (space.zeros(64, np.int32), 1 << 30))
 
 
 def test_wild_read_in_a_kernel_with_barriers(space: hmm.AddressSpace, bad: hmm.RawModule) -> None:
