@@ -13,8 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hmmemu as hmm
-from hmmemu.bench.peer import Peer
+from hmmemu.bench.peer import Peer, openmp_peer
 from hmmemu.bench.result import Result, Row, median
 from hmmemu.bench.timing import SOURCE, DeviceTimer
-from hmmemu.errors import CompileError, Error
+from hmmemu.errors import Error
 
 QUESTION = (
     "How near do emulated kernels come to C++ with OpenMP, and how far ahead of numba's simulator are they?"
@@ -79,7 +78,7 @@ def run(quick: bool = False) -> Result:
     with hmm.AddressSpace(device="emulated"):
         module = hmm.RawModule(path=str(SOURCE))
         bench = KernelBench(module, rounds=5 if quick else 15)
-        with _openmp(result) as peer:
+        with openmp_peer("kernels", result) as peer:
             rates = {case.name: bench.compare(case, peer, result) for case in cases()}
         bench.barriers(result)
     _against_simulator(result, rates, quick)
@@ -211,19 +210,6 @@ def checksum_of(case: Case, output: Array) -> float:
 def _same(case: Case, got: float, wanted: float) -> None:
     if got != wanted:
         raise Error(f"{case.name}: the output adds up to {got!r}, and {wanted!r} is right")
-
-
-@contextmanager
-def _openmp(result: Result) -> Iterator[Peer | None]:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
-    try:
-        peer = Peer("kernels", environment=environment)
-    except CompileError as error:
-        result.notes.append(f"No yardstick: {str(error).splitlines()[-1]}")
-        yield None
-        return
-    with peer:
-        yield peer
 
 
 def _against_simulator(result: Result, rates: dict[str, float], quick: bool) -> None:

@@ -6,18 +6,15 @@ watch a word, and an empty parallel loop of OpenMP in one process (native/launch
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 
 import hmmemu as hmm
-from hmmemu.bench.peer import Peer
+from hmmemu.bench.peer import openmp_peer
 from hmmemu.bench.result import Result, Row, median
 from hmmemu.bench.timing import SOURCE, DeviceTimer
-from hmmemu.errors import CompileError
 
 QUESTION = "How many microseconds from call to completion of an empty kernel?"
 NAMES = {
@@ -32,7 +29,7 @@ def run(quick: bool = False) -> Result:
     """Measures. Quick takes a few seconds, the whole about twenty."""
     result = Result("launch", QUESTION, quick=quick)
     rounds, each = (5, 40) if quick else (20, 200)
-    with hmm.AddressSpace(device="emulated"), _peer(result) as peer:
+    with hmm.AddressSpace(device="emulated"), openmp_peer("launch", result) as peer:
         module = hmm.RawModule(path=str(SOURCE))
         ways = _ways(module)
         times: dict[str, list[float]] = {name: [] for name in [*ways, *NAMES]}
@@ -97,17 +94,3 @@ def _rows(result: Result, times: dict[str, list[float]]) -> None:
     for percent in (1, 99):
         value = float(np.percentile(whole, percent))
         result.add(Row(f"call to completion, {percent} % are below", value, "µs", more_is_better=False))
-
-
-@contextmanager
-def _peer(result: Result) -> Iterator[Peer | None]:
-    try:
-        peer = Peer(
-            "launch", environment={**os.environ, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
-        )
-    except CompileError as error:
-        result.notes.append(f"No yardstick: {str(error).splitlines()[-1]}")
-        yield None
-        return
-    with peer:
-        yield peer

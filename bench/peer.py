@@ -5,12 +5,15 @@ A peer is a program that reads requests from stdin and answers each with one lin
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from hmmemu.bench.result import Result
 from hmmemu.compiler import find_compiler
 from hmmemu.errors import CompileError, Error
 
@@ -87,3 +90,17 @@ class Peer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def openmp_peer(name: str, result: Result) -> Iterator[Peer | None]:
+    """The OpenMP yardstick `name` on every CPU this process may use; None, with a note in `result`, without OpenMP."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+    try:
+        peer = Peer(name, environment=environment)
+    except CompileError as error:
+        result.notes.append(f"No yardstick: {str(error).splitlines()[-1]}")
+        yield None
+        return
+    with peer:
+        yield peer
