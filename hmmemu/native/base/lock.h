@@ -4,14 +4,17 @@
 // error and not hang for ever, and a fork child must be able to start again from "unlocked".
 //
 // LOCK ORDER of the whole driver, outermost first:
-//   1. Driver::ranges_   registration, device attach and detach, fork. Held by Python threads only.
-//   2. Block::lock       state of the pages of one 2 MiB block. At most one at a time, except in the fork
-//   handler,
-//                        which takes all of them in ascending order.
-//   3. Staging::lock_    a copy buffer, held within a block lock.
-// While holding 2 or 3 a thread allocates nothing, frees nothing and touches no memory but its stack and the
-// driver's own mappings: the heap may be managed memory, and a fault under a block lock would wait for
-// itself.
+//   1. Driver::ranges_   registration, protectors, device attach and detach, fork. Held by Python threads
+//   only.
+//   2. Page locks        driver/page_locks.h: bits in the page states, for as long as a transition takes. Who
+//   holds
+//                        some sleeps for no other page, except the fork handler, which takes all in ascending
+//                        order.
+//   3. Staging::lock_    a copy buffer, held while pages are locked.
+//   4. Block::lock       states and wait lists of the pages of one 2 MiB block, for a moment only.
+// While holding 2, 3 or 4 a thread allocates nothing, frees nothing and touches no memory but its stack and
+// the driver's own mappings: the heap may be managed memory, and a fault on a page that is locked would wait
+// for itself.
 #pragma once
 #include "base/failure.h"
 #include <atomic>

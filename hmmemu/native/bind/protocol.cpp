@@ -18,6 +18,8 @@ const char* name_of(Step step) {
   switch (step) {
   case Step::None:
     return "none";
+  case Step::Notify:
+    return "notify";
   case Step::FirstTouch:
     return "first_touch";
   case Step::Duplicate:

@@ -195,8 +195,13 @@ void bind_session(nb::module_& m) {
             if (s.open()) s.driver().free(pages_of(b, e));
           },
           Unlocked())
-      .def("add_range", [](Session& s, uint64_t b, uint64_t e,
-                           bool shared) { return to_python(s.driver().add_range(pages_of(b, e), shared)); })
+      .def(
+          "add_range",
+          [](Session& s, uint64_t b, uint64_t e, bool shared, bool read_only, bool file) {
+            return to_python(s.driver().add_range(pages_of(b, e), {shared, read_only, file}));
+          },
+          nb::arg("begin"), nb::arg("end"), nb::arg("shared") = false, nb::arg("read_only") = false,
+          nb::arg("file") = false)
       .def("drop_range",
            [](Session& s, uint64_t b, uint64_t e) {
              if (!s.open()) return std::vector<Range>();

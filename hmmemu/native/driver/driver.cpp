@@ -9,45 +9,109 @@
 namespace hmm {
 
 Driver::Driver(Policy policy) : policy_(policy), uffd_(Userfaultfd::open()), host_(uffd_) {
-  tables_[kCpu] = &host_;
+  cpu_[static_cast<unsigned>(Tracker::Uffd)] = &host_;
 }
 
 Driver::~Driver() = default;
 
 void Driver::check([[maybe_unused]] Block& block) const {
 #ifdef HMMEMU_CHECK
+  std::lock_guard guard(block.lock);
   for (unsigned i = 0; i < kPagesPerBlock; ++i)
-    if (const char* rule = broken_rule(block.pages[i]))
+    if (const char* rule = block.pages[i].locked() ? nullptr : broken_rule(block.pages[i]))
       fatal("page 0x%lx, state 0x%lx: %s", block.address + i * kPage, block.pages[i].word(), rule);
 #endif
+}
+
+void Driver::unlock(Block& block, Pages pages) {
+  PageLocks::unlock(block, pages, [this, &block](DeferredFault& fault) {
+    const Processor p = fault.processor;
+    const uint64_t page = fault.address;
+    fault.used.store(false, std::memory_order_release);
+    table(p, block.page(page)).wake({page, page + kPage});
+  });
 }
 
 // ---------------------------------------------------------------------------------------------------- faults
 
 void Driver::fault(Processor p, const Fault& fault) {
   const uint64_t begin = now_ns();
+  Block* block = directory_.find(fault.address);
+  const int error = block ? serve(*block, p, fault) : EFAULT;
+  if (error == EAGAIN) {
+    // In transition. Who works on it wakes the thread, or, when there are very many, this one waits.
+    if (!defer(*block, p, fault.address)) {
+      PageLocks::wait(*block, fault.address);
+      table(p, block->page(fault.address)).wake({fault.address, fault.address + kPage});
+    }
+  } else if (error) {
+    refuse(p, fault.address, error);
+  }
+  counters_.processor[p].fault_ns.add(now_ns() - begin);
+}
+
+bool Driver::fault_here(const Fault& fault) {
+  const uint64_t begin = now_ns();
+  Block* block = directory_.find(fault.address);
+  if (!block) return false;
+  int error;
+  while ((error = serve(*block, kCpu, fault)) == EAGAIN) PageLocks::wait(*block, fault.address);
+  if (error && error != EFAULT && error != EPERM)
+    fatal("CPU page 0x%lx cannot be brought home: %s", fault.address, strerror(error));
+  counters_.processor[kCpu].fault_ns.add(now_ns() - begin);
+  return error == 0;
+}
+
+// Brings the page, and with it as many as the policy says. EAGAIN: it is in transition.
+int Driver::serve(Block& block, Processor p, const Fault& fault) {
   ProcessorCounters& count = counters_.processor[p];
   const Access access = fault.write ? Access::Write : Access::Read;
-  Block* block = directory_.find(fault.address);
-  if (!block) return refuse(p, fault.address, EFAULT);
-
-  block->lock.lock();
-  const PageState state = block->page(fault.address);
+  Pages region{fault.address, fault.address + kPage};
+  bool granted;
+  {
+    std::lock_guard guard(block.lock);
+    const PageState state = block.page(fault.address);
+    if (state.locked()) return EAGAIN;
+    if (!state.managed()) return EFAULT;
+    if (fault.write && state.read_only()) return EPERM;
+    granted = transition(state, p, access, policy_.protocol).step == Step::None;
+    if (!granted) region = grow(block, fault.address, p, policy_.growth);
+    PageLocks::mark(block, region, true);
+  }
   int error = 0;
-  if (!state.managed()) {
-    error = EFAULT;
-  } else if (transition(state, p, access, policy_.protocol).step == Step::None) {
-    repair(*block, fault.address, p, fault.present);
+  if (granted) {
+    repair(block, fault.address, p, fault.present);
     count.spurious_faults.add();
   } else {
     // Counted first: who waits for the page may read the counters the moment it goes on.
     (fault.write ? count.write_faults : count.read_faults).add();
-    error = access_locked(*block, grow(*block, fault.address, p, policy_.growth), {p, access, Cause::Fault});
+    error = access_locked(block, region, {p, access, Cause::Fault});
   }
-  check(*block);
-  block->lock.unlock();
-  if (error) refuse(p, fault.address, error);
-  count.fault_ns.add(now_ns() - begin);
+  check(block);
+  unlock(block, region);
+  return error;
+}
+
+// Notes that a thread which sleeps in the kernel wants the page. True also if it is in transition no more:
+// then the thread tries again at once.
+bool Driver::defer(Block& block, Processor p, uint64_t address) {
+  for (DeferredFault& fault : deferred_) {
+    if (fault.used.exchange(true, std::memory_order_acquire)) continue;
+    fault.thread = false;
+    fault.processor = p;
+    fault.address = address;
+    {
+      std::lock_guard guard(block.lock);
+      if (block.page(address).locked()) {
+        PageLocks::list(block, address).push(fault);
+        return true;
+      }
+    }
+    fault.used.store(false, std::memory_order_release);
+    table(p, block.page(address)).wake({address, address + kPage});
+    return true;
+  }
+  return false;
 }
 
 // The state grants the access, and yet it faulted: mostly another fault on the same page was served
@@ -56,22 +120,25 @@ void Driver::fault(Processor p, const Fault& fault) {
 // without us.
 void Driver::repair(Block& block, uint64_t address, Processor p, bool present) {
   const Pages page{address, address + kPage};
-  if (block.page(address).hold(p) == Hold::Exclusive) {
+  const PageState state = block.page(address);
+  PageTable& mine = table(p, state);
+  if (state.hold(p) == Hold::Exclusive) {
     if (present)
-      table(p).unprotect(block, page);
-    else if (p == kCpu && table(p).zero(block, page, Access::Read) == 0)
+      mine.unprotect(block, page);
+    else if (p == kCpu && mine.zero(block, page, Access::Read, true) == 0)
       return;
   }
-  table(p).wake(page);
+  mine.wake(page);
 }
 
 void Driver::refuse(Processor p, uint64_t address, int error) {
   counters_.processor[p].refused_faults.add();
-  if (p == kCpu && error != EFAULT)
+  if (p == kCpu && error != EFAULT && error != EPERM)
     fatal("CPU page 0x%lx cannot be brought home: %s", address, strerror(error));
   refused_error_[p].store(error);
   refused_[p].store(address);
-  table(p).refuse({address, address + kPage});
+  // Only freed arena memory can get here on the CPU: it reads as zeros until it is allocated again.
+  (p == kCpu ? host_ : *tables_[p]).refuse({address, address + kPage});
 }
 
 Driver::Refusal Driver::take_refusal(Processor p) {
@@ -90,30 +157,39 @@ int Driver::access(Pages pages, Processor p, Access access, Cause cause) {
 }
 
 int Driver::access_locked(Block& block, Pages pages, Request request) {
-  for (uint64_t a = pages.begin; a < pages.end;) {
-    const PageState state = block.page(a);
-    Pages run{a, a + kPage};
-    while (run.end < pages.end && block.page(run.end).holds() == state.holds() &&
-           block.page(run.end).managed() == state.managed())
-      run.end += kPage;
-    a = run.end;
-    if (!state.managed()) continue;
-    const Transition t = transition(state, request.p, request.access, policy_.protocol);
-    if (t.step == Step::None) continue;
-    if (int error = perform(block, run, t, request)) return error;
+  return each_run(block, pages, [&](Pages run) {
+    PageState state = block.page(run.begin);
+    if (!state.managed()) return 0;
+    if (state.tracker() == Tracker::Async && request.p != kCpu) {
+      notice_locked(block, run, false); // what the CPU wrote comes first; pages may differ now
+      return each_run(block, run, [&](Pages part) { return step(block, part, request); });
+    }
+    return step(block, run, request);
+  });
+}
+
+// One access to pages that are alike.
+int Driver::step(Block& block, Pages run, Request request) {
+  if (request.access == Access::Write && request.p != kCpu && block.page(run.begin).read_only()) return EPERM;
+  Transition t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
+  if (t.step == Step::Notify) {
+    if (int error = notify(block, run)) return error;
+    t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
   }
-  return 0;
+  return t.step == Step::None ? 0 : perform(block, run, t, request);
 }
 
 int Driver::perform(Block& block, Pages run, const Transition& t, Request request) {
-  PageTable& mine = table(request.p);
+  PageTable& mine = table(request.p, t.next);
   ProcessorCounters& count = counters_.processor[request.p];
   switch (t.step) {
   case Step::None:
+  case Step::Notify:
     return 0;
   case Step::FirstTouch:
     count.first_touch_pages.add(run.count());
-    if (int error = mine.zero(block, run, request.access)) return error;
+    if (int error = mine.zero(block, run, request.access, t.next.hold(request.p) == Hold::Exclusive))
+      return error;
     break;
   case Step::Upgrade:
     if (int error = zap_others(block, run, t.zap)) return error;
@@ -130,23 +206,26 @@ int Driver::perform(Block& block, Pages run, const Transition& t, Request reques
 
 int Driver::migrate(Block& block, Pages run, const Transition& t, Request request) {
   const uint64_t begin = now_ns();
-  PageTable &mine = table(request.p), &theirs = table(t.source);
+  PageTable &mine = table(request.p, t.next), &theirs = table(t.source, t.next);
   TransferCounters& count = counters_.transfer[t.source][request.p];
   count.add(run.count(), t.step == Step::Duplicate, request.cause);
+  const bool writable = t.next.hold(request.p) == Hold::Exclusive;
+  StagingPool::Use staging(staging_);
   int error = 0;
   if (t.step == Step::Duplicate) {
     if (t.protect) error = theirs.protect(block, run);
-    if (!error) error = mine.install(block, run, theirs.frames(block, run), false);
+    const std::byte* content = error ? nullptr : theirs.frames(block, run, *staging);
+    if (!error) error = content ? mine.install(block, run, content, false) : ENXIO;
   } else {
     counters_.processor[t.source].invalidated_pages.add(run.count());
-    StagingPool::Use staging(staging_);
     const std::byte* content = theirs.take(block, run, t.protect, *staging);
+    if (!content) return ENXIO;
     error = zap_others(block, run, t.zap & ~(1u << t.source));
-    if (!error) error = mine.install(block, run, content, true);
-    if (error && request.p != kCpu && host_.install(block, run, content, true) == 0) {
+    if (!error) error = mine.install(block, run, content, writable);
+    if (error && request.p != kCpu && table(kCpu, t.next).install(block, run, content, writable) == 0) {
       PageState home = t.next; // nothing is lost: the CPU has it now
       home.set_holds(0);
-      home.set(kCpu, Hold::Exclusive);
+      home.set(kCpu, writable ? Hold::Exclusive : Hold::Shared);
       commit(block, run, home);
     }
   }
@@ -159,14 +238,14 @@ int Driver::migrate(Block& block, Pages run, const Transition& t, Request reques
 int Driver::zap_others(Block& block, Pages run, uint16_t processors) {
   for (Processor q = 0; processors; ++q, processors >>= 1) {
     if (!(processors & 1)) continue;
-    if (int error = table(q).zap(block, run)) return error;
+    if (int error = table(q, block.page(run.begin)).zap(block, run)) return error;
     counters_.processor[q].invalidated_pages.add(run.count());
   }
   return 0;
 }
 
 void Driver::commit(Block& block, Pages run, PageState next) {
-  for (uint64_t a = run.begin; a < run.end; a += kPage) block.page(a).set_holds(next.holds());
+  change(block, run, [next](PageState& state) { state.set_holds(next.holds()); });
 }
 
 void Driver::bring_home(Block& block, Pages pages) {
@@ -183,7 +262,10 @@ void Driver::bring_home(Block& block, Pages pages) {
 // Memory that the program unmapped without telling us (numpy 2.5 frees an array's data before it says that
 // the array is gone) takes its content with it: nothing is written to it, and every other copy goes.
 void Driver::bring_home_run(Block& block, Pages run) {
-  const int error = access_locked(block, run, {kCpu, Access::Write, Cause::Home});
+  const int error = each_run(block, run, [&](Pages part) {
+    if (block.page(part.begin).watched()) return bring_home_watched(block, part);
+    return access_locked(block, part, {kCpu, Access::Write, Cause::Home});
+  });
   if (!error) return;
   if (error != ENOENT) fatal("pages at 0x%lx cannot be brought home: %s", run.begin, strerror(error));
   if (run.count() > 1) {
@@ -191,8 +273,23 @@ void Driver::bring_home_run(Block& block, Pages run) {
     bring_home_run(block, {run.begin, middle});
     return bring_home_run(block, {middle, run.end});
   }
-  for (Processor q = 1; q < processors(); ++q) table(q).release(block, run);
-  block.page(run.begin).set_holds(0);
+  for (Processor q = 1; q < processors(); ++q) tables_[q]->release(block, run);
+  change(block, run, [](PageState& state) { state.set_holds(0); });
+}
+
+// Coming home is no write: the protectors stay armed, and the CPU alone has a Shared copy.
+int Driver::bring_home_watched(Block& block, Pages run) {
+  if (int error = access_locked(block, run, {kCpu, Access::Read, Cause::Home})) return error;
+  return each_run(block, run, [&](Pages part) {
+    PageState next = block.page(part.begin);
+    for (Processor q = 1; q < processors(); ++q)
+      if (next.hold(q) != Hold::Invalid) {
+        if (int error = zap_others(block, part, 1u << q)) return error;
+        next.set(q, Hold::Invalid);
+      }
+    commit(block, part, next);
+    return 0;
+  });
 }
 
 void Driver::discard(Pages pages) {
@@ -203,11 +300,16 @@ void Driver::discard(Pages pages) {
 
 // No copy is left anywhere, nor memory that a device keeps for these pages; they are as if never touched.
 int Driver::release_everywhere(Block& block, Pages pages) {
-  const unsigned n = processors();
-  for (Processor q = 0; q < n; ++q)
-    if (int error = table(q).release(block, pages)) return error;
-  for (uint64_t a = pages.begin; a < pages.end; a += kPage) block.page(a).set_holds(0);
-  return 0;
+  return each_run(block, pages, [&](Pages run) {
+    if (!block.page(run.begin).managed()) return 0;
+    if (block.page(run.begin).watched()) // to forget the content is to write zeros
+      if (int error = notify(block, run)) return error;
+    const unsigned n = processors();
+    for (Processor q = 0; q < n; ++q)
+      if (int error = table(q, block.page(run.begin)).release(block, run)) return error;
+    change(block, run, [](PageState& state) { state.set_holds(0); });
+    return 0;
+  });
 }
 
 int Driver::transfer(Processor p, uint64_t address, uint64_t bytes, void* data, Access access) {
@@ -223,12 +325,7 @@ int Driver::transfer(Processor p, uint64_t address, uint64_t bytes, void* data, 
       for (uint64_t a = part.begin; a < part.end; a += kPage)
         if (!block.page(a).managed()) return EFAULT;
       if (int failed = access_locked(block, part, {p, access, Cause::Fault})) return failed;
-      auto* frames = const_cast<std::byte*>(table(p).frames(block, part)) + (address - part.begin);
-      if (access == Access::Write)
-        std::memcpy(frames, buffer.as<void>(), n);
-      else
-        std::memcpy(buffer.as<void>(), frames, n);
-      return 0;
+      return copy_locked(block, part, p, access, address, n, buffer.as<std::byte>());
     });
     if (!error && !directory_.find(address)) error = EFAULT;
     if (error) return error;
@@ -238,11 +335,29 @@ int Driver::transfer(Processor p, uint64_t address, uint64_t bytes, void* data, 
   return 0;
 }
 
-void Driver::snapshot(Pages pages, uint64_t* words) const {
+// Between `buffer` and the pages, which `p` may access that way.
+int Driver::copy_locked(Block& block, Pages pages, Processor p, Access access, uint64_t address,
+                        uint64_t bytes, std::byte* buffer) {
+  StagingPool::Use staging(staging_);
+  return each_run(block, pages, [&](Pages run) {
+    const std::byte* frames = table(p, block.page(run.begin)).frames(block, run, *staging);
+    if (!frames) return ENXIO;
+    const uint64_t begin = std::max(run.begin, address), end = std::min(run.end, address + bytes);
+    auto* at = const_cast<std::byte*>(frames) + (begin - run.begin);
+    if (access == Access::Write)
+      std::memcpy(at, buffer + (begin - address), end - begin);
+    else
+      std::memcpy(buffer + (begin - address), at, end - begin);
+    return 0;
+  });
+}
+
+void Driver::snapshot(Pages pages, uint64_t* words) {
   Mapping buffer(page_up(kPagesPerBlock * sizeof(uint64_t)));
   for (uint64_t a = pages.begin; a < pages.end;) {
     const Pages part{a, std::min(pages.end, block_down(a) + kBlock)};
     std::memset(buffer.as<void>(), 0, part.count() * sizeof(uint64_t));
+    // Locked first: who was served a moment ago must find it said here.
     each_block(part, [&](Block& block, Pages inner) {
       std::memcpy(buffer.as<void>(), &block.page(inner.begin), inner.count() * sizeof(uint64_t));
       return 0;

@@ -4,17 +4,18 @@
 // range; the protocol says what to do; the page tables do it; the directory is updated; counters count.
 //
 // INVARIANTS
-//   - Under a block's lock, the state of each of its pages is what the page tables of all processors really
-//   grant, or
-//     more strict in the page tables than in the state (never the other way round).
-//   - protocol/transition.h's oracle holds for every page whenever its block is unlocked (checked in builds
-//   with
+//   - The state of a page that is not locked is what the page tables of all processors really grant, or more
+//     strict in the page tables than in the state (never the other way round).
+//   - protocol/transition.h's oracle holds for every page that is not locked (checked in builds with
 //     HMMEMU_CHECK).
+//   - What a thread does with a page it does with the page locked (driver/page_locks.h).
 //   - Driver threads hold no GIL, allocate nothing, and touch no managed address but through frames that are
 //   present.
 // LOCKS: see base/lock.h. An object of this class lives in mmap'ed memory, not on the heap.
 #pragma once
 #include "driver/growth.h"
+#include "driver/page_locks.h"
+#include "driver/protector.h"
 #include "memory/device_table.h"
 #include "memory/host_table.h"
 #include "protocol/directory.h"
@@ -38,8 +39,13 @@ class Driver {
   ~Driver();
   Driver(const Driver&) = delete;
 
-  // -- from fault receivers; take block locks only --
+  // -- from fault receivers and signal handlers --
+  // Serves a fault whose thread sleeps until the page tables let it go on. Returns without waiting for pages
+  // that are in transition.
   void fault(Processor p, const Fault& fault);
+  // Serves a fault of this very thread (tracker `signal`), which tries again afterwards. False: not ours to
+  // serve, a real access violation.
+  bool fault_here(const Fault& fault);
 
   // -- from any thread but a driver's --
   // Gives `p` the right to `access` every page of the range. Pages that nobody owns are skipped. 0 or errno.
@@ -49,7 +55,11 @@ class Driver {
   // Copies between `data` and the range as `p` sees it, bringing the pages to p as its own accesses would.
   int transfer(Processor p, uint64_t address, uint64_t bytes, void* data, Access access);
   // PageState words, one a page.
-  void snapshot(Pages pages, uint64_t* words) const;
+  void snapshot(Pages pages, uint64_t* words);
+  // Finds the stores of the CPU that were not caught (Tracker::Async), now. `update`: device copies of those
+  // pages get the new content and stay, else they go.
+  void notice_writes(Pages pages, bool update);
+  void notice_all_writes(bool update);
 
   // -- ranges: Python threads --
   // Address space for arrays, known to this process's userfaultfd as a whole.
@@ -57,9 +67,9 @@ class Driver {
   // Takes ownership of pages of the arena for one array; they start untouched.
   void allocate(Pages pages);
   void free(Pages pages);
-  // Existing memory. The new pages start Exclusive at the CPU. `shared` tells MAP_SHARED memory.
+  // Existing memory. The new pages start Exclusive at the CPU.
   // Returns the runs of pages that were not owned before.
-  std::vector<Pages> add_range(Pages pages, bool shared);
+  std::vector<Pages> add_range(Pages pages, MemoryKind kind);
   // Brings the pages home; those nobody else owns become plain memory. Returns them.
   std::vector<Pages> drop_range(Pages pages);
   // The end, in two steps: every page comes home and no range can be added any more; then, when no receiver
@@ -67,19 +77,30 @@ class Driver {
   void bring_all_home();
   void release();
 
+  // -- protectors: Python threads --
+  // Registers a protector, behind those that there are. It watches nothing yet.
+  void watch(Protector& protector);
+  // From now on the next write to each of the pages (those of its range that are managed) is told to it.
+  void arm(Protector& protector, Pages pages);
+  // Takes it out. Afterwards no thread is in it or will enter it.
+  void drop(Protector& protector);
+  // Calls visit(page, content) for each managed page, with its present content and the page locked; nullptr
+  // where it cannot be read.
+  void read_pages(Pages pages, void (*visit)(void* context, uint64_t page, const std::byte*), void* context);
+
   // -- devices --
   Processor attach(int vram, int uffd, DeviceTable::Shootdown shootdown, void* context);
   // Everything that `p` holds comes home. Afterwards its process may be gone.
   void evacuate(Processor p);
   void replace_process(Processor p, int uffd, void* context);
-  const Userfaultfd& device_userfaultfd(Processor p) const { return devices_[p]->userfaultfd(); }
+  Userfaultfd& device_userfaultfd(Processor p) { return devices_[p]->userfaultfd(); }
 
   // -- fork: called in this order by the fork handlers of fork.cpp --
   void before_fork();
   void after_fork_in_parent();
   void after_fork_in_child();
 
-  const Userfaultfd& userfaultfd() const { return uffd_; }
+  Userfaultfd& userfaultfd() { return uffd_; }
   Counters& counters() { return counters_; }
   unsigned processors() const { return processors_.load(std::memory_order_acquire); }
   // The last access of `p` that could not be served: address (0: none) and errno (EFAULT: nobody owns it).
@@ -98,9 +119,16 @@ class Driver {
     Access access;
     Cause cause;
   };
-  PageTable& table(Processor p) const { return *tables_[p]; }
-  // Caller must hold the block's lock for all of these; `pages` lie in the block.
+  // The page table that speaks for a page on `p`.
+  PageTable& table(Processor p, PageState state) const {
+    return p == kCpu ? *cpu_[static_cast<unsigned>(state.tracker())] : *tables_[p];
+  }
+  CpuTable& cpu_table(Tracker tracker) const { return *cpu_[static_cast<unsigned>(tracker)]; }
+  Tracker tracker_for(MemoryKind kind) const;
+
+  // `pages` lie in the block, and the caller has locked them, for all of these.
   int access_locked(Block& block, Pages pages, Request request);
+  int step(Block& block, Pages run, Request request);
   int perform(Block& block, Pages run, const Transition& transition, Request request);
   int migrate(Block& block, Pages run, const Transition& transition, Request request);
   int zap_others(Block& block, Pages run, uint16_t processors);
@@ -109,23 +137,68 @@ class Driver {
   int release_everywhere(Block& block, Pages pages);
   void bring_home(Block& block, Pages pages);
   void bring_home_run(Block& block, Pages run);
+  int bring_home_watched(Block& block, Pages run);
+  int notify(Block& block, Pages run);
+  int watch_run(Block& block, Pages run);
+  bool armed_by_any(uint64_t page) const;
+  // Calls visit(protector) for each protector, in order of registration.
+  template <class Visit> void each_protector(Visit visit) const {
+    const unsigned end = protectors_end_.load(std::memory_order_acquire);
+    for (unsigned i = 0; i < end; ++i)
+      if (Protector* p = protectors_[i].load(std::memory_order_acquire)) visit(*p);
+  }
+  void cpu_wrote(Block& block, Pages run, bool update);
+  int update_others(Block& block, Pages run);
+  void unwatch(Block& block, Pages pages);
+  void notice_locked(Block& block, Pages pages, bool update);
+  int copy_locked(Block& block, Pages pages, Processor p, Access access, uint64_t address, uint64_t bytes,
+                  std::byte* buffer);
+  const std::byte* content(Block& block, Pages run, Staging& staging);
   void check(Block& block) const;
+
+  // Not locked by the caller:
+  int serve(Block& block, Processor p, const Fault& fault);
+  bool defer(Block& block, Processor p, uint64_t address);
+  void unlock(Block& block, Pages pages);
+  static void set_start(Block& block, uint64_t address) {
+    change(block, {address, address + kPage}, [](PageState& state) { state.set_start(true); });
+  }
   void refuse(Processor p, uint64_t address, int error);
 
-  // Calls visit(block, pages of it) under each block's lock, in ascending order, until one returns an error.
-  template <class Visit> int each_block(Pages pages, Visit visit) const {
+  // Calls act(run) for each run of like pages, until one returns an error.
+  template <class Act> static int each_run(Block& block, Pages pages, Act act) {
+    for (uint64_t a = pages.begin; a < pages.end;) {
+      Pages run{a, a + kPage};
+      while (run.end < pages.end && block.page(run.end).like(block.page(a))) run.end += kPage;
+      a = run.end;
+      if (int error = act(run)) return error;
+    }
+    return 0;
+  }
+  // Locks the pages of one block after the other, in ascending order, and calls visit(block, pages of it)
+  // with them locked, until one returns an error.
+  template <class Visit> int each_block(Pages pages, Visit visit) {
     for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) {
       Block* block = directory_.find(a);
       if (!block) continue;
-      std::lock_guard guard(block->lock);
-      const int error = visit(*block, Pages{a, std::min(pages.end, block->address + kBlock)});
+      const Pages part{a, std::min(pages.end, block->address + kBlock)};
+      PageLocks::lock(*block, part);
+      const int error = visit(*block, part);
       check(*block);
+      unlock(*block, part);
       if (error) return error;
     }
     return 0;
   }
+  // Changes the states of locked pages: others look at them under the block's lock.
+  template <class Change> static void change(Block& block, Pages pages, Change act) {
+    std::lock_guard guard(block.lock);
+    for (uint64_t a = pages.begin; a < pages.end; a += kPage) act(block.page(a));
+  }
   // Runs of pages in the range that have exactly `owners` owners.
   std::vector<Pages> runs(Pages pages, unsigned owners) const;
+
+  static constexpr unsigned kMostProtectors = 1024, kMostDeferred = 1024;
 
   Policy policy_;
   Userfaultfd uffd_;
@@ -134,12 +207,17 @@ class Driver {
   StagingPool staging_;
   Counters counters_;
   HostTable host_;
+  CpuTable* cpu_[kTrackers] = {};
   std::optional<DeviceTable> devices_[kMaxProcessors]; // in place: driver threads must not read the heap
   PageTable* tables_[kMaxProcessors] = {};
   std::atomic<unsigned> processors_{1};
+  std::atomic<Protector*> protectors_[kMostProtectors] = {}; // in order of registration, with holes
+  std::atomic<unsigned> protectors_end_{0};                  // changed under ranges_
+  DeferredFault deferred_[kMostDeferred];
   std::atomic<uint64_t> refused_[kMaxProcessors] = {};
   std::atomic<int> refused_error_[kMaxProcessors] = {};
   Pages arena_;
+  const Tracker tracker_ = Tracker::Uffd; // of the arena, and of all memory that it can watch
   std::atomic<bool> closed_{false};
 };
 

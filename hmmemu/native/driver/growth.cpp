@@ -5,13 +5,16 @@
 namespace hmm {
 namespace {
 
-// The pages of `window` that belong to the same allocation as the one at `address`.
+bool free_to_move(PageState state) { return state.managed() && !state.locked(); }
+
+// The pages of `window` that belong to the same allocation as the one at `address`, as far as none is in
+// transition.
 Pages within_allocation(Block& block, uint64_t address, Pages window) {
   Pages result{address, address + kPage};
   while (result.begin > window.begin && !block.page(result.begin).starts_allocation() &&
-         block.page(result.begin - kPage).managed())
+         free_to_move(block.page(result.begin - kPage)))
     result.begin -= kPage;
-  while (result.end < window.end && block.page(result.end).managed() &&
+  while (result.end < window.end && free_to_move(block.page(result.end)) &&
          !block.page(result.end).starts_allocation())
     result.end += kPage;
   return result;

@@ -25,6 +25,13 @@ void populate(Pages pages) {
 // device processes use in their first two address layouts (device/client/spawn.cpp).
 constexpr uint64_t kArenasBegin = 0x160000000000, kArenasEnd = 0x290000000000;
 
+// Nobody owns the page any more; it stays locked.
+void forget(PageState& state) {
+  const bool locked = state.locked();
+  state = PageState();
+  state.set_locked(locked);
+}
+
 } // namespace
 
 std::vector<Pages> Driver::runs(Pages pages, unsigned owners) const {
@@ -48,21 +55,34 @@ Pages Driver::make_arena(uint64_t bytes) {
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
       if (at == MAP_FAILED) continue;
       arena_ = {hint, hint + bytes};
-      if (int error = uffd_.add(arena_))
+      if (int error = cpu_table(tracker_).add(arena_, {}))
         throw Failure(FailureKind::Unsupported,
-                      std::string("userfaultfd refuses the arena: ") + strerror(error));
+                      std::string("the arena cannot be watched: ") + strerror(error));
       return arena_;
     }
   }
   throw Failure(FailureKind::OutOfMemory, "no room for an arena in the address space (see `ulimit -v`)");
 }
 
+Tracker Driver::tracker_for(MemoryKind kind) const {
+  if (kind.file && tracker_ != Tracker::Signal) {
+    if (!cpu_[static_cast<unsigned>(Tracker::Signal)])
+      throw Failure(FailureKind::Unsupported,
+                    "pages of a regular file cannot be watched here; use hmm.asarray(x), which copies it");
+    return Tracker::Signal;
+  }
+  return tracker_;
+}
+
 void Driver::allocate(Pages pages) {
   std::lock_guard guard(ranges_);
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
   each_block(pages, [&](Block& block, Pages part) {
-    for (uint64_t a = part.begin; a < part.end; a += kPage) block.page(a).add_owner();
-    if (part.begin == pages.begin) block.page(part.begin).set_start(true);
+    change(block, part, [&](PageState& state) {
+      state.set_tracker(tracker_);
+      state.add_owner();
+    });
+    if (part.begin == pages.begin) set_start(block, part.begin);
     return 0;
   });
 }
@@ -72,38 +92,39 @@ void Driver::free(Pages pages) {
   if (closed_) return;
   each_block(pages, [&](Block& block, Pages part) {
     release_everywhere(block, part);
-    for (uint64_t a = part.begin; a < part.end; a += kPage) block.page(a) = PageState();
+    change(block, part, forget);
     return 0;
   });
 }
 
-std::vector<Pages> Driver::add_range(Pages pages, bool shared) {
+std::vector<Pages> Driver::add_range(Pages pages, MemoryKind kind) {
   std::lock_guard guard(ranges_);
+  const Tracker tracker = tracker_for(kind);
+  CpuTable& cpu = cpu_table(tracker);
   std::vector<Pages> fresh = runs(pages, 0);
   for (size_t i = 0; i < fresh.size(); ++i) {
     populate(fresh[i]);
-    int error = uffd_.add(fresh[i]);
+    int error = cpu.add(fresh[i], kind);
     if (!error) continue;
-    while (i-- > 0) uffd_.remove(fresh[i]); // as if nothing had happened
+    while (i-- > 0) cpu.remove(fresh[i]); // as if nothing had happened
     if (error == EINVAL)
       throw Failure(FailureKind::Unsupported,
-                    "this kind of memory (a regular file's pages, or huge pages) cannot be "
-                    "watched by userfaultfd; use hmm.asarray(x), which copies it");
-    throw Failure(FailureKind::Unsupported,
-                  std::string("userfaultfd refuses this memory: ") + strerror(error));
+                    "this kind of memory (huge pages of hugetlbfs, say) cannot be watched here; use "
+                    "hmm.asarray(x), which copies it");
+    throw Failure(FailureKind::Unsupported, std::string("this memory cannot be watched: ") + strerror(error));
   }
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
   each_block(pages, [&](Block& block, Pages part) {
-    for (uint64_t a = part.begin; a < part.end; a += kPage) {
-      PageState& state = block.page(a);
+    change(block, part, [&](PageState& state) {
       if (!state.managed()) {
-        state = PageState();
+        forget(state);
         state.set(kCpu, Hold::Exclusive);
-        state.set_shared_mapping(shared);
+        state.set_kind(kind);
+        state.set_tracker(tracker);
       }
       state.add_owner();
-    }
-    if (part.begin == pages.begin) block.page(part.begin).set_start(true);
+    });
+    if (part.begin == pages.begin) set_start(block, part.begin);
     return 0;
   });
   return fresh;
@@ -114,17 +135,22 @@ std::vector<Pages> Driver::drop_range(Pages pages) {
   if (closed_) return {};
   std::vector<Pages> last = runs(pages, 1);
   each_block(pages, [&](Block& block, Pages part) {
+    unwatch(block, part);
     bring_home(block, part);
     host_.free_parked(block, part);
-    for (Processor q = 1; q < processors(); ++q) table(q).release(block, part);
-    for (uint64_t a = part.begin; a < part.end; a += kPage) {
-      PageState& state = block.page(a);
-      state.drop_owner();
-      if (!state.managed()) state = PageState();
-    }
-    return 0;
+    for (Processor q = 1; q < processors(); ++q) tables_[q]->release(block, part);
+    return each_run(block, part, [&](Pages run) {
+      CpuTable& cpu = cpu_table(block.page(run.begin).tracker());
+      for (Pages gone : last)
+        if (const Pages end{std::max(gone.begin, run.begin), std::min(gone.end, run.end)}; !end.empty())
+          cpu.remove(end);
+      change(block, run, [](PageState& state) {
+        state.drop_owner();
+        if (!state.managed()) forget(state);
+      });
+      return 0;
+    });
   });
-  for (Pages run : last) uffd_.remove(run);
   return last;
 }
 
@@ -134,6 +160,7 @@ void Driver::bring_all_home() {
   for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
     Block& block = directory_.at(slot);
     each_block({block.address, block.address + kBlock}, [&](Block& b, Pages all) {
+      unwatch(b, all);
       bring_home(b, all);
       return 0;
     });
@@ -180,13 +207,17 @@ void Driver::before_fork() {
   ranges_.lock();
   for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
     Block& block = directory_.at(slot);
-    block.lock.lock();
-    if (!closed_) bring_home(block, {block.address, block.address + kBlock});
+    const Pages all{block.address, block.address + kBlock};
+    PageLocks::lock(block, all);
+    if (!closed_) bring_home(block, all);
   }
 }
 
 void Driver::after_fork_in_parent() {
-  for (uint32_t slot = directory_.size(); slot-- > 0;) directory_.at(slot).lock.unlock();
+  for (uint32_t slot = directory_.size(); slot-- > 0;) {
+    Block& block = directory_.at(slot);
+    unlock(block, {block.address, block.address + kBlock});
+  }
   ranges_.unlock();
 }
 
@@ -194,7 +225,17 @@ void Driver::after_fork_in_child() {
   // The descriptors speak for the parent's memory: closing them here leaves the parent's registrations alone.
   closed_ = true;
   uffd_ = Userfaultfd();
-  for (uint32_t slot = directory_.size(); slot-- > 0;) directory_.at(slot).lock.reset();
+  for (uint32_t slot = directory_.size(); slot-- > 0;) {
+    Block& block = directory_.at(slot);
+    block.lock.reset();
+    each_run(block, {block.address, block.address + kBlock}, [&](Pages run) {
+      const PageState state = block.page(run.begin);
+      if (state.managed()) cpu_table(state.tracker()).abandon(run, state.kind());
+      return 0;
+    });
+    PageLocks::mark(block, {block.address, block.address + kBlock}, false);
+    block.waiting.fill({});
+  }
   ranges_.reset();
 }
 

@@ -14,9 +14,8 @@
 
 namespace hmm {
 
-Receiver::Receiver(Driver& driver, Processor p, const Userfaultfd& uffd,
-                   const std::vector<ThreadOnCpu>& pinned)
-    : driver_(driver), p_(p), uffd_(uffd) {
+Receiver::Receiver(Driver& driver, Processor p, FaultSource& source, const std::vector<ThreadOnCpu>& pinned)
+    : driver_(driver), p_(p), source_(source) {
   pinned_count_ = std::min<size_t>(pinned.size(), kMostPinned);
   std::copy_n(pinned.begin(), pinned_count_, pinned_);
   wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -53,10 +52,10 @@ void Receiver::loop() {
   move_to(cpu_);
   constexpr unsigned kBatch = 16;
   Fault faults[kBatch];
-  pollfd waits[2] = {{uffd_.fd(), POLLIN, 0}, {wake_fd_, POLLIN, 0}};
+  pollfd waits[2] = {{source_.fd(), POLLIN, 0}, {wake_fd_, POLLIN, 0}};
   for (;;) {
     // A thread that was just served runs at once and has mostly faulted again by now: read first, then wait.
-    const unsigned count = uffd_.read(faults, kBatch);
+    const unsigned count = source_.read(faults, kBatch);
     for (unsigned i = 0; i < count; ++i) driver_.fault(p_, faults[i]);
     if (count) {
       follow(faults[count - 1]);

@@ -20,7 +20,7 @@ struct ThreadOnCpu {
 class Receiver {
  public:
   // `pinned` lists threads that never change their CPU (a device's workers); others are looked up in /proc.
-  Receiver(Driver& driver, Processor p, const Userfaultfd& uffd, const std::vector<ThreadOnCpu>& pinned);
+  Receiver(Driver& driver, Processor p, FaultSource& source, const std::vector<ThreadOnCpu>& pinned);
   // Stops the thread; faults not yet read stay unread. Waits for it (the driver's limits apply).
   ~Receiver();
   Receiver(const Receiver&) = delete;
@@ -37,7 +37,7 @@ class Receiver {
 
   Driver& driver_;
   const Processor p_;
-  const Userfaultfd& uffd_;
+  FaultSource& source_;
   ThreadOnCpu pinned_[kMostPinned];
   unsigned pinned_count_ = 0;
   int cpu_ = -1;

@@ -1,5 +1,6 @@
 #include "memory/device_table.h"
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
@@ -29,14 +30,14 @@ void DeviceTable::replace_process(int uffd, void* context) {
 
 std::byte* DeviceTable::alias(Block& block, Pages pages) {
   std::byte* slot = alias_.as<std::byte>() + block.slot * kBlock;
-  auto& made = alias_made_.as<uint8_t>()[block.slot];
-  if (!made) {
+  auto& made = alias_made_.as<std::atomic<uint8_t>>()[block.slot]; // twice at once does no harm
+  if (!made.load(std::memory_order_acquire)) {
     // Neighbouring blocks have neighbouring slots, so the kernel merges their mappings into one.
     void* at = mmap(slot, kBlock, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, vram_,
                     block.address);
     if (at == MAP_FAILED) fatal("cannot map device memory of block 0x%lx: errno %d", block.address, errno);
     madvise(at, kBlock, MADV_DONTFORK);
-    made = 1;
+    made.store(1, std::memory_order_release);
   }
   return slot + (pages.begin - block.address);
 }
@@ -79,11 +80,17 @@ int DeviceTable::install(Block& block, Pages pages, const std::byte* content, bo
   });
 }
 
-int DeviceTable::zero(Block& block, Pages pages, Access) {
+int DeviceTable::update(Block& block, Pages pages, const std::byte* content) {
+  std::memcpy(alias(block, pages), content, pages.bytes());
+  return 0;
+}
+
+int DeviceTable::zero(Block& block, Pages pages, Access, bool writable) {
   return frames_.each_run(block, pages, [&](Pages run, bool present) {
-    if (present) {
+    if (present || !writable) { // uffd_.zero maps them writable
       std::memset(alias(block, run), 0, run.bytes());
-      return uffd_.map_frames(run, true);
+      frames_.set(block, run, true);
+      return uffd_.map_frames(run, writable);
     }
     int error = uffd_.zero(run);
     if (!error) frames_.set(block, run, true);

@@ -24,16 +24,17 @@ class DeviceTable final : public PageTable {
 
   // A new process took the place of one that ended; nothing is mapped in it.
   void replace_process(int uffd, void* context);
-  const Userfaultfd& userfaultfd() const { return uffd_; }
+  Userfaultfd& userfaultfd() { return uffd_; }
 
   int protect(Block&, Pages pages) override { return uffd_.protect(pages); }
   int unprotect(Block&, Pages pages) override { return uffd_.unprotect(pages); }
   int zap(Block& block, Pages pages) override;
   int release(Block& block, Pages pages) override;
   const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) override;
-  const std::byte* frames(Block& block, Pages pages) override { return alias(block, pages); }
+  const std::byte* frames(Block& block, Pages pages, Staging&) override { return alias(block, pages); }
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
-  int zero(Block& block, Pages pages, Access access) override;
+  int zero(Block& block, Pages pages, Access access, bool writable) override;
+  int update(Block& block, Pages pages, const std::byte* content) override;
   int wake(Pages pages) override { return uffd_.wake(pages); }
   int refuse(Pages pages) override { return uffd_.poison(pages); }
 

@@ -1,5 +1,5 @@
-// Which pages have a frame in a store of frames that lies beside a page table: one bit a page. Guarded by the
-// lock of the page's block.
+// Which pages have a frame in a store of frames that lies beside a page table: one bit a page, which is
+// guarded by the page's lock; neighbours in the same byte may change at the same time.
 #pragma once
 #include "base/mapping.h"
 #include "protocol/directory.h"
@@ -13,7 +13,7 @@ class FrameMap {
 
   bool has(const Block& block, uint64_t address) const {
     const uint64_t page = number(block, address);
-    return bits_.as<uint8_t>()[page / 8] >> (page % 8) & 1;
+    return byte(page).load(std::memory_order_relaxed) >> (page % 8) & 1;
   }
 
   void set(const Block& block, Pages pages, bool present) {
@@ -21,7 +21,7 @@ class FrameMap {
     for (uint64_t a = pages.begin; a < pages.end; a += kPage) {
       if (has(block, a) == present) continue;
       const uint64_t page = number(block, a);
-      bits_.as<uint8_t>()[page / 8] ^= 1u << (page % 8);
+      byte(page).fetch_xor(1u << (page % 8), std::memory_order_relaxed);
       ++changed;
     }
     frames_.fetch_add(present ? changed : -changed, std::memory_order_relaxed);
@@ -45,6 +45,8 @@ class FrameMap {
   static uint64_t number(const Block& block, uint64_t address) {
     return uint64_t{block.slot} * kPagesPerBlock + (address - block.address) / kPage;
   }
+
+  std::atomic<uint8_t>& byte(uint64_t page) const { return bits_.as<std::atomic<uint8_t>>()[page / 8]; }
 
   Mapping bits_;
   std::atomic<uint64_t> frames_{0};

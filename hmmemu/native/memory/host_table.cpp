@@ -33,8 +33,8 @@ int HostTable::zap(Block& block, Pages pages) {
 
 // For a read the kernel's shared zero page will do. Pages about to be written get frames at once: on the zero
 // page each would fault a second time.
-int HostTable::zero(Block&, Pages pages, Access access) {
-  if (access == Access::Write) return uffd_.copy(pages, zeros_.as<std::byte>(), true);
+int HostTable::zero(Block&, Pages pages, Access access, bool writable) {
+  if (access == Access::Write || !writable) return uffd_.copy(pages, zeros_.as<std::byte>(), writable);
   return uffd_.zero(pages);
 }
 
@@ -54,7 +54,7 @@ const std::byte* HostTable::take(Block& block, Pages pages, bool writable, Stagi
   const Pages rest{pages.begin + parked, pages.end};
   int error = writable ? protect(block, rest) : 0;
   std::memcpy(staging.data(), spot, parked);
-  std::memcpy(staging.data() + parked, frames(block, rest), rest.bytes());
+  std::memcpy(staging.data() + parked, reinterpret_cast<const void*>(rest.begin), rest.bytes());
   if (!error) error = zap(block, rest);
   if (error) fatal("zap of CPU page 0x%lx failed: errno %d", rest.begin, error);
   return staging.data();

@@ -12,22 +12,27 @@
 #include "memory/frame_map.h"
 #include "memory/page_table.h"
 #include "os/userfaultfd.h"
+#include <cerrno>
 
 namespace hmm {
 
-class HostTable final : public PageTable {
+class HostTable final : public CpuTable {
  public:
   explicit HostTable(const Userfaultfd& uffd);
+
+  int add(Pages pages, MemoryKind) override { return uffd_.add(pages); }
+  void remove(Pages pages) override { uffd_.remove(pages); }
 
   int protect(Block&, Pages pages) override { return uffd_.protect(pages); }
   int unprotect(Block&, Pages pages) override { return uffd_.unprotect(pages); }
   int zap(Block& block, Pages pages) override;
   const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) override;
-  const std::byte* frames(Block&, Pages pages) override {
+  const std::byte* frames(Block&, Pages pages, Staging&) override {
     return reinterpret_cast<const std::byte*>(pages.begin);
   }
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
-  int zero(Block& block, Pages pages, Access access) override;
+  int zero(Block& block, Pages pages, Access access, bool writable) override;
+  int update(Block&, Pages, const std::byte*) override { return EINVAL; } // the CPU's stores are the news
   int wake(Pages pages) override { return uffd_.wake(pages); }
   // Only freed arena memory can get here: it reads as zeros until it is allocated again.
   int refuse(Pages pages) override { return uffd_.zero(pages); }

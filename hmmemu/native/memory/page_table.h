@@ -1,9 +1,11 @@
 // The page table of one processor, as the driver sees it. Every kind of processor implements these few
 // operations.
 //
-// All calls are about whole pages of one block, whose lock the caller holds. None allocates, none
-// touches memory through a managed address unless the page is known to be present and write-protected or
-// Exclusive. Return values are 0 or an errno.
+// All calls are about whole pages of one block which the caller has locked (driver/page_locks.h) and which
+// are alike (PageState::like). Other pages of the block may be worked on at the same time by other threads.
+// None allocates, none touches memory through a managed address unless the page is known to be present and
+// write-protected or Exclusive. Return values are 0 or an errno; ENOMEM from an operation that gives or takes
+// rights means that nothing changed, or that the processor has less right than before, never more.
 #pragma once
 #include "base/pages.h"
 #include "memory/staging.h"
@@ -27,16 +29,33 @@ class PageTable {
   // Zaps, and returns the content as it was at that moment; valid until `staging` is used again or the pages
   // are given other content. `writable`: the processor may write them until then.
   virtual const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) = 0;
-  // The content of pages that are present, for reading.
-  virtual const std::byte* frames(Block& block, Pages pages) = 0;
+  // The content of pages that are present, for reading, until `staging` is used again. nullptr if it cannot
+  // be read (pages behind the end of a truncated file).
+  virtual const std::byte* frames(Block& block, Pages pages, Staging& staging) = 0;
   // Invalid -> Shared or Exclusive, with this content; wakes who waits.
   virtual int install(Block& block, Pages pages, const std::byte* content, bool writable) = 0;
-  // Invalid -> Exclusive, all zeros; wakes who waits. `access` is what they are wanted for.
-  virtual int zero(Block& block, Pages pages, Access access) = 0;
+  // Invalid -> Shared or Exclusive, all zeros; wakes who waits. `access` is what they are wanted for.
+  virtual int zero(Block& block, Pages pages, Access access, bool writable) = 0;
+  // New content for Shared pages, whose rights stay as they are.
+  virtual int update(Block& block, Pages pages, const std::byte* content) = 0;
   // Lets threads that wait for these pages try again.
   virtual int wake(Pages pages) = 0;
   // Nobody owns the page: makes the access of who waits for it an error of theirs.
   virtual int refuse(Pages pages) = 0;
+};
+
+// The CPU's, one for each way to catch its accesses.
+class CpuTable : public PageTable {
+ public:
+  // Starts (ends) catching accesses to memory of one kind; the pages are present and writable at that moment.
+  // From Python threads, which may allocate here. add: 0 or errno, and then nothing was changed.
+  virtual int add(Pages pages, MemoryKind kind) = 0;
+  virtual void remove(Pages pages) = 0;
+  // In a fork child, where nobody catches anything any more: makes present pages plain memory.
+  virtual void abandon(Pages, MemoryKind) {}
+  // Which of these Shared pages were written since they were protected, one bit a page of the block; they are
+  // protected again. Only where stores are not caught (Tracker::Async).
+  virtual int written(Block&, Pages, PageSet&) { return 0; }
 };
 
 } // namespace hmm

@@ -241,7 +241,7 @@ int Userfaultfd::poison(Pages pages) const {
   return done_if_gone(run(fd_, kIoctlPoison, request));
 }
 
-unsigned Userfaultfd::read(Fault* faults, unsigned limit) const {
+unsigned Userfaultfd::read(Fault* faults, unsigned limit) {
   uffd_msg messages[16];
   constexpr unsigned kMost = sizeof messages / sizeof messages[0];
   ssize_t got = ::read(fd_, messages, sizeof(uffd_msg) * (limit < kMost ? limit : kMost));

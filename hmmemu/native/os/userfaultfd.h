@@ -6,6 +6,7 @@
 // done; to give it pages does not, or their content would be lost.
 #pragma once
 #include "base/pages.h"
+#include "os/fault.h"
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -14,14 +15,7 @@
 
 namespace hmm {
 
-struct Fault {
-  uint64_t address = 0; // page-aligned
-  bool write = false;   // a store (or a read-modify-write), or a system call that writes
-  bool present = false; // write-protect fault: the page is there, read-only
-  pid_t thread = 0;     // who waits, 0 if the kernel does not say
-};
-
-class Userfaultfd {
+class Userfaultfd final : public FaultSource {
  public:
   enum class Way { None, UserModeOnly, Device, Syscall };
 
@@ -33,9 +27,9 @@ class Userfaultfd {
   explicit Userfaultfd(int fd) : fd_(fd) {}
   Userfaultfd(Userfaultfd&& other) noexcept { *this = static_cast<Userfaultfd&&>(other); }
   Userfaultfd& operator=(Userfaultfd&& other) noexcept;
-  ~Userfaultfd();
+  ~Userfaultfd() override;
 
-  int fd() const { return fd_; }
+  int fd() const override { return fd_; }
   Way way() const { return way_; }
 
   // 0 or errno.
@@ -53,8 +47,7 @@ class Userfaultfd {
   int wake(Pages pages) const;
   int poison(Pages pages) const; // the next access raises SIGBUS
 
-  // Reads up to `limit` faults that wait; never blocks. Returns their number, 0 if none.
-  unsigned read(Fault* faults, unsigned limit) const;
+  unsigned read(Fault* faults, unsigned limit) override;
 
  private:
   int fd_ = -1;

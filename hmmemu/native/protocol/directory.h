@@ -3,11 +3,13 @@
 // A flat table over the whole user address space has one entry for each 2 MiB block (512 MiB of address
 // space, of which only touched pages cost memory), so that a look-up from a fault handler is one load. Blocks
 // are created when a range is first registered and never freed; entries are written once, under the driver's
-// range lock, and read without a lock. Page states are read and written under the block's lock only.
+// range lock, and read without a lock. Page states are read and written under the block's lock; who has
+// locked a page (driver/page_locks.h) may read its state without, as nobody else changes it.
 #pragma once
 #include "base/lock.h"
 #include "base/mapping.h"
 #include "base/pages.h"
+#include "base/wait_list.h"
 #include "protocol/state.h"
 #include <array>
 #include <atomic>
@@ -19,6 +21,7 @@ struct Block {
   uint32_t slot = 0;    // dense number: where devices' aliases of this block lie
   uint64_t address = 0; // 2 MiB aligned
   std::array<PageState, kPagesPerBlock> pages;
+  std::array<WaitList, kPagesPerBlock> waiting;
 
   PageState& page(uint64_t a) { return pages[(a - address) / kPage]; }
 };

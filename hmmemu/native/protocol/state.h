@@ -4,9 +4,15 @@
 //   bits  0..31  two bits a processor: 0 Invalid, 1 Shared, 2 Exclusive; processor 0 is the CPU
 //   bits 32..47  how many registered ranges cover the page (neighbours share edge pages); 0: nobody owns it
 //   bit  48      first page of an allocation: a fault does not grow across it
-//   bit  49      the CPU's mapping is MAP_SHARED (zapping must free the frame in the backing file)
+//   bits 49..51  what the CPU's mapping is: MAP_SHARED; read-only; pages of a regular file
+//   bits 52..53  how the CPU's accesses are caught: Tracker
+//   bit  54      watched: a protector is armed on the page
+//   bit  55      merged: the CPU's frame is shared with identical pages
+//   bit  56      locked: in transition; who needs the page waits on its wait list
 //
-// INVARIANT (single writer or many readers): at most one processor is Exclusive, and then no other is Shared.
+// INVARIANTS
+//   - Single writer or many readers: at most one processor is Exclusive, and then no other is Shared.
+//   - A watched page has no writer: a lone holder is Shared.
 // A page that is Invalid everywhere was never touched, or was discarded: it reads as zeros.
 #pragma once
 #include <cstdint>
@@ -19,6 +25,15 @@ inline constexpr unsigned kMaxProcessors = 16;
 
 enum class Hold : uint8_t { Invalid = 0, Shared = 1, Exclusive = 2 };
 enum class Access : uint8_t { Read = 1, Write = 2 };
+enum class Tracker : uint8_t { Uffd = 0, Signal = 1, Async = 2 };
+inline constexpr unsigned kTrackers = 3;
+
+// What kind of memory the CPU has mapped at a page.
+struct MemoryKind {
+  bool shared = false;    // MAP_SHARED
+  bool read_only = false; // the program itself may not write it
+  bool file = false;      // pages of a regular file
+};
 
 class PageState {
  public:
@@ -40,15 +55,41 @@ class PageState {
   constexpr void add_owner() { word_ += uint64_t{1} << 32; }
   constexpr void drop_owner() { word_ -= uint64_t{1} << 32; }
 
-  constexpr bool starts_allocation() const { return word_ & kStart; }
-  constexpr void set_start(bool on) { word_ = on ? word_ | kStart : word_ & ~kStart; }
-  constexpr bool shared_mapping() const { return word_ & kSharedMapping; }
-  constexpr void set_shared_mapping(bool on) {
-    word_ = on ? word_ | kSharedMapping : word_ & ~kSharedMapping;
+  constexpr bool starts_allocation() const { return has(kStart); }
+  constexpr void set_start(bool on) { put(kStart, on); }
+
+  constexpr MemoryKind kind() const { return {has(kSharedMapping), has(kReadOnly), has(kFile)}; }
+  constexpr void set_kind(MemoryKind kind) {
+    put(kSharedMapping, kind.shared), put(kReadOnly, kind.read_only), put(kFile, kind.file);
+  }
+  constexpr bool shared_mapping() const { return has(kSharedMapping); }
+  constexpr bool read_only() const { return has(kReadOnly); }
+
+  constexpr Tracker tracker() const { return Tracker((word_ >> kTrackerShift) & 3); }
+  constexpr void set_tracker(Tracker t) {
+    word_ = (word_ & ~(uint64_t{3} << kTrackerShift)) | (uint64_t(t) << kTrackerShift);
+  }
+
+  constexpr bool watched() const { return has(kWatched); }
+  constexpr void set_watched(bool on) { put(kWatched, on); }
+  constexpr bool merged() const { return has(kMerged); }
+  constexpr void set_merged(bool on) { put(kMerged, on); }
+  constexpr bool locked() const { return has(kLocked); }
+  constexpr void set_locked(bool on) { put(kLocked, on); }
+
+  // Whether one operation can treat both pages alike: everything is equal but owners and allocation limits.
+  constexpr bool like(PageState other) const {
+    constexpr uint64_t kIgnored = (uint64_t{0xffff} << 32) | kStart;
+    return ((word_ ^ other.word_) & ~kIgnored) == 0 && managed() == other.managed();
   }
 
  private:
-  static constexpr uint64_t kStart = uint64_t{1} << 48, kSharedMapping = uint64_t{1} << 49;
+  static constexpr unsigned kTrackerShift = 52;
+  static constexpr uint64_t kBit = 1, kStart = kBit << 48, kSharedMapping = kBit << 49,
+                            kReadOnly = kBit << 50, kFile = kBit << 51, kWatched = kBit << 54,
+                            kMerged = kBit << 55, kLocked = kBit << 56;
+  constexpr bool has(uint64_t flag) const { return word_ & flag; }
+  constexpr void put(uint64_t flag, bool on) { word_ = on ? word_ | flag : word_ & ~flag; }
   uint64_t word_ = 0;
 };
 

@@ -17,10 +17,26 @@ uint16_t holders_but(PageState state, Processor p) {
   return mask;
 }
 
+// Whether the CPU may have written to its Shared copy without anybody noticing yet.
+bool unguarded(PageState state) {
+  return state.tracker() == Tracker::Async && state.hold(kCpu) == Hold::Shared;
+}
+
+// p alone, with as much right as protectors leave.
 PageState only(PageState state, Processor p) {
   state.set_holds(0);
-  state.set(p, Hold::Exclusive);
+  state.set(p, state.watched() ? Hold::Shared : Hold::Exclusive);
   return state;
+}
+
+Transition migrate(PageState state, Processor p) {
+  const Processor source = holder(state);
+  const bool may_write = state.hold(source) == Hold::Exclusive || (source == kCpu && unguarded(state));
+  return {.step = Step::Migrate,
+          .source = source,
+          .protect = may_write,
+          .zap = holders_but(state, kMaxProcessors), // p's own copy too, if the source's may be newer
+          .next = only(state, p)};
 }
 
 } // namespace
@@ -29,23 +45,26 @@ Transition transition(PageState state, Processor p, Access access, ProtocolPolic
   const Hold mine = state.hold(p);
   const bool read = access == Access::Read;
   if (mine == Hold::Exclusive || (read && mine == Hold::Shared)) return {.next = state};
+  if (!read && state.watched()) {
+    PageState next = state;
+    next.set_watched(false);
+    return {.step = Step::Notify, .next = next};
+  }
   if (state.untouched()) return {.step = Step::FirstTouch, .next = only(state, p)};
-  if (mine == Hold::Shared)
+  if (mine == Hold::Shared) {
+    if (p != kCpu && unguarded(state)) return migrate(state, p);
     return {.step = Step::Upgrade, .zap = holders_but(state, p), .next = only(state, p)};
+  }
+  if (!read || !policy.read_duplication) return migrate(state, p);
 
   const Processor source = holder(state);
-  const bool writer = state.hold(source) == Hold::Exclusive;
-  if (read && policy.read_duplication) {
-    PageState next = state;
-    next.set(source, Hold::Shared);
-    next.set(p, Hold::Shared);
-    return {.step = Step::Duplicate, .source = source, .protect = writer, .next = next};
-  }
-  return {.step = Step::Migrate,
+  PageState next = state;
+  next.set(source, Hold::Shared);
+  next.set(p, Hold::Shared);
+  return {.step = Step::Duplicate,
           .source = source,
-          .protect = writer,
-          .zap = holders_but(state, p),
-          .next = only(state, p)};
+          .protect = state.hold(source) == Hold::Exclusive,
+          .next = next};
 }
 
 const char* broken_rule(PageState state) {
@@ -57,6 +76,7 @@ const char* broken_rule(PageState state) {
   }
   if (writers > 1) return "more than one processor may write";
   if (writers && readers) return "one processor may write while another holds a copy";
+  if (writers && state.watched()) return "somebody may write a page that a protector watches";
   if (!state.managed() && (writers || readers)) return "a page that nobody owns is held";
   return nullptr;
 }

@@ -3,16 +3,20 @@
 //
 //            Read by p                                 Write by p
 //   p: S/X   nothing (hit)                             p is X: nothing (hit)
-//   p: S                                               zap the other readers, then let p write   (upgrade)
+//   p: S                                               zap the other readers, then let p write     (upgrade)
 //   p: I     somebody holds it: protect the writer     protect the writer, take the content,
-//            if there is one, copy to p read-only      zap all others, map at p writable         (migrate)
+//            if there is one, copy to p read-only      zap all others, map at p writable           (migrate)
 //            (duplicate)
-//   nobody   zeros, writable, at p                     zeros, writable, at p                     (first
-//   touch)
+//   nobody   zeros at p, writable                      zeros at p, writable                    (first touch)
+//   watched  as above, but p may not write             tell the protectors, page watched no more, then
+//                                                      as above                                     (notify)
 //
-// Without read duplication a read is treated as a write. ORDER of the actions, which makes them safe while
-// every processor keeps running: protect -> take the content -> zap -> map. At no moment can one processor
-// write while another still reads an older copy.
+// Without read duplication a read takes the only copy, as a write does. ORDER of the actions, which makes
+// them safe while every processor keeps running: protect -> take the content -> zap -> map. At no moment can
+// one processor write while another still reads an older copy.
+//
+// Under the tracker `async` the CPU's stores to a Shared page are seen later, not caught: while the CPU holds
+// such a page its copy counts as the newest, and a device that wants to write takes it from there.
 //
 // The rules are those of a directory MSI protocol; in NVIDIA's driver the same cases are read duplication and
 // migration on fault (open-gpu-kernel-modules, kernel-open/nvidia-uvm/uvm_va_block.c).
@@ -22,7 +26,8 @@
 namespace hmm {
 
 enum class Step : uint8_t {
-  None, // p has the rights already
+  None,   // p has the rights already
+  Notify, // protectors first; then ask again
   FirstTouch,
   Duplicate, // read-only copy at p
   Migrate,   // the only copy moves to p
@@ -32,7 +37,7 @@ enum class Step : uint8_t {
 struct Transition {
   Step step = Step::None;
   Processor source = kCpu; // where the content comes from (Duplicate, Migrate)
-  bool protect = false;    // `source` was the writer: write-protect it first
+  bool protect = false;    // `source` may be writing: write-protect it first
   uint16_t zap = 0;        // processors whose copy goes, one bit each
   PageState next;
 

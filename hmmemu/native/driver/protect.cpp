@@ -1,0 +1,216 @@
+// Driver, third part: protectors, and stores that are noticed and not caught.
+//
+// LOCKS: registration and the end of protectors under the range lock. The table of protectors is read by
+// whoever has a watched page locked; so when `drop` has taken an entry out and then locked every page of its
+// range once, nobody uses the protector any more.
+#include "driver/driver.h"
+
+#include <cerrno>
+#include <cstring>
+
+namespace hmm {
+
+// -------------------------------------------------------------------------------------------------
+// protectors
+
+void Driver::watch(Protector& protector) {
+  std::lock_guard guard(ranges_);
+  const unsigned end = protectors_end_;
+  if (end == kMostProtectors)
+    throw Failure(FailureKind::Error, "more than 1024 protectors in one address space: drop some");
+  protectors_[end].store(&protector, std::memory_order_release);
+  protectors_end_.store(end + 1, std::memory_order_release);
+}
+
+void Driver::arm(Protector& protector, Pages pages) {
+  std::lock_guard guard(ranges_);
+  if (closed_) return;
+  const int error = each_block(pages, [&](Block& block, Pages part) {
+    notice_locked(block, part, false); // an earlier store is none of this protector's
+    return each_run(block, part, [&](Pages run) {
+      if (!block.page(run.begin).managed()) return 0;
+      for (uint64_t a = run.begin; a < run.end; a += kPage) protector.set_armed(a, true);
+      return watch_run(block, run);
+    });
+  });
+  if (error) throw Failure(FailureKind::Error, std::string("cannot write-protect: ") + strerror(error));
+}
+
+int Driver::watch_run(Block& block, Pages run) {
+  PageState next = block.page(run.begin);
+  if (next.watched()) return 0;
+  next.set_watched(true);
+  for (Processor p = 0; p < processors(); ++p) {
+    if (next.hold(p) != Hold::Exclusive) continue;
+    if (int error = table(p, next).protect(block, run)) return error;
+    next.set(p, Hold::Shared);
+  }
+  change(block, run, [next](PageState& state) {
+    state.set_watched(true);
+    state.set_holds(next.holds());
+  });
+  return 0;
+}
+
+void Driver::drop(Protector& protector) {
+  std::lock_guard guard(ranges_);
+  for (auto& slot : protectors_)
+    if (slot.load() == &protector) slot = nullptr;
+  // Holes in front of the others stay: a driver thread may be walking. Those at the end can go.
+  while (protectors_end_ && !protectors_[protectors_end_ - 1].load()) --protectors_end_;
+  if (closed_) return;
+  each_block(protector.range(), [&](Block& block, Pages part) {
+    const auto last = [&](uint64_t a) { return protector.armed(a) && !armed_by_any(a); };
+    for (uint64_t a = part.begin; a < part.end;) {
+      Pages run{a, a};
+      while (run.end < part.end && last(run.end)) run.end += kPage;
+      a = run.end + kPage;
+      unwatch(block, run);
+    }
+    return 0;
+  });
+}
+
+bool Driver::armed_by_any(uint64_t page) const {
+  bool armed = false;
+  each_protector([&](Protector& p) {
+    armed = armed || (page >= p.range().begin && page < p.range().end && p.armed(page));
+  });
+  return armed;
+}
+
+// No protector is to hear of these pages: a lone holder may write again.
+void Driver::unwatch(Block& block, Pages pages) {
+  each_run(block, pages, [&](Pages run) {
+    PageState next = block.page(run.begin);
+    if (!next.watched()) return 0;
+    next.set_watched(false);
+    change(block, run, [](PageState& state) { state.set_watched(false); });
+    Processor holder = kMaxProcessors;
+    for (Processor p = 0; p < processors(); ++p) {
+      if (next.hold(p) == Hold::Invalid) continue;
+      if (holder != kMaxProcessors) return 0; // readers: a write is a fault anyway
+      holder = p;
+    }
+    if (holder == kMaxProcessors || table(holder, next).unprotect(block, run) != 0) return 0;
+    next.set(holder, Hold::Exclusive);
+    commit(block, run, next);
+    return 0;
+  });
+}
+
+// The pages are about to be written: tells their protectors, and nobody watches them any more.
+int Driver::notify(Block& block, Pages run) {
+  StagingPool::Use staging(staging_);
+  const std::byte* before = nullptr;
+  bool unreadable = false;
+  each_protector([&](Protector& p) {
+    const Pages mine{std::max(run.begin, p.range().begin), std::min(run.end, p.range().end)};
+    if (mine.empty()) return;
+    if (p.wants_content() && !before) unreadable = !(before = content(block, run, *staging));
+    if (unreadable) return;
+    for (uint64_t a = mine.begin; a < mine.end;) {
+      Pages part{a, a};
+      while (part.end < mine.end && p.armed(part.end)) p.set_armed(part.end, false), part.end += kPage;
+      a = part.end + kPage;
+      if (!part.empty()) p.before_write(part, before ? before + (part.begin - run.begin) : nullptr);
+    }
+  });
+  if (unreadable) return ENXIO; // behind the end of a truncated file: nobody can write there either
+  change(block, run, [](PageState& state) { state.set_watched(false); });
+  return 0;
+}
+
+// What the pages hold now, wherever that is.
+const std::byte* Driver::content(Block& block, Pages run, Staging& staging) {
+  const PageState state = block.page(run.begin);
+  for (Processor p = 0; p < processors(); ++p)
+    if (state.hold(p) != Hold::Invalid) return table(p, state).frames(block, run, staging);
+  std::memset(staging.data(), 0, run.bytes());
+  return staging.data();
+}
+
+void Driver::read_pages(Pages pages, void (*visit)(void*, uint64_t, const std::byte*), void* context) {
+  each_block(pages, [&](Block& block, Pages part) {
+    notice_locked(block, part, false);
+    StagingPool::Use staging(staging_);
+    return each_run(block, part, [&](Pages run) {
+      if (!block.page(run.begin).managed()) return 0;
+      const std::byte* now = content(block, run, *staging);
+      for (uint64_t a = run.begin; a < run.end; a += kPage)
+        visit(context, a, now ? now + (a - run.begin) : nullptr);
+      return 0;
+    });
+  });
+}
+
+// --------------------------------------------------------------------------------- stores that were not
+// caught
+
+void Driver::notice_writes(Pages pages, bool update) {
+  if (!cpu_[static_cast<unsigned>(Tracker::Async)]) return;
+  each_block(pages, [&](Block& block, Pages part) {
+    notice_locked(block, part, update);
+    return 0;
+  });
+}
+
+void Driver::notice_all_writes(bool update) {
+  if (!cpu_[static_cast<unsigned>(Tracker::Async)]) return;
+  for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
+    const Block& block = directory_.at(slot);
+    notice_writes({block.address, block.address + kBlock}, update);
+  }
+}
+
+// A store to a Shared page of the CPU, found after the fact: protectors hear of it, and the other copies
+// follow.
+void Driver::notice_locked(Block& block, Pages pages, bool update) {
+  if (!cpu_[static_cast<unsigned>(Tracker::Async)]) return;
+  CpuTable& cpu = cpu_table(Tracker::Async);
+  each_run(block, pages, [&](Pages run) {
+    const PageState state = block.page(run.begin);
+    if (state.tracker() != Tracker::Async || state.hold(kCpu) != Hold::Shared) return 0;
+    PageSet written;
+    if (int error = cpu.written(block, run, written))
+      fatal("page 0x%lx: cannot tell what was written: %s", run.begin, strerror(error));
+    if (written.none()) return 0;
+    for (uint64_t a = run.begin; a < run.end;) {
+      Pages part{a, a};
+      while (part.end < run.end && written[(part.end - block.address) / kPage]) part.end += kPage;
+      a = part.end + kPage;
+      if (!part.empty()) cpu_wrote(block, part, update);
+    }
+    return 0;
+  });
+}
+
+void Driver::cpu_wrote(Block& block, Pages run, bool update) {
+  if (block.page(run.begin).watched()) notify(block, run);
+  const PageState state = block.page(run.begin);
+  if (update) {
+    if (update_others(block, run) == 0) return;
+  }
+  const Transition t = transition(state, kCpu, Access::Write, policy_.protocol);
+  if (t.step != Step::None && perform(block, run, t, {kCpu, Access::Write, Cause::Launch}) != 0)
+    fatal("page 0x%lx: copies of what the CPU wrote cannot be taken back", run.begin);
+}
+
+// Gives all devices that have a copy the CPU's content; everybody's rights stay as they are.
+int Driver::update_others(Block& block, Pages run) {
+  const uint64_t begin = now_ns();
+  const PageState state = block.page(run.begin);
+  StagingPool::Use staging(staging_);
+  const std::byte* now = table(kCpu, state).frames(block, run, *staging);
+  if (!now) return ENXIO;
+  for (Processor p = 1; p < processors(); ++p) {
+    if (state.hold(p) == Hold::Invalid) continue;
+    TransferCounters& count = counters_.transfer[kCpu][p];
+    count.add(run.count(), true, Cause::Launch);
+    if (int error = tables_[p]->update(block, run, now)) return error;
+    count.ns.add(now_ns() - begin);
+  }
+  return 0;
+}
+
+} // namespace hmm
