@@ -14,9 +14,12 @@ from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hmmemu.errors import Error
+
+if TYPE_CHECKING:
+    from hmmemu.trackers import Tracker
 
 MIN_MAPS = 65530  # Linux's own default for vm.max_map_count
 MIN_MEMORY = 1 << 30
@@ -103,12 +106,16 @@ def _catching() -> list[Check]:
     except Exception as error:  # whatever it is, the user should read it here
         reason = f"{type(error).__name__}: {error}"
         return [Check(topic, "native driver", False, reason, "reinstall hmmemu: pip install .", needed=True)]
+    from hmmemu import trackers
+
     way = str(found.get("userfaultfd", "none"))
     features = ", ".join(found.get("features", [])) or "none reported"
-    allowed = way in ("syscall", "dev")
+    taken, allowed = trackers.best(), way in ("syscall", "dev")
+    advice = "" if allowed else trackers.USERFAULTFD_ADVICE
     return [
-        Check(topic, "userfaultfd", allowed, _way_words(way, found), _way_advice(way), needed=way == "none"),
+        Check(topic, "userfaultfd", allowed, _way_words(way, found), advice, needed=taken is None),
         Check(topic, "userfaultfd features", way != "none", features),
+        *(_tracker(each, taken) for each in trackers.probe_all()),
     ]
 
 
@@ -117,13 +124,11 @@ def _way_words(way: str, found: dict[str, Any]) -> str:
     return ": ".join(part for part in (words.get(way), found.get("reason")) if part) or way
 
 
-def _way_advice(way: str) -> str:
-    if way in ("syscall", "dev"):
-        return ""
-    return (
-        "as root: sysctl vm.unprivileged_userfaultfd=1, or give your user access to /dev/userfaultfd; "
-        "in Docker: --device /dev/userfaultfd, or --cap-add SYS_PTRACE and a seccomp profile that allows it"
-    )
+def _tracker(tracker: Tracker, taken: Tracker | None) -> Check:
+    """One way to catch accesses: whether it works, what it does or why not, and whether "auto" takes it."""
+    auto = taken is not None and taken.name == tracker.name
+    value = tracker.words + (" (what 'auto' takes)" if auto else "")
+    return Check("Catching accesses", f"tracker {tracker.name}", tracker.usable, value, needed=auto)
 
 
 def _compiling() -> list[Check]:
@@ -169,7 +174,7 @@ def _in_use() -> list[Check]:
 
         with hmm.AddressSpace() as space:
             device = repr(space.devices[0])
-            tracker = str(getattr(space, "tracker", "uffd"))
+            tracker = f"{space.tracker}: {space.tracker_why}"
     except Exception as error:
         return [Check(topic, "address space", False, f"{type(error).__name__}: {error}", needed=True)]
     return [

@@ -106,7 +106,7 @@ class Plan:
 @click.option("--devices", type=click.IntRange(1, 15), default=1, show_default=True, help="How many devices.")
 @click.option(
     "--tracker",
-    type=click.Choice(["auto", "uffd"]),
+    type=click.Choice(["auto", "uffd", "signal", "async"]),
     default="auto",
     envvar="HMMEMU_TRACKER",
     show_default=True,

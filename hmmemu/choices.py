@@ -6,8 +6,9 @@ import os
 import warnings
 
 from hmmemu.errors import ArgumentError, FallbackWarning, UnsupportedError
+from hmmemu.trackers import NAMES, Tracker, best, probe, probe_all
 
-_told_fallback = False
+_told: set[str] = set()  # topics of warnings that were given
 
 
 def choose_device(device: str) -> str:
@@ -20,33 +21,61 @@ def choose_device(device: str) -> str:
     if asked == "emulated":
         return "asked for" if device != "auto" else "HMMEMU_DEVICE=emulated"
     if asked == "auto":
-        _tell_fallback()
+        _tell_once(
+            "device",
+            "kernels run on an emulated device: this version of hmmemu has no CUDA device yet "
+            "(device='emulated' or HMMEMU_DEVICE=emulated says that this is meant)",
+            stacklevel=4,
+        )
         return "device='auto', and this version has no CUDA device yet"
     if asked.startswith("cuda"):
         raise UnsupportedError("CUDA devices are not supported yet: use device='emulated' (or 'auto')")
     raise ArgumentError(f"device={asked!r}: use 'auto', 'emulated' or 'cuda'")
 
 
-def choose_tracker(tracker: str) -> str:
-    """The tracker to use.
+def choose_tracker(tracker: str) -> tuple[str, str]:
+    """The tracker to use, and why that one.
 
     Raises:
         ArgumentError: no such tracker.
+        UnsupportedError: it cannot work here, or, for "auto", none can.
     """
     asked = os.environ.get("HMMEMU_TRACKER", "auto") if tracker == "auto" else tracker
-    if asked not in ("auto", "uffd"):
-        raise ArgumentError(f"tracker={asked!r}: use 'auto' or 'uffd'")
-    return "uffd"
-
-
-def _tell_fallback() -> None:
-    """Says once a process that nothing runs on a GPU."""
-    global _told_fallback
-    if not _told_fallback:
-        _told_fallback = True
-        warnings.warn(
-            "kernels run on an emulated device: this version of hmmemu has no CUDA device yet "
-            "(device='emulated' or HMMEMU_DEVICE=emulated says that this is meant)",
-            FallbackWarning,
-            stacklevel=4,
+    if asked == "auto":
+        found, why = _best_tracker()
+        if not found.system_calls:
+            _tell_once(
+                "tracker",
+                f"accesses are caught by tracker {found.name!r}: {why} "
+                "(tracker=... or HMMEMU_TRACKER=... says that this is meant)",
+                stacklevel=4,
+            )
+        return found.name, why
+    if asked not in NAMES:
+        names = ", ".join(repr(name) for name in NAMES)
+        raise ArgumentError(f"tracker={asked!r}: use 'auto' or one of {names}")
+    found = probe(asked)
+    if not found.usable:
+        advice = f" ({found.advice})" if found.advice else ""
+        raise UnsupportedError(
+            f"tracker {asked!r} cannot work here: {found.words}{advice}; `hmmemu doctor` lists those that can"
         )
+    return asked, "asked for" if tracker != "auto" else f"HMMEMU_TRACKER={asked}"
+
+
+def _best_tracker() -> tuple[Tracker, str]:
+    """The tracker that "auto" takes, and why it has to be that one."""
+    found = best()
+    if found is None:
+        reasons = "; ".join(f"{t.name}: {t.words}" for t in probe_all())
+        raise UnsupportedError(f"accesses to shared memory cannot be caught here. {reasons}")
+    if found.name == "uffd":
+        return found, found.words
+    return found, f"{found.words}. Not 'uffd': {probe('uffd').words}"
+
+
+def _tell_once(topic: str, words: str, stacklevel: int) -> None:
+    """A FallbackWarning, once a process for each topic."""
+    if topic not in _told:
+        _told.add(topic)
+        warnings.warn(words, FallbackWarning, stacklevel)

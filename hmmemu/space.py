@@ -65,7 +65,7 @@ class AddressSpace:
     Args:
         device: "auto", "emulated" or "cuda". HMMEMU_DEVICE overrides "auto".
         devices: how many, 1 to 15.
-        tracker: how accesses of the CPU are caught: "auto" or "uffd". HMMEMU_TRACKER overrides "auto".
+        tracker: how accesses are caught: "auto", "uffd", "signal" or "async". HMMEMU_TRACKER overrides "auto".
         policy: how pages move.
         workers: worker threads of each emulated device; None: one for each CPU this process may use.
         arena_bytes: address space for arrays; less is taken where the system grants less.
@@ -88,7 +88,7 @@ class AddressSpace:
         timeout: float | None = None,
     ) -> None:
         why = choose_device(device)
-        self.tracker = choose_tracker(tracker)
+        self.tracker, self.tracker_why = choose_tracker(tracker)
         if not 1 <= devices <= 15:
             raise ArgumentError(f"devices={devices!r}: an address space has 1 to 15")
         if workers is not None and not 1 <= workers <= 256:
@@ -127,7 +127,8 @@ class AddressSpace:
         if self._pid != os.getpid():
             return "<hmmemu.AddressSpace of the parent process>"
         state = "open" if self.session.open else "closed"
-        return f"<hmmemu.AddressSpace, {state}, tracker {self.tracker}, devices {list(self.devices)!r}>"
+        tracker = f"tracker {self.tracker} ({self.tracker_why})"
+        return f"<hmmemu.AddressSpace, {state}, {tracker}, devices {list(self.devices)!r}>"
 
     def close(self, timeout: float | None = None) -> None:
         """Stops the devices and brings every page home. Arrays stay valid, as plain memory.

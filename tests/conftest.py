@@ -1,13 +1,20 @@
-"""Fixtures for every test: an address space that is closed whatever happens, and small kernels."""
+"""Fixtures for every test: an address space that is closed whatever happens, small kernels, and the trackers.
+
+The tests of coherence run once under each tracker that the library has (`hmmemu.trackers.IMPLEMENTED`); all others
+under the one that this machine gets. `pytest --tracker NAME` runs everything under one; "auto" is what a program
+gets that asks for none.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import hmmemu as hmm
+from hmmemu import trackers
 
 os.environ.setdefault("HMMEMU_DEVICE", "emulated")
 os.environ["PYTHONSAFEPATH"] = "1"  # programs that tests start see the installed package, not the tree
@@ -35,6 +42,40 @@ extern "C" __global__ void poke(int* x, long long i, int value) { x[i] = value; 
 extern "C" __global__ void peek(const int* x, long long i, int* out) { *out = x[i]; }
 extern "C" __global__ void spin(volatile int* flag) { while (*flag == 0) { } }
 """
+
+
+EVERY_TRACKER = (
+    "contract/",
+    "integration/test_concurrency",
+    "integration/test_lifetime",
+    "integration/test_system",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    words = "run under this tracker only, instead of the tests of coherence under each"
+    parser.addoption("--tracker", choices=("auto", *trackers.NAMES), help=words)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    path = metafunc.definition.path.relative_to(Path(__file__).parent).as_posix()
+    if path.startswith(EVERY_TRACKER):
+        only = metafunc.config.getoption("--tracker")
+        metafunc.parametrize("tracker", [only] if only else trackers.IMPLEMENTED, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def tracker(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The tracker of spaces that the test, or a program that it starts, opens without a choice of its own."""
+    name: str | None = getattr(request, "param", None) or request.config.getoption("--tracker")
+    if name == "auto":
+        monkeypatch.delenv("HMMEMU_TRACKER", raising=False)
+    elif name:
+        found = trackers.probe(name)
+        if not found.usable:
+            pytest.skip(f"tracker {name} cannot work here: {found.words}")
+        monkeypatch.setenv("HMMEMU_TRACKER", name)
+    return os.environ.get("HMMEMU_TRACKER", "auto")
 
 
 @pytest.fixture

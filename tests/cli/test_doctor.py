@@ -9,6 +9,8 @@ import platform
 import pytest
 from commands import hmmemu
 
+from hmmemu import trackers
+
 
 @pytest.fixture(scope="module")
 def diagnosis():
@@ -40,8 +42,18 @@ def test_reports_the_machine(diagnosis):
 def test_says_which_parts_are_in_use(diagnosis):
     checks = checks_of(diagnosis[1])
     assert "mulated" in checks["device"]["value"]
-    assert checks["tracker"]["value"] == "uffd"
+    name, why = checks["tracker"]["value"].split(": ", 1)
+    assert name in trackers.IMPLEMENTED and why
     assert checks["HMMEMU_DEVICE"]["value"] == "emulated (from the environment)"
+
+
+def test_a_line_for_each_tracker(diagnosis):
+    checks = checks_of(diagnosis[1])
+    lines = [checks[f"tracker {name}"] for name in trackers.NAMES]
+    assert all(line["value"] for line in lines)
+    taken = [line for line in lines if "what 'auto' takes" in line["value"]]
+    assert len(taken) == 1 and taken[0]["needed"] and taken[0]["ok"]
+    assert taken[0]["name"].removeprefix("tracker ") == trackers.best().name
 
 
 def test_table_marks_each_check(diagnosis):
@@ -86,6 +98,11 @@ def test_each_way_to_userfaultfd(monkeypatch, probe, ok, needed, words):
     from hmmemu.cli import checks
 
     monkeypatch.setattr(_native, "probe", lambda: probe)
-    check = next(c for c in checks.all_checks() if c.name == "userfaultfd")
+    monkeypatch.setattr(_native, "why_no_signal_tracker", lambda: "no /proc")
+    check = next(c for c in checks._catching() if c.name == "userfaultfd")
     assert (check.ok, check.needed, check.value) == (ok, needed, words)
     assert bool(check.advice) is not ok
+    monkeypatch.setattr(_native, "why_no_signal_tracker", lambda: "")
+    monkeypatch.setattr(trackers, "IMPLEMENTED", trackers.NAMES)
+    check = next(c for c in checks._catching() if c.name == "userfaultfd")
+    assert not check.needed

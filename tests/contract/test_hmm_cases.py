@@ -15,6 +15,7 @@ import pytest
 from forking import in_child
 
 import hmmemu as hmm
+from hmmemu import trackers
 
 INTS = 1024
 PAGES = 1024  # 4 MiB, as there
@@ -210,6 +211,10 @@ def test_hmm_gup(space: hmm.AddressSpace) -> None:
     x[:] = numbers()
     space.devices[0].migrate(x)
     reader, writer = os.pipe()
+    if not trackers.probe(space.tracker).system_calls:  # then an error, never wrong data, and a way to do it
+        with pytest.raises(OSError, match="Bad address"):
+            os.write(writer, x)
+        space.prefetch(x, hmm.cpu)
     received = bytearray()
 
     def drain() -> None:

@@ -18,7 +18,7 @@ template <class T> __global__ void scale(T* x, int n, T a) {
   if (i < n) x[i] *= a;
 }
 extern "C" __global__ void weigh(float* x) { x[threadIdx.x] *= weights[threadIdx.x & 3]; }
-extern "C" __global__ void tick() { atomicAdd(&counter, 1ull); table[threadIdx.x] += blockIdx.x; }
+extern "C" __global__ void tick() { atomicAdd(&counter, 1ull); atomicAdd(&table[threadIdx.x], (int)blockIdx.x); }
 extern "C" __global__ void rows(const float* x, int stride, float* sums) {
   float s = 0;
   for (int i = 0; i < 10; ++i) s += x[threadIdx.x * stride + i];
@@ -230,13 +230,13 @@ def test_one_word_for_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HMMEMU_DEVICE", raising=False)
     from hmmemu import choices as module
 
-    monkeypatch.setattr(module, "_told_fallback", False)
+    monkeypatch.setattr(module, "_told", set())
     with pytest.warns(hmm.FallbackWarning, match="emulated"):
         hmm.AddressSpace().close()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         hmm.AddressSpace().close()  # once
-        monkeypatch.setattr(module, "_told_fallback", False)
+        monkeypatch.setattr(module, "_told", set())
         hmm.AddressSpace(device="emulated").close()  # not what was asked for
 
 
@@ -244,7 +244,7 @@ def test_one_word_for_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     ("options", "message"),
     [
         ({"device": "gpu"}, "use 'auto', 'emulated' or 'cuda'"),
-        ({"tracker": "magic"}, "use 'auto' or 'uffd'"),
+        ({"tracker": "magic"}, "use 'auto' or one of 'uffd', 'signal', 'async'"),
         ({"devices": 0}, "1 to 15"),
         ({"workers": 0}, "1 to 256"),
     ],

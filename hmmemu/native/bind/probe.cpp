@@ -1,4 +1,5 @@
 #include "bind/bind.h"
+#include "os/probe.h"
 #include "os/userfaultfd.h"
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -35,4 +36,8 @@ nb::dict probe() {
 void bind_probe(nb::module_& m) {
   m.def("probe", &probe,
         "What userfaultfd can do here: {'userfaultfd': way, 'features': [...], 'reason': text}.");
+  m.def("why_no_signal_tracker", &hmm::why_no_signal_tracker,
+        "Why tracker 'signal' cannot work here, and what to change; empty if it can.");
+  m.def("why_no_async_tracker", &hmm::why_no_async_tracker,
+        "Why tracker 'async' cannot work here, and what to change; empty if it can.");
 }

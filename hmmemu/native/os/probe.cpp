@@ -1,0 +1,119 @@
+#include "os/probe.h"
+
+#include "base/mapping.h"
+#include "base/pages.h"
+#include <cerrno>
+#include <cstring>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+// Headers of older distributions lack these (include/uapi/linux/userfaultfd.h, include/uapi/linux/fs.h).
+#ifndef UFFD_USER_MODE_ONLY
+#define UFFD_USER_MODE_ONLY 1
+#endif
+
+namespace hmm {
+namespace {
+
+constexpr uint64_t kPagefaultFlagWp = 1u << 0, kWpUnpopulated = 1u << 13, kWpAsync = 1u << 15;
+
+struct ScanRequest { // struct pm_scan_arg
+  uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted, category_mask,
+      category_anyof_mask, return_mask;
+};
+struct ScanRegion { // struct page_region
+  uint64_t start, end, categories;
+};
+constexpr unsigned long kIoctlScan = _IOWR('f', 16, ScanRequest);
+constexpr uint64_t kWritten = 1u << 1, kScanProtect = 1u << 0, kScanCheckAsync = 1u << 1;
+
+// A descriptor that is closed at the end of the block.
+class Descriptor {
+ public:
+  explicit Descriptor(long fd) : fd_(static_cast<int>(fd)) {}
+  ~Descriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+std::string because(const char* what) { return std::string(what) + " (" + std::strerror(errno) + ")"; }
+
+int open_userfaultfd() {
+  const long fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+  return static_cast<int>(fd);
+}
+
+// Writes to a protected page are to be noted without a message.
+std::string watch(int fd, Pages page) {
+  uffdio_api api{};
+  api.api = UFFD_API;
+  api.features = kPagefaultFlagWp | kWpUnpopulated | kWpAsync;
+  if (ioctl(fd, UFFDIO_API, &api) != 0)
+    return because("this kernel's userfaultfd has no asynchronous write protection: Linux 6.7 or later is "
+                   "needed");
+  uffdio_register request{};
+  request.range = {page.begin, page.bytes()};
+  request.mode = UFFDIO_REGISTER_MODE_WP;
+  if (ioctl(fd, UFFDIO_REGISTER, &request) != 0)
+    return because("userfaultfd refuses asynchronous write protection of anonymous memory");
+  uffdio_writeprotect protection{};
+  protection.range = request.range;
+  protection.mode = UFFDIO_WRITEPROTECT_MODE_WP;
+  if (ioctl(fd, UFFDIO_WRITEPROTECT, &protection) != 0) return because("userfaultfd cannot write-protect");
+  return {};
+}
+
+// How many pages of the range were written since they were protected; -1 and errno.
+long count_written(Pages range) {
+  Descriptor pagemap(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  if (pagemap.get() < 0) return -1;
+  ScanRegion region{};
+  ScanRequest request{};
+  request.size = sizeof request;
+  request.flags = kScanProtect | kScanCheckAsync;
+  request.start = range.begin;
+  request.end = range.end;
+  request.vec = reinterpret_cast<uint64_t>(&region);
+  request.vec_len = 1;
+  request.category_mask = request.return_mask = kWritten;
+  const int found = ioctl(pagemap.get(), kIoctlScan, &request);
+  return found < 0 ? -1 : found == 0 ? 0 : static_cast<long>((region.end - region.start) / kPage);
+}
+
+} // namespace
+
+std::string why_no_signal_tracker() {
+  Mapping page(kPage);
+  if (mprotect(page.as<void>(), kPage, PROT_NONE) != 0) return because("mprotect is refused");
+  Descriptor memory(open("/proc/self/mem", O_RDWR | O_CLOEXEC));
+  if (memory.get() < 0) return because("/proc/self/mem cannot be opened: mount /proc");
+  const char content = 42;
+  const auto at = static_cast<off_t>(page.address());
+  if (pwrite(memory.get(), &content, 1, at) != 1)
+    return because("writes to protected pages through /proc/self/mem are refused: boot without "
+                   "proc_mem.force_override=never");
+  if (mprotect(page.as<void>(), kPage, PROT_READ) != 0) return because("mprotect is refused");
+  return *page.as<const char>() == content ? "" : "a write through /proc/self/mem did not arrive";
+}
+
+std::string why_no_async_tracker() {
+  Mapping page(kPage);
+  const Pages range{page.address(), page.address() + kPage};
+  Descriptor userfaultfd(open_userfaultfd());
+  if (userfaultfd.get() < 0) return because("userfaultfd is refused");
+  if (std::string why = watch(userfaultfd.get(), range); !why.empty()) return why;
+  if (count_written(range) != 0) return because("PAGEMAP_SCAN does not work: Linux 6.7 or later is needed");
+  *page.as<volatile char>() = 1;
+  return count_written(range) == 1 ? "" : "PAGEMAP_SCAN does not report a page that was written";
+}
+
+} // namespace hmm

@@ -1,0 +1,92 @@
+"""The contract suite where less is allowed: userfaultfd refused, an unprivileged user."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from refusing import REFUSE_USERFAULTFD, as_other_user
+from running import run_python
+
+from hmmemu import trackers
+
+SUITE = Path(__file__).parents[1] / "contract"
+RUN_SUITE = f"""
+import os, shutil, sys, tempfile
+if not os.access(sys.executable, os.X_OK):  # in root's home: it runs, but cannot be started by who it runs as
+    sys.executable = shutil.which("python3", path="/usr/local/bin:/usr/bin") or sys.exit(77)
+home = tempfile.mkdtemp()
+os.environ.update(HMMEMU_CACHE_DIR=home, HMMEMU_DEVICE="emulated", TMPDIR=home)
+import pytest, hmmemu.space
+from hmmemu.choices import choose_tracker
+print("auto is", choose_tracker("auto")[0])
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--tracker", TRACKER, {str(SUITE)!r}]))
+"""
+
+needs_signal = pytest.mark.skipif("signal" not in trackers.IMPLEMENTED, reason="no tracker 'signal' yet")
+
+
+def passes(code: str, *before: str) -> str:
+    """Runs the suite in a program of its own; returns what "auto" was there."""
+    done = run_python(code, *before, timeout=110)
+    if done.returncode == 77:
+        pytest.skip("no Python that an unprivileged user can start")
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert done.returncode == 0 and passed and int(passed[1]) > 30, done.stdout + done.stderr
+    found = re.search(r"auto is (\w+)", done.stdout)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("tracker", ["auto"], indirect=True)
+def test_as_an_unprivileged_user(tracker: str) -> None:
+    passes("TRACKER = 'auto'" + RUN_SUITE, *as_other_user())
+
+
+@needs_signal
+@pytest.mark.parametrize("tracker", ["auto"], indirect=True)
+def test_with_userfaultfd_refused(tracker: str) -> None:
+    assert passes(REFUSE_USERFAULTFD + "TRACKER = 'auto'" + RUN_SUITE) == "signal"
+
+
+@needs_signal
+@pytest.mark.parametrize("tracker", ["auto"], indirect=True)
+def test_auto_says_why_it_is_signal(tracker: str) -> None:
+    done = run_python(
+        REFUSE_USERFAULTFD
+        + """
+import warnings
+import hmmemu as hmm
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        with hmm.AddressSpace(device="emulated") as space:
+            print(space)
+print(len(told), told[0].category.__name__, told[0].message)
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, warning = done.stdout.splitlines()
+    assert "tracker signal" in first and "userfaultfd is refused" in first and "tracker signal" in second
+    assert warning.startswith("1 FallbackWarning") and "userfaultfd is refused" in warning
+
+
+@pytest.mark.parametrize("name", ["uffd", "async"])
+def test_a_tracker_that_is_asked_for_and_cannot_work(name: str) -> None:
+    done = run_python(
+        REFUSE_USERFAULTFD
+        + f"""
+import hmmemu as hmm
+try:
+    hmm.AddressSpace(device="emulated", tracker={name!r})
+except hmm.UnsupportedError as error:
+    print(error)
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"tracker '{name}' cannot work here" in done.stdout and "hmmemu doctor" in done.stdout
+    if name in trackers.IMPLEMENTED:
+        assert "userfaultfd is refused" in done.stdout
+    if name == "uffd":
+        assert "vm.unprivileged_userfaultfd=1" in done.stdout and "seccomp" in done.stdout
