@@ -37,6 +37,7 @@ from hmmemu.errors import (
 )
 from hmmemu.kernel import Kernel, RawKernel, RawModule
 from hmmemu.policy import Policy
+from hmmemu.protect import Protection, Protector, Snapshot, WrittenPages
 from hmmemu.space import AddressSpace, cpu, current_space
 from hmmemu.stream import Event, Stream, current_stream, get_elapsed_time
 from hmmemu.trace import Stats
@@ -61,13 +62,17 @@ __all__ = [
     "Out",
     "OutOfMemoryError",
     "Policy",
+    "Protection",
+    "Protector",
     "RangeError",
     "RawKernel",
     "RawModule",
+    "Snapshot",
     "SpaceClosedError",
     "Stats",
     "Stream",
     "UnsupportedError",
+    "WrittenPages",
     "__version__",
     "array",
     "asarray",

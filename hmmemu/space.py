@@ -24,7 +24,8 @@ from hmmemu.choices import choose_device, choose_tracker
 from hmmemu.device import Device
 from hmmemu.errors import ArgumentError, RangeError, SpaceClosedError
 from hmmemu.policy import Policy
-from hmmemu.ranges import Array, PageRange, Range, describe, extent
+from hmmemu.protect import DirtyLogs, Protection, Protector, Protectors, Snapshot
+from hmmemu.ranges import Array, PageRange, Range, describe, extent, root
 from hmmemu.registry import Registry
 from hmmemu.trace import CAUSES, Stats, read_stats
 
@@ -100,6 +101,8 @@ class AddressSpace:
         self.session = Session(self.policy.grow, self.policy.threshold, self.policy.read_duplication)
         self._devices: list[Device] = []
         self.registry = Registry(self.session, self._devices)
+        self._protectors = Protectors(self.session)
+        self._dirty_logs = DirtyLogs(self.session)
         try:
             self.arena = Arena(self.session, arena_bytes)
             for index in range(devices):
@@ -144,6 +147,8 @@ class AddressSpace:
                 device.synchronize(self.timeout if timeout is None else timeout)
             except BaseException as error:
                 failure = error
+        self._protectors.close()
+        self._dirty_logs.close()
         for device in self.devices:
             self.session.detach(device.processor)
             device.close()
@@ -361,6 +366,50 @@ class AddressSpace:
         for column in columns[1:]:
             result = np.char.add(result, column)
         return result
+
+    # -------------------------------------------------------------------------------------- protectors
+
+    def protect(self, memory: Array, protector: Protector) -> Protection:
+        """Write-protects an array's pages: `protector.on_write(pages)` is told of the first write to each.
+
+        The write may come from the CPU (a store, or a system call) or from a device. The callback runs on a thread of the
+        space soon after, with the content before the write in `pages.before`; the order that is promised is said in
+        `hmmemu.protect`. Pages at the array's ends may hold other data, too, and writes to that count.
+
+        Returns:
+            the registration: `drop()` ends it, `arm()` watches again, `flush()` waits for callbacks.
+
+        Raises:
+            RangeError: the array is not in the address space. ArgumentError: no method `on_write`, or no elements.
+        """
+        self.require(memory)
+        return self._protectors.add(memory, protector)
+
+    def dirty(self, array: Array) -> Array:
+        """Which pages of an array were written, by the CPU or a device, since the last call.
+
+        Returns:
+            sorted page numbers, intp; 0 is the page that holds the first byte. The first call for an array
+            starts the log and returns all pages.
+
+        Raises:
+            RangeError: the array is not in the address space.
+        """
+        self.require(array)
+        if array.size == 0:
+            return np.empty(0, np.intp)
+        return self._dirty_logs.collect(array, root(array))
+
+    def snapshot_of(self, array: Array) -> Snapshot:
+        """A frozen copy of an array, which costs only the pages written from now on.
+
+        Raises:
+            RangeError: the array is not in the address space. ArgumentError: it has no elements.
+        """
+        self.require(array)
+        if array.size == 0:
+            raise ArgumentError(f"the {describe(array)} has no pages to keep")
+        return Snapshot(self.session, array)
 
     def nearest(self, address: int) -> str:
         """In words, how far an address is from the nearest array (for error messages)."""

@@ -8,4 +8,5 @@ NB_MODULE(_native, m) {
   bind_protocol(m); // the pure functions, for tests and studies
   bind_device(m);   // the emulated device's process
   bind_session(m);  // the driver
+  bind_protect(m);  // its protectors
 }

@@ -217,6 +217,15 @@ void bind_session(nb::module_& m) {
       .def(
           "discard", [](Session& s, uint64_t b, uint64_t e) { s.driver().discard(pages_of(b, e)); },
           Unlocked())
+      .def(
+          "notice_writes",
+          [](Session& s, uint64_t b, uint64_t e, bool update) {
+            s.driver().notice_writes(pages_of(b, e), update);
+          },
+          nb::arg("begin"), nb::arg("end"), nb::arg("update") = false, Unlocked())
+      .def(
+          "notice_all_writes", [](Session& s, bool update) { s.driver().notice_all_writes(update); },
+          nb::arg("update") = false, Unlocked())
       .def("transfer", &transfer, nb::arg("processor"), nb::arg("address"), nb::arg("bytes"), nb::arg("data"),
            nb::arg("write"))
       .def("snapshot", &snapshot, "PageState words of the pages, as bytes (uint64).")

@@ -85,11 +85,23 @@ int Driver::serve(Block& block, Processor p, const Fault& fault) {
   } else {
     // Counted first: who waits for the page may read the counters the moment it goes on.
     (fault.write ? count.write_faults : count.read_faults).add();
-    error = access_locked(block, region, {p, access, Cause::Fault});
+    error = bring(block, region, fault.address, {p, access, Cause::Fault});
   }
   check(block);
   unlock(block, region);
   return error;
+}
+
+// The page that faulted, and what growth adds to it. Watched pages that are only added count as read.
+int Driver::bring(Block& block, Pages region, uint64_t address, Request request) {
+  Request grown = request;
+  grown.grown = true;
+  if (request.access == Access::Read || !block.page(address).watched())
+    return access_locked(block, region, grown);
+  const Pages page{address, address + kPage};
+  if (int error = access_locked(block, page, request)) return error;
+  if (int error = access_locked(block, {region.begin, page.begin}, grown)) return error;
+  return access_locked(block, {page.end, region.end}, grown);
 }
 
 // Notes that a thread which sleeps in the kernel wants the page. True also if it is in transition no more:
@@ -171,6 +183,7 @@ int Driver::access_locked(Block& block, Pages pages, Request request) {
 // One access to pages that are alike.
 int Driver::step(Block& block, Pages run, Request request) {
   if (request.access == Access::Write && request.p != kCpu && block.page(run.begin).read_only()) return EPERM;
+  if (request.grown && block.page(run.begin).watched()) request.access = Access::Read;
   Transition t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
   if (t.step == Step::Notify) {
     if (int error = notify(block, run)) return error;

@@ -118,6 +118,7 @@ class Driver {
     Processor p;
     Access access;
     Cause cause;
+    bool grown = false; // brought along with a page that faulted: nobody writes there yet
   };
   // The page table that speaks for a page on `p`.
   PageTable& table(Processor p, PageState state) const {
@@ -158,6 +159,7 @@ class Driver {
 
   // Not locked by the caller:
   int serve(Block& block, Processor p, const Fault& fault);
+  int bring(Block& block, Pages region, uint64_t address, Request request);
   bool defer(Block& block, Processor p, uint64_t address);
   void unlock(Block& block, Pages pages);
   static void set_start(Block& block, uint64_t address) {

@@ -55,6 +55,7 @@ template <class T> class ProtectorMemory {
   explicit ProtectorMemory(Arguments&&... arguments)
       : memory_(page_up(sizeof(T))),
         made_(new (memory_.as<void>()) T(std::forward<Arguments>(arguments)...)) {}
+  ProtectorMemory(const ProtectorMemory&) = delete;
   ~ProtectorMemory() { made_->~T(); }
   T& operator*() const { return *made_; }
   T* operator->() const { return made_; }

@@ -134,8 +134,12 @@ std::vector<Pages> Driver::drop_range(Pages pages) {
   std::lock_guard guard(ranges_);
   if (closed_) return {};
   std::vector<Pages> last = runs(pages, 1);
+  for (Pages run : last) // what a snapshot shares with the range would be lost to it
+    each_block(run, [&](Block& block, Pages part) {
+      return each_run(block, part,
+                      [&](Pages like) { return block.page(like.begin).watched() ? notify(block, like) : 0; });
+    });
   each_block(pages, [&](Block& block, Pages part) {
-    unwatch(block, part);
     bring_home(block, part);
     host_.free_parked(block, part);
     for (Processor q = 1; q < processors(); ++q) tables_[q]->release(block, part);

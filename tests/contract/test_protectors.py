@@ -1,0 +1,288 @@
+"""Protectors: what is told, when, with which content, by whose write."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+import hmmemu as hmm
+
+INTS = 1024
+PAGES = 40
+
+
+class Recorder:
+    """Keeps what it is told."""
+
+    def __init__(self, act: Callable[[hmm.WrittenPages], None] | None = None) -> None:
+        self.calls: list[hmm.WrittenPages] = []
+        self._act = act
+
+    def on_write(self, pages: hmm.WrittenPages) -> None:
+        self.calls.append(pages)
+        if self._act:
+            self._act(pages)
+
+    @property
+    def indices(self) -> list[int]:
+        return [int(i) for call in self.calls for i in call.indices]
+
+    def before(self, index: int) -> np.ndarray:
+        return next(
+            call.before[list(call.indices).index(index)] for call in self.calls if index in call.indices
+        ).view(np.int32)
+
+
+@pytest.fixture
+def numbers(page_by_page: hmm.AddressSpace) -> np.ndarray:
+    x = page_by_page.empty(PAGES * INTS, np.int32)
+    x[:] = np.arange(x.size)
+    return x
+
+
+def page(x: np.ndarray, i: int) -> np.ndarray:
+    return x[i * INTS : (i + 1) * INTS]
+
+
+def store(space: hmm.AddressSpace, x: np.ndarray) -> None:
+    x[0] = -1
+
+
+def system_call(space: hmm.AddressSpace, x: np.ndarray) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, np.int32(-1).tobytes())
+    with os.fdopen(reader, "rb", buffering=0) as file:
+        file.readinto(memoryview(x)[:1])
+    os.close(writer)
+
+
+def device(space: hmm.AddressSpace, x: np.ndarray) -> None:
+    space.devices[0].write(x[:1], -1)
+
+
+WAYS = [store, system_call, device]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda w: w.__name__)
+@pytest.mark.parametrize("there", ["cpu", "device", "both", "nowhere"])
+def test_a_write_is_told_with_the_content_before(
+    page_by_page: hmm.AddressSpace, numbers: np.ndarray, way: Callable[..., None], there: str
+) -> None:
+    space, x = page_by_page, numbers
+    expected = page(x, 3).copy()
+    if there == "device":
+        space.prefetch(x, space.devices[0])
+    elif there == "both":
+        space.prefetch(x, space.devices[0], write=False)
+    elif there == "nowhere":
+        space.discard(x)
+        expected[:] = 0
+    recorder = Recorder()
+    with space.protect(x, recorder) as protection:
+        assert page(x, 3)[5] == expected[5]  # reading is no write
+        way(space, page(x, 3))
+        protection.flush()
+        assert recorder.indices == [3]
+        np.testing.assert_array_equal(recorder.before(3), expected)
+        expected[0] = -1
+        np.testing.assert_array_equal(page(x, 3), expected)
+        way(space, page(x, 3))  # once, until armed again
+        protection.flush()
+        assert recorder.indices == [3]
+        protection.arm()
+        way(space, page(x, 3))
+        protection.flush()
+        assert recorder.indices == [3, 3]
+
+
+def test_a_kernel_write_is_told(
+    page_by_page: hmm.AddressSpace, numbers: np.ndarray, kernels: hmm.RawModule
+) -> None:
+    recorder = Recorder()
+    with page_by_page.protect(numbers, recorder) as protection:
+        kernels.get_function("add")(4, 256, (numbers, numbers.size, 1))
+        protection.flush()
+    assert sorted(recorder.indices) == list(range(PAGES))
+    for i in range(PAGES):
+        np.testing.assert_array_equal(recorder.before(i), np.arange(i * INTS, (i + 1) * INTS))
+    np.testing.assert_array_equal(numbers, np.arange(1, numbers.size + 1))
+
+
+def test_several_hear_in_order_of_registration(page_by_page: hmm.AddressSpace, numbers: np.ndarray) -> None:
+    heard: list[tuple[str, int]] = []
+    protections = [
+        page_by_page.protect(
+            numbers, Recorder(lambda p, name=name: heard.extend((name, int(i)) for i in p.indices))
+        )
+        for name in "abc"
+    ]
+    for i in (7, 3, 30):
+        page(numbers, i)[0] = 1
+    for protection in protections:
+        protection.flush()
+        protection.drop()
+    for i in (7, 3, 30):
+        assert [name for name, which in heard if which == i] == ["a", "b", "c"]
+    assert [i for name, i in heard if name == "a"] == [7, 3, 30]
+
+
+def test_dropping_makes_plain_memory_again(page_by_page: hmm.AddressSpace, numbers: np.ndarray) -> None:
+    space = page_by_page
+    one, two = Recorder(), Recorder()
+    first, second = space.protect(numbers, one), space.protect(numbers[: 10 * INTS], two)
+    assert set(space.residency(numbers)) == {"S-"}
+    first.drop()
+    assert list(space.residency(numbers)) == ["S-"] * 10 + ["X-"] * (PAGES - 10)
+    second.drop()
+    assert set(space.residency(numbers)) == {"X-"}
+    space.reset_stats()
+    numbers += 1
+    assert space.stats().processors[0].faults == 0
+    assert one.calls == two.calls == []
+
+
+def test_dropped_from_inside_the_callback(page_by_page: hmm.AddressSpace, numbers: np.ndarray) -> None:
+    recorder = Recorder(lambda pages: pages.protection.drop())
+    protection = page_by_page.protect(numbers, recorder)
+    page(numbers, 1)[0] = 1
+    protection.flush()
+    numbers[:] = 0
+    protection.flush()
+    assert recorder.indices[:1] == [1] and len(recorder.calls) == 1
+
+
+def test_armed_again_from_inside_the_callback(page_by_page: hmm.AddressSpace, numbers: np.ndarray) -> None:
+    recorder = Recorder(lambda pages: pages.arm())
+    with page_by_page.protect(numbers, recorder) as protection:
+        for value in range(5):
+            page(numbers, 2)[0] = value
+            protection.flush()
+    assert recorder.indices == [2] * 5
+
+
+def test_a_callback_that_writes_the_page_and_one_that_fails(
+    page_by_page: hmm.AddressSpace, numbers: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: failures.append(args.exc_value))
+
+    def act(pages: hmm.WrittenPages) -> None:
+        pages.memory[-1] = 99
+        raise ValueError("as the test wants")
+
+    with page_by_page.protect(numbers, Recorder(act)) as protection:
+        page(numbers, 0)[0] = 1
+        protection.flush()
+        protection.flush()
+    assert numbers[-1] == 99 and [str(f) for f in failures] == ["as the test wants"] * len(failures)
+    assert failures
+
+
+def test_one_operation_writes_everything(space: hmm.AddressSpace) -> None:
+    """A thread that never lets go of the GIL writes far more pages than anybody could be told meanwhile."""
+    x = space.zeros(4000 * INTS, np.int32)
+    recorder = Recorder()
+    with space.protect(x, recorder) as protection:
+        x += 1
+        protection.flush()
+    assert sorted(recorder.indices) == list(range(4000))
+    assert not any(call.before.any() for call in recorder.calls)
+
+
+def test_bad_protectors_are_refused(space: hmm.AddressSpace) -> None:
+    with pytest.raises(hmm.ArgumentError, match="on_write"):
+        space.protect(space.ones(10), object())  # type: ignore[arg-type]
+    with pytest.raises(hmm.RangeError, match="not in the address space"):
+        space.protect(np.ones(10), Recorder())
+    with pytest.raises(hmm.ArgumentError, match="no pages"):
+        space.protect(space.ones(0), Recorder())
+
+
+# ---------------------------------------------------------------------------------------- dirty logs
+
+
+def test_dirty_says_what_was_written_since(page_by_page: hmm.AddressSpace, numbers: np.ndarray) -> None:
+    space = page_by_page
+    assert list(space.dirty(numbers)) == list(range(PAGES))
+    assert list(space.dirty(numbers)) == []
+    store(space, page(numbers, 5))
+    system_call(space, page(numbers, 9))
+    device(space, page(numbers, 2))
+    assert list(space.dirty(numbers)) == [2, 5, 9]
+    assert list(space.dirty(numbers)) == []
+    store(space, page(numbers, 5))
+    assert list(space.dirty(numbers)) == [5]
+
+
+def test_dirty_against_a_model(space: hmm.AddressSpace, kernels: hmm.RawModule) -> None:
+    random = np.random.default_rng(5)
+    x = space.zeros(PAGES * INTS, np.int32)
+    poke = kernels.get_function("poke")
+    space.dirty(x)
+    for _ in range(30):
+        wrote: set[int] = set()
+        for _ in range(random.integers(0, 8)):
+            i = int(random.integers(0, x.size))
+            if random.random() < 0.5:
+                x[i] = 1
+            else:
+                poke(1, 1, (x, i, 2))
+            wrote.add(i // INTS)
+        assert set(space.dirty(x).tolist()) == wrote
+
+
+# ----------------------------------------------------------------------------------------- snapshots
+
+
+def test_a_snapshot_stays_as_it_was(page_by_page: hmm.AddressSpace, numbers: np.ndarray) -> None:
+    space = page_by_page
+    expected = numbers.copy()
+    snapshot = space.snapshot_of(numbers)
+    for way, i in zip(WAYS, (1, 2, 3), strict=True):
+        way(space, page(numbers, i))
+    space.prefetch(page(numbers, 4), space.devices[0])
+    assert snapshot.copied_pages == 4
+    np.testing.assert_array_equal(np.asarray(snapshot), expected)
+    assert (numbers != expected).sum() == 3
+    second = space.snapshot_of(numbers)
+    now = numbers.copy()
+    numbers[:] = 0
+    np.testing.assert_array_equal(np.asarray(snapshot), expected)
+    np.testing.assert_array_equal(np.asarray(second), now)
+    snapshot.drop()
+    second.drop()
+
+
+def test_a_snapshot_of_a_view_and_of_unregistered_memory(space: hmm.AddressSpace) -> None:
+    x = np.arange(10_000, dtype=np.float64).reshape(100, 100)
+    space.register(x)
+    view = x[::-2, ::3]
+    expected = view.copy()
+    snapshot = space.snapshot_of(view)
+    space.unregister(x)
+    x[:] = 0
+    np.testing.assert_array_equal(np.asarray(snapshot), expected)
+
+
+def test_snapshots_while_everybody_writes(space: hmm.AddressSpace, kernels: hmm.RawModule) -> None:
+    x = space.zeros(256 * INTS, np.int32)
+    stop = threading.Event()
+
+    def count() -> None:
+        while not stop.is_set():
+            x[:: INTS // 2] += 1
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    try:
+        for _ in range(20):
+            with space.snapshot_of(x) as snapshot:
+                first = np.asarray(snapshot)
+                np.testing.assert_array_equal(np.asarray(snapshot), first)
+    finally:
+        stop.set()
+        thread.join(30)
