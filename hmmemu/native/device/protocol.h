@@ -36,7 +36,8 @@ struct alignas(64) Slot {
   uint64_t kernel; // handle from LOAD
   hmm_dim3 grid, block;
   uint32_t dynamic_shared, param_bytes;
-  int32_t submitter_cpu; // where the thread that wrote this ran
+  int32_t submitter_cpu;         // where the thread that wrote this ran
+  std::atomic<uint32_t> awaited; // not 0: somebody sleeps until this ticket has completed
   uint64_t time_ns;      // markers: CLOCK_MONOTONIC, written by the device before it completes the ticket
   alignas(64) unsigned char params[kParamBytes];
 };
@@ -47,7 +48,6 @@ struct Queue {
   alignas(64) std::atomic<uint64_t> completed;
   std::atomic<uint32_t> complete_bell; // low half of `completed`; waiters sleep on it
   alignas(64) std::atomic<uint32_t> dispatcher_asleep;
-  std::atomic<uint32_t> waiters;
   Slot slots[kSlots];
 };
 

@@ -1,7 +1,7 @@
 // Purpose: produce tickets, wait for their end, keep the times of markers.
 // Lock: LaunchQueue::lock_ (see the header). Waiting threads hold nothing: they announce themselves
-// in `waiters`, look, and sleep on the bell with a limit; a process that died is noticed by its
-// pidfd.
+// in the ticket's slot, look, and sleep on the bell with a limit; a process that died is noticed by
+// its pidfd. A slot that serves a later ticket by then wakes somebody for nothing, no more.
 #include "launch_queue.h"
 #include "base/failure.h"
 #include "device/futex.h"
@@ -73,7 +73,9 @@ Slot* LaunchQueue::wait_for_room(std::unique_lock<std::mutex>& hold, uint64_t li
 // the two sees.
 uint64_t LaunchQueue::submit() {
   const uint64_t ticket = queue_.produced.load() + 1;
-  queue_.slots[(ticket - 1) % kSlots].submitter_cpu = sched_getcpu();
+  Slot& slot = queue_.slots[(ticket - 1) % kSlots];
+  slot.submitter_cpu = sched_getcpu();
+  slot.awaited.store(0, std::memory_order_relaxed);
   queue_.produced.store(ticket);
   queue_.submit_bell.store(uint32_t(ticket));
   if (queue_.dispatcher_asleep.load() != 0) futex_wake(queue_.submit_bell, 1);
@@ -140,11 +142,10 @@ WaitResult LaunchQueue::sleep_until(uint64_t ticket, uint64_t deadline, int pidf
     if (now >= deadline) return WaitResult::timeout;
     if (crashed && crashed_at == 0) crashed_at = now;
     if (crashed && now - crashed_at > kCrashLimit) syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0);
-    queue_.waiters.fetch_add(1);
+    queue_.slots[(ticket - 1) % kSlots].awaited.store(1);
     const uint32_t bell = queue_.complete_bell.load();
     if (queue_.completed.load() < ticket)
       futex_wait(queue_.complete_bell, bell, std::min(deadline - now, crashed ? kCrashSlice : kSlice));
-    queue_.waiters.fetch_sub(1);
   }
 }
 

@@ -1,7 +1,8 @@
 // Purpose: take tickets from the channel in order, run them, and report each as completed.
 // Invariants: `completed` is raised by this thread alone, after everything the ticket did; it never
 // passes `produced`. Before sleeping, the thread says so and looks once more; the producer writes
-// first and asks then.
+// first and asks then. Those who sleep until a ticket has completed say so in its slot in the same
+// way: tickets for which nobody waits wake nobody.
 #include "dispatcher.h"
 #include "failure.h"
 #include "modules.h"
@@ -15,7 +16,8 @@ constexpr uint64_t kSleep = 1'000'000'000; // ns
 constexpr unsigned kLooksPerClock = 32;
 
 bool look_for(const Queue& queue, uint64_t ticket, bool spin) {
-  if (!spin) return queue.produced.load(std::memory_order_acquire) >= ticket;
+  if (queue.produced.load(std::memory_order_acquire) >= ticket) return true;
+  if (!spin) return false;
   const uint64_t limit = now_ns() + channel->spin_ns;
   do {
     for (unsigned i = 0; i < kLooksPerClock; i++) {
@@ -75,9 +77,9 @@ void run(Worker& w, Slot& slot, uint64_t ticket) {
 }
 
 void complete(Queue& queue, uint64_t ticket) {
-  queue.completed.store(ticket, std::memory_order_release);
+  queue.completed.store(ticket);
   queue.complete_bell.store(uint32_t(ticket));
-  if (queue.waiters.load() != 0) futex_wake(queue.complete_bell, INT_MAX);
+  if (queue.slots[(ticket - 1) % kSlots].awaited.load() != 0) futex_wake(queue.complete_bell, INT_MAX);
 }
 
 } // namespace

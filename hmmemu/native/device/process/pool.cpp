@@ -1,21 +1,28 @@
-// Purpose: hand out a launch's blocks in chunks, in order, to the workers that come.
+// Purpose: hand out a launch's blocks in chunks to the workers that come.
 //
 // Worker 0 writes the job, opens the gate, rings the bell and works. A helper enters through the
 // gate (a count of those inside), takes chunks until none is left, and leaves. Worker 0 closes the
 // gate when the chunks are gone and waits only for those inside: a helper that wakes up too late
 // finds the gate shut and costs nothing.
 //
-// Waking a sleeping helper costs tens of microseconds, more than many launches take. So worker 0
-// remembers how long a kernel's blocks took the last time, and calls nobody to a launch that it
-// will have finished before anybody comes; it still calls once the launch has lasted longer than
-// that, or when a kernel says that it spins. Blocks may wait for each other without a word: helper
-// 1 looks for an open gate every kLook even if nobody calls. Wake-ups spread as a tree (each that
-// wakes wakes two more), so worker 0 pays for at most two.
+// Waking a sleeping helper costs tens of microseconds, more than many launches take. So
+// - a helper that has just worked stays awake for kStayAwake, giving its CPU to whoever wants it,
+//   and joins the next launch within a fraction of a microsecond;
+// - worker 0 remembers how long a kernel's blocks took the last time, and calls nobody to a launch
+//   that it will have finished before anybody comes; launches that wait behind this one count as
+//   more of it. It still calls once the launch has lasted longer than that, or when a kernel says
+//   that it spins. Blocks may wait for each other without a word: helper 1 looks for an open gate
+//   every kLook even if nobody calls.
+// Wake-ups spread as a tree (each that wakes wakes two more), so worker 0 pays for at most two.
 //
-// Chunks shrink as the launch goes on (a share of what is left, down to one block), so that all
-// workers end at about the same time however unequal the blocks are.
+// The blocks are cut into as many parts as workers are awake. A worker begins with its own part, so
+// that launch after launch over the same arrays finds them in the same CPU's cache, and goes on with
+// the parts behind it. Worker 0 thus takes blocks in the order of their numbers: a block may wait
+// for one with a lower number, which has always begun. Chunks shrink as a part goes on (a share of
+// what is left, down to one block), so that all workers end at about the same time however unequal
+// the blocks are.
 //
-// Invariant: the job is written only while the gate is shut and nobody is inside.
+// Invariant: the job and the parts are written only while the gate is shut and nobody is inside.
 #include "pool.h"
 #include <sched.h>
 
@@ -25,7 +32,8 @@ namespace {
 constexpr uint32_t kOpen = 1u << 31, kOwnerSleeps = 1u << 30;
 constexpr uint64_t kSharePerWorker = 4; // a chunk is 1/(4 * workers) of the blocks that are left
 constexpr uint64_t kShareAlone = 4;     // ... if no helper is expected
-constexpr uint64_t kOwnerSpin = 50'000, kWorthCalling = 50'000; // ns
+constexpr uint64_t kOwnerSpin = 50'000, kWorthCalling = 50'000, kStayAwake = 50'000; // ns
+constexpr unsigned kLooksPerYield = 32;
 constexpr uint64_t kLook = 200'000'000, kSleep = 5'000'000'000; // ns
 
 struct Job {
@@ -42,31 +50,53 @@ struct Habit {
   double ns_per_block;
 } habits[256];
 
-uint32_t worker_count = 1;
+// Blocks that are handed out in order.
+struct alignas(64) Part {
+  std::atomic<uint64_t> next;
+  uint64_t end;
+} parts[kMaxWorkers];
+
+uint32_t worker_count = 1, cpu_count = 1;
+uint32_t part_count = 1;
 bool called = true; // worker 0 only: whether helpers know of the launch, or none are wanted
 Job job;
-alignas(64) std::atomic<uint64_t> next_block{0};
-std::atomic<uint64_t> share{1};
+alignas(64) std::atomic<uint64_t> share{1}; // a chunk is 1/share of what is left of a part
 alignas(64) std::atomic<uint32_t> gate{0};
 alignas(64) std::atomic<uint32_t> bell{0};
 std::atomic<uint32_t> sleepers{0};
+alignas(64) std::atomic<uint32_t> awake{0}; // helpers that work, or look for work
 
 struct Chunk {
   uint64_t first, end;
 };
 
-// The next chunk, in order; empty at the end.
-Chunk take_chunk(uint64_t total) {
-  uint64_t first = next_block.load(std::memory_order_relaxed), end;
+// Cuts the launch into `count` parts of about the same number of blocks.
+void cut(uint64_t total, uint32_t count) {
+  part_count = uint32_t(count < total ? count : total);
+  const uint64_t each = total / part_count, more = total % part_count;
+  uint64_t begin = 0;
+  for (uint32_t i = 0; i < part_count; i++) {
+    parts[i].next.store(begin, std::memory_order_relaxed);
+    parts[i].end = begin += each + (i < more);
+  }
+}
+
+// The next chunk of a part; empty at its end.
+Chunk take_chunk(Part& part) {
+  uint64_t first = part.next.load(std::memory_order_relaxed), end;
   do {
-    if (first >= total) return {total, total};
-    const uint64_t blocks = (total - first) / share.load(std::memory_order_relaxed);
+    if (first >= part.end) return {first, first};
+    const uint64_t blocks = (part.end - first) / share.load(std::memory_order_relaxed);
     end = first + (blocks ? blocks : 1);
-  } while (!next_block.compare_exchange_weak(first, end, std::memory_order_relaxed));
+  } while (!part.next.compare_exchange_weak(first, end, std::memory_order_relaxed));
   return {first, end};
 }
 
-bool chunks_left() { return next_block.load(std::memory_order_relaxed) < job.total; }
+bool chunks_left() {
+  for (uint32_t i = 0; i < part_count; i++)
+    if (parts[i].next.load(std::memory_order_relaxed) < parts[i].end) return true;
+  return false;
+}
 
 void run_blocks(Worker& w, const Job& j, uint64_t first, uint64_t end) {
   const hmm_dim3 block = block_at(j.launch, first);
@@ -83,12 +113,13 @@ template <class After> uint64_t work(Worker& w, const Job& j, After after_chunk)
   w.ticket = j.ticket;
   w.launch = &j.launch;
   w.kernel = j.kernel;
-  for (;;) {
-    const Chunk chunk = take_chunk(j.total);
-    if (chunk.first == chunk.end) break;
-    run_blocks(w, j, chunk.first, chunk.end);
-    blocks += chunk.end - chunk.first;
-    after_chunk();
+  for (uint32_t i = 0; i < part_count; i++) {
+    Part& part = parts[(w.abi.index + i) % part_count];
+    for (Chunk chunk; chunk = take_chunk(part), chunk.first != chunk.end;) {
+      run_blocks(w, j, chunk.first, chunk.end);
+      blocks += chunk.end - chunk.first;
+      after_chunk();
+    }
   }
   w.kernel = nullptr;
   return blocks;
@@ -100,7 +131,7 @@ void wake_two() {
 
 void call_helpers() {
   called = true;
-  share.store(kSharePerWorker * worker_count, std::memory_order_relaxed);
+  share.store(kSharePerWorker * worker_count / part_count, std::memory_order_relaxed);
   wake_two();
 }
 
@@ -116,9 +147,11 @@ void work_with_help(Worker& w) {
   Habit& habit = habit_of(job.kernel, job.launch);
   called = false;
   share.store(kShareAlone, std::memory_order_relaxed);
+  cut(job.total, 1 + awake.load(std::memory_order_relaxed));
   gate.store(kOpen, std::memory_order_release);
   bell.fetch_add(1);
-  if (habit.ns_per_block * double(job.total) >= double(kWorthCalling)) call_helpers();
+  const uint64_t waiting = channel->queue.produced.load(std::memory_order_relaxed) - job.ticket;
+  if (habit.ns_per_block * double(job.total) * double(1 + waiting) >= double(kWorthCalling)) call_helpers();
   const uint64_t begin = now_ns();
   const uint64_t blocks = work(w, job, [begin] {
     if (!called && now_ns() - begin >= kWorthCalling) call_helpers();
@@ -155,9 +188,31 @@ void close_and_wait() {
   gate.store(0, std::memory_order_relaxed);
 }
 
+// Looks for the next launch and gives way to others on this CPU at every turn: the thread that
+// launches may run there.
+bool look_until(uint64_t limit, uint32_t heard) {
+  while (now_ns() < limit) {
+    for (unsigned i = 0; i < kLooksPerYield; i++) {
+      if (bell.load(std::memory_order_relaxed) != heard) return true;
+      cpu_pause();
+    }
+    sched_yield();
+  }
+  return false;
+}
+
+void sleep_on_bell(const Worker& w, uint32_t heard) {
+  sleepers.fetch_add(1);
+  if (bell.load() == heard) futex_wait(bell, heard, w.abi.index == 1 ? kLook : kSleep, Scope::process);
+  sleepers.fetch_sub(1);
+}
+
 } // namespace
 
-void open_pool(uint32_t workers) { worker_count = workers; }
+void open_pool(uint32_t workers, uint32_t cpus) {
+  worker_count = workers;
+  cpu_count = cpus;
+}
 
 void yield(hmm_worker* worker) {
   if (worker->index == 0 && !called) call_helpers();
@@ -166,8 +221,8 @@ void yield(hmm_worker* worker) {
 
 void run_launch(Worker& w, const hmm_kernel* kernel, const hmm_launch& launch, uint64_t ticket) {
   job = {launch, kernel, ticket, block_count(launch)};
-  next_block.store(0, std::memory_order_relaxed);
   if (job.total == 1 || worker_count == 1) {
+    cut(job.total, 1);
     share.store(1, std::memory_order_relaxed);
     work(w, job, [] {});
     return;
@@ -177,21 +232,27 @@ void run_launch(Worker& w, const hmm_kernel* kernel, const hmm_launch& launch, u
 }
 
 void help(Worker& w) {
+  // Nobody looks on the only CPU, nor on one that belongs to another worker.
+  const bool may_look = channel->spin_ns != 0 && w.abi.index < cpu_count;
   uint32_t heard = 0;
+  uint64_t look_limit = 0; // not 0: counted in `awake`
   for (;;) {
-    sleepers.fetch_add(1);
-    uint32_t now = bell.load();
-    if (now == heard) futex_wait(bell, heard, w.abi.index == 1 ? kLook : kSleep, Scope::process);
-    sleepers.fetch_sub(1);
-    now = bell.load();
+    if (look_limit != 0 && !look_until(look_limit, heard)) {
+      awake.fetch_sub(1, std::memory_order_relaxed);
+      look_limit = 0;
+    }
+    if (look_limit == 0) sleep_on_bell(w, heard);
+    const uint32_t now = bell.load();
     if (now == heard || !enter()) {
       heard = now;
       continue;
     }
     heard = now;
+    if (may_look && look_limit == 0) awake.fetch_add(1, std::memory_order_relaxed);
     if (chunks_left()) wake_two();
     work(w, job, [] {});
     leave();
+    if (may_look) look_limit = now_ns() + kStayAwake;
   }
 }
 

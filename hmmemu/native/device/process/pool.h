@@ -4,7 +4,8 @@
 
 namespace hmmemu::device {
 
-void open_pool(uint32_t workers);
+// Before any worker starts. Workers from number `cpus` on share their CPU with others.
+void open_pool(uint32_t workers, uint32_t cpus);
 
 // Worker 0: runs every block of the launch, with help if there is more than one chunk. Returns when
 // all are done.

@@ -96,7 +96,7 @@ const char* start_workers(uint32_t count) {
   if (count == 0) count = uint32_t(CPU_COUNT(&allowed));
   count = count < kMaxWorkers ? count : kMaxWorkers;
   channel->worker_count = count;
-  open_pool(count);
+  open_pool(count, uint32_t(CPU_COUNT(&allowed)));
   for (uint32_t i = 0; i < count; i++)
     if (!prepare(workers[i], i, cpu_of(allowed, i))) return "no memory for the workers' stacks";
   for (uint32_t i = 0; i < count; i++)
