@@ -38,7 +38,7 @@ struct alignas(64) Slot {
   uint32_t dynamic_shared, param_bytes;
   int32_t submitter_cpu;         // where the thread that wrote this ran
   std::atomic<uint32_t> awaited; // not 0: somebody sleeps until this ticket has completed
-  uint64_t time_ns;      // markers: CLOCK_MONOTONIC, written by the device before it completes the ticket
+  uint64_t time_ns; // markers: CLOCK_MONOTONIC, written by the device before it completes the ticket
   alignas(64) unsigned char params[kParamBytes];
 };
 
