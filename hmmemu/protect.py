@@ -1,15 +1,15 @@
 """Write protectors: who is told before a page is written, by the CPU or by a device.
 
-A protector is told once of each page, until it arms the page again. The native part runs before the write takes effect:
-it notes the page and keeps what it held. Python's part, `on_write`, runs on a thread of the space soon after, because the
-thread that writes may hold the GIL and must not wait for it; it is given the content before the write and so can act as
-if it had run in front of it.
+A protector is told once of each page, until it arms the page again. The native part runs before the write takes
+effect: it notes the page and keeps what it held. Python's part, `on_write`, runs on a thread of the space soon
+after, because the thread that writes may hold the GIL and must not wait for it; it is given the content before the
+write and so can act as if it had run in front of it.
 
 ORDER that is promised: each protector hears of pages in the order in which they were written; of one page,
 protectors hear in the order in which they were registered.
 
-LOCKS: `Protectors._lock` guards the list of protections; `Protection._calls` is held while `on_write` runs, so that after
-`drop` it does not run any more. Neither is held while pages are written by anybody.
+LOCKS: `Protectors._lock` guards the list of protections; `Protection._calls` is held while `on_write` runs, so that
+after `drop` it does not run any more. Neither is held while pages are written by anybody.
 """
 
 from __future__ import annotations

@@ -372,9 +372,9 @@ class AddressSpace:
     def protect(self, memory: Array, protector: Protector) -> Protection:
         """Write-protects an array's pages: `protector.on_write(pages)` is told of the first write to each.
 
-        The write may come from the CPU (a store, or a system call) or from a device. The callback runs on a thread of the
-        space soon after, with the content before the write in `pages.before`; the order that is promised is said in
-        `hmmemu.protect`. Pages at the array's ends may hold other data, too, and writes to that count.
+        The write may come from the CPU (a store, or a system call) or from a device. The callback runs on a thread
+        of the space soon after, with the content before the write in `pages.before`; the order that is promised
+        is said in `hmmemu.protect`. Pages at the array's ends may hold other data, too, and writes to that count.
 
         Returns:
             the registration: `drop()` ends it, `arm()` watches again, `flush()` waits for callbacks.

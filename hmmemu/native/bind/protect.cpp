@@ -87,10 +87,13 @@ class Log {
           part,
           [](void* context, uint64_t page, const std::byte* now) {
             auto& t = *static_cast<Target*>(context);
-            const std::byte* content = t.log->written(page) ? t.log->before(page) : now;
-            if (content) std::memcpy(t.buffer + (page - t.begin), content, kPage);
+            if (now && !t.log->written(page)) std::memcpy(t.buffer + (page - t.begin), now, kPage);
           },
           &target);
+      // Whatever was written, meanwhile too, or has left the address space since.
+      for (uint64_t page = part.begin; page < part.end; page += kPage)
+        if (log_->written(page))
+          std::memcpy(buffer.as<std::byte>() + (page - part.begin), log_->before(page), kPage);
       std::memcpy(reinterpret_cast<std::byte*>(data) + (part.begin - all.begin), buffer.as<void>(),
                   part.bytes());
       a = part.end;
