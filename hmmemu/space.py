@@ -98,7 +98,9 @@ class AddressSpace:
         self.timeout = timeout
         self._pid = os.getpid()
         self._threads = threading.local()
-        self.session = Session(self.policy.grow, self.policy.threshold, self.policy.read_duplication)
+        self.session = Session(
+            self.policy.grow, self.policy.threshold, self.policy.read_duplication, self.tracker
+        )
         self._devices: list[Device] = []
         self.registry = Registry(self.session, self._devices)
         self._protectors = Protectors(self.session)

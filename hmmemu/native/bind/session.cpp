@@ -5,6 +5,7 @@
 #include "device/client/device_process.h"
 #include <cstring>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 namespace nb = nanobind;
@@ -45,8 +46,15 @@ void check(int error, const char* what) {
   throw Failure(kind, std::string(what) + ": " + why);
 }
 
-Session* make_session(bool grow, unsigned threshold, bool read_duplication) {
-  return new Session(Policy{{grow, threshold}, {read_duplication}});
+Tracker tracker_of(const std::string& name) {
+  if (name == "uffd") return Tracker::Uffd;
+  if (name == "signal") return Tracker::Signal;
+  if (name == "async") return Tracker::Async;
+  throw Failure(FailureKind::Unsupported, "there is no tracker " + name);
+}
+
+Session* make_session(bool grow, unsigned threshold, bool read_duplication, const std::string& tracker) {
+  return new Session(Policy{{grow, threshold}, {read_duplication}}, tracker_of(tracker));
 }
 
 void access_range(Session& s, uint64_t begin, uint64_t end, unsigned p, bool write, unsigned cause) {
@@ -178,7 +186,7 @@ void bind_session(nb::module_& m) {
   using Unlocked = nb::call_guard<nb::gil_scoped_release>;
   nb::class_<Session>(m, "Session")
       .def(nb::new_(&make_session), nb::arg("grow") = true, nb::arg("threshold") = 51,
-           nb::arg("read_duplication") = true)
+           nb::arg("read_duplication") = true, nb::arg("tracker") = "uffd")
       .def_prop_ro("open", &Session::open)
       .def("close", &Session::close, Unlocked())
       .def("make_arena",

@@ -8,8 +8,12 @@
 
 namespace hmm {
 
-Driver::Driver(Policy policy) : policy_(policy), uffd_(Userfaultfd::open()), host_(uffd_) {
-  cpu_[static_cast<unsigned>(Tracker::Uffd)] = &host_;
+Driver::Driver(Policy policy, Tracker tracker)
+    : policy_(policy), tracker_(tracker),
+      uffd_(tracker == Tracker::Signal ? Userfaultfd() : Userfaultfd::open()), host_(uffd_) {
+  if (tracker != Tracker::Signal) cpu_[static_cast<unsigned>(Tracker::Uffd)] = &host_;
+  if (!cpu_[static_cast<unsigned>(tracker)])
+    throw Failure(FailureKind::Unsupported, "this version does not have this tracker yet");
 }
 
 Driver::~Driver() = default;

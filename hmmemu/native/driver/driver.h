@@ -35,7 +35,8 @@ struct Policy {
 
 class Driver {
  public:
-  explicit Driver(Policy policy);
+  // `tracker`: how accesses are caught to the arena, and to all other memory that it can watch.
+  Driver(Policy policy, Tracker tracker);
   ~Driver();
   Driver(const Driver&) = delete;
 
@@ -100,6 +101,7 @@ class Driver {
   void after_fork_in_parent();
   void after_fork_in_child();
 
+  Tracker tracker() const { return tracker_; }
   Userfaultfd& userfaultfd() { return uffd_; }
   Counters& counters() { return counters_; }
   unsigned processors() const { return processors_.load(std::memory_order_acquire); }
@@ -203,7 +205,8 @@ class Driver {
   static constexpr unsigned kMostProtectors = 1024, kMostDeferred = 1024;
 
   Policy policy_;
-  Userfaultfd uffd_;
+  const Tracker tracker_;
+  Userfaultfd uffd_; // none under Tracker::Signal
   Lock ranges_;
   Directory directory_;
   StagingPool staging_;
@@ -219,7 +222,6 @@ class Driver {
   std::atomic<uint64_t> refused_[kMaxProcessors] = {};
   std::atomic<int> refused_error_[kMaxProcessors] = {};
   Pages arena_;
-  const Tracker tracker_ = Tracker::Uffd; // of the arena, and of all memory that it can watch
   std::atomic<bool> closed_{false};
 };
 

@@ -5,8 +5,8 @@
 namespace hmm {
 
 PageLog::PageLog(Pages range, bool keep_content, Bell* bell)
-    : Protector(range), flags_(page_up(range.count() + 1), true), order_(page_up(range.count() * 4 + 4), true),
-      bell_(bell) {
+    : Protector(range), flags_(page_up(range.count() + 1), true),
+      order_(page_up(range.count() * 4 + 4), true), bell_(bell) {
   if (keep_content) content_ = Mapping(range.bytes() + kPage, true);
 }
 
@@ -16,7 +16,8 @@ void PageLog::before_write(Pages run, const std::byte* content) {
   const uint64_t first = tail_.fetch_add(run.count(), std::memory_order_relaxed);
   for (uint64_t a = run.begin; a < run.end; a += kPage) {
     flag(a).store(1, std::memory_order_relaxed);
-    slot(first + (a - run.begin) / kPage).store(static_cast<uint32_t>(index(a)) + 1, std::memory_order_release);
+    slot(first + (a - run.begin) / kPage)
+        .store(static_cast<uint32_t>(index(a)) + 1, std::memory_order_release);
   }
   if (bell_) bell_->ring();
 }

@@ -1,8 +1,9 @@
-// The protector that remembers: which pages were written, in which order, and (if asked to) what they held before.
+// The protector that remembers: which pages were written, in which order, and (if asked to) what they held
+// before.
 //
-// Dirty logs, snapshots and Python's protectors are all this one. Each page has room of its own for its old content
-// and for its place in the order, as it is told once until it is armed again: nothing can overflow, and the thread that
-// writes never waits for a reader.
+// Dirty logs, snapshots and Python's protectors are all this one. Each page has room of its own for its old
+// content and for its place in the order, as it is told once until it is armed again: nothing can overflow,
+// and the thread that writes never waits for a reader.
 //
 // INVARIANT: a page is armed again only after its last entry was taken. LOCK: `take` and `forget` by one
 // thread at a time (the owner's).

@@ -5,9 +5,10 @@
 
 namespace hmm {
 
-Session::Session(Policy policy) : pid_(getpid()), memory_(page_up(sizeof(State))) {
-  State* made = new (memory_.as<void>()) State(policy);
-  made->receivers[kCpu].emplace(made->driver, kCpu, made->driver.userfaultfd(), std::vector<ThreadOnCpu>{});
+Session::Session(Policy policy, Tracker tracker) : pid_(getpid()), memory_(page_up(sizeof(State))) {
+  State* made = new (memory_.as<void>()) State(policy, tracker);
+  if (tracker != Tracker::Signal) // else each thread serves its own faults
+    made->receivers[kCpu].emplace(made->driver, kCpu, made->driver.userfaultfd(), std::vector<ThreadOnCpu>{});
   watch_forks(made->driver);
 }
 

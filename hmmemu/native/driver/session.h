@@ -18,7 +18,7 @@ struct DeviceLink {
 
 class Session {
  public:
-  explicit Session(Policy policy);
+  Session(Policy policy, Tracker tracker);
   ~Session(); // closes
   Session(const Session&) = delete;
 
@@ -37,7 +37,7 @@ class Session {
 
  private:
   struct State {
-    explicit State(Policy policy) : driver(policy) {}
+    State(Policy policy, Tracker tracker) : driver(policy, tracker) {}
     Driver driver;
     std::optional<Receiver> receivers[kMaxProcessors];
   };
