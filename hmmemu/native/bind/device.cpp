@@ -9,6 +9,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 namespace nb = nanobind;
@@ -163,9 +164,37 @@ nb::bytes take_output(DeviceProcess& d) {
   return nb::bytes(text.data(), text.size());
 }
 
-DeviceProcess* start(std::string program, unsigned index, unsigned workers, unsigned layout) {
+DeviceProcess* start(std::string program, unsigned index, unsigned workers, unsigned layout,
+                     const std::string& tracker) {
+  if (tracker != "uffd" && tracker != "signal")
+    throw hmm::Failure(hmm::FailureKind::Range, "a device's tracker is uffd or signal, not " + tracker);
   nb::gil_scoped_release release;
-  return new DeviceProcess(std::move(program), index, workers, layout);
+  return new DeviceProcess(std::move(program), index, workers, layout,
+                           tracker == "signal" ? kTrackerSignal : kTrackerUserfaultfd);
+}
+
+// ---- what the driver does, for tests of the device process by itself ----
+
+hmm::Pages pages_of(uint64_t address, uint64_t length) { return {address, address + length}; }
+
+int set_rights(DeviceProcess& d, uint64_t address, uint64_t length, unsigned rights) {
+  if (rights > 2) throw hmm::Failure(hmm::FailureKind::Range, "rights are 0 none, 1 read, 2 write");
+  return d.port().set_rights(pages_of(address, length), hmm::Rights(rights));
+}
+
+std::vector<std::tuple<uint64_t, bool, int>> read_faults(DeviceProcess& d) {
+  hmm::Fault faults[16];
+  const unsigned count = d.port().faults.read(faults, 16);
+  std::vector<std::tuple<uint64_t, bool, int>> list;
+  for (unsigned i = 0; i < count; i++) list.emplace_back(faults[i].address, faults[i].write, faults[i].thread);
+  return list;
+}
+
+void answer_faults(DeviceProcess& d, uint64_t address, uint64_t length, bool refuse) {
+  if (refuse)
+    d.port().refuse(pages_of(address, length));
+  else
+    d.port().wake(pages_of(address, length));
 }
 
 } // namespace
@@ -176,10 +205,19 @@ void bind_device(nb::module_& m) {
   m.attr("LAUNCH_PRECISE") = unsigned(HMM_LAUNCH_PRECISE);
   nb::class_<DeviceProcess>(m, "DeviceProcess")
       .def(nb::new_(&start), nb::arg("program"), nb::arg("index") = 0, nb::arg("workers") = 0,
-           nb::arg("layout") = 0)
+           nb::arg("layout") = 0, nb::arg("tracker") = "uffd")
       .def("map", &DeviceProcess::map, nb::arg("address"), nb::arg("length"), Unlocked())
       .def("unmap", &DeviceProcess::unmap, nb::arg("address"), nb::arg("length"), Unlocked())
-      .def("zap", &DeviceProcess::zap, nb::arg("address"), nb::arg("length"), Unlocked())
+      .def(
+          "zap", [](DeviceProcess& d, uint64_t a, uint64_t n) { return d.port().drop(pages_of(a, n)); },
+          nb::arg("address"), nb::arg("length"), Unlocked())
+      .def("set_rights", &set_rights, nb::arg("address"), nb::arg("length"), nb::arg("rights"), Unlocked(),
+           "Tracker signal: 0 none, 1 read, 2 write. Returns 0 or an errno.")
+      .def("read_faults", &read_faults, "Tracker signal: [(page, is a write, thread id), ...] not yet read.")
+      .def("answer_faults", &answer_faults, nb::arg("address"), nb::arg("length"), nb::arg("refuse") = false)
+      .def_prop_ro("fault_bell", [](DeviceProcess& d) { return d.port().faults.fd(); })
+      .def_prop_ro("tracker",
+                   [](DeviceProcess& d) { return d.tracker() == kTrackerSignal ? "signal" : "uffd"; })
       .def("load", &load, nb::arg("path"), nb::arg("globals") = 0, nb::arg("room") = 0,
            nb::arg("initialise") = true,
            "The module's tables as JSON text; or, if its variables do not fit, the bytes that they "

@@ -86,9 +86,9 @@ DeviceLink link_of(DeviceProcess& device) {
   DeviceLink link{device.vram(), device.userfaultfd(), {}, nullptr, nullptr};
   for (auto [thread, cpu] : device.workers()) link.workers.push_back({thread, cpu});
   link.shootdown = [](void* context, Pages pages) {
-    return hmmemu::device::zap(context, pages.begin, pages.bytes());
+    return static_cast<DevicePort*>(context)->drop(pages);
   };
-  link.context = device.shootdown_context();
+  link.context = static_cast<DevicePort*>(&device.port());
   return link;
 }
 

@@ -51,15 +51,48 @@ struct Queue {
   Slot slots[kSlots];
 };
 
-// ---- shootdown: one mailbox and one device thread per CPU, so that a request stays on its CPU
-// ----
+// ---- changes of the device's page table: one mailbox and one device thread per CPU, so that a request stays
+// on its CPU ----
+
+enum MailboxOperation : uint32_t {
+  kDropEntries = 0, // page table entries of the range go, rights stay: the next access faults
+  kRightsNone,      // tracker signal: what the device may do with the range from now on
+  kRightsRead,
+  kRightsWrite,
+};
 
 struct alignas(64) Mailbox {
   std::atomic<uint32_t> request; // sequence number, raised by the CPU process when the rest is written
   std::atomic<uint32_t> done;    // the last request answered
   uint64_t address, length;
-  int32_t error; // errno of the answer, 0 if the range has no page table entries any more
+  uint32_t operation;
+  int32_t error; // errno of the answer, 0 if it is done
 };
+
+// ---- page faults (tracker signal): a thread of the device that faults posts a slot, rings the bell (an
+// eventfd) and sleeps on `word` until the answer is there ----
+//
+// `word` is a state and, above it, a number that grows with each post, so that an answer meant for one post
+// never reaches the next. The device moves it from kFaultFree to kFaultPosted, and back after the answer; the
+// CPU process does the rest. The last slot serves threads that are no workers, in turn.
+
+enum FaultState : uint32_t {
+  kFaultFree = 0,
+  kFaultFilling, // a thread has the slot and writes it
+  kFaultPosted,
+  kFaultTaken, // read by the CPU process, not yet answered
+  kFaultRetry, // answer: the access will do now
+  kFaultRefused,
+};
+inline constexpr uint32_t kFaultStateMask = 7, kFaultNumber = 8; // one step of the number
+
+struct alignas(64) FaultSlot {
+  std::atomic<uint32_t> word;
+  int32_t tid;
+  uint64_t address;
+  uint32_t write;
+};
+inline constexpr uint32_t kFaultSlots = kMaxWorkers + 1;
 
 // ---- why the device died: written once, by the first thread that fails ----
 
@@ -101,18 +134,26 @@ struct WorkerInfo {
   int32_t tid, cpu;
 };
 
+// Who tells the CPU process of the device's page faults.
+enum Tracker : uint32_t {
+  kTrackerUserfaultfd = 0, // the kernel
+  kTrackerSignal,          // the device itself: its pages are protected, its SIGSEGV handler posts the fault
+};
+
 struct Channel {
   // Written by the CPU process before the device starts.
   uint32_t magic, worker_wish; // wish: 0 is one worker per allowed CPU
   int32_t parent;              // process id of the CPU process
   uint32_t generation;         // upper half of kernel handles: 1 for the first process, 2 for the next ...
   uint32_t spin_ns;            // how long waiting threads look before they sleep; 0 on one CPU
+  uint32_t tracker;            // Tracker
   uint64_t stack_limit;        // RLIMIT_STACK to go back to
   // Written by the device before its first message.
   uint32_t worker_count, mailbox_count;
   WorkerInfo workers[kMaxWorkers];
   int16_t mailbox_of_cpu[kMaxCpus]; // -1: none
   Mailbox mailboxes[kMaxWorkers];
+  FaultSlot faults[kFaultSlots];
   std::atomic<uint32_t> crash_state; // CrashState
   Crash crash;
   Queue queue;
@@ -147,7 +188,7 @@ enum Status : uint32_t {
   kStatusUnsupported, // start: userfaultfd is missing or refused
 };
 
-// Reply 0 is the device's greeting: the userfaultfd as SCM_RIGHTS, `value` its features.
+// Reply 0 is the device's greeting. Tracker userfaultfd: the descriptor as SCM_RIGHTS, `value` its features.
 struct Reply {
   uint32_t id, status, text_bytes;
   uint32_t user_mode_only; // greeting: faults inside system calls do not reach the userfaultfd

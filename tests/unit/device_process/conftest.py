@@ -1,4 +1,4 @@
-"""A device process with a hand-written module, fresh for every test."""
+"""A device process with a hand-written module, fresh for every test, under each tracker."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from device_rig import Rig
+from device_rig import TRACKERS, Rig
 
 import hmmemu
 
@@ -23,8 +23,13 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.fixture(params=TRACKERS)
+def tracker(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def rig(module: Path) -> Iterator[Rig]:
-    made = Rig(module)
+def rig(module: Path, tracker: str) -> Iterator[Rig]:
+    made = Rig(module, tracker=tracker)
     yield made
     made.close()

@@ -6,6 +6,7 @@ The page faults of mapped memory go to `Pager`, which gives zeros: what the driv
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import mmap
@@ -27,14 +28,17 @@ GLOBALS = BASE + (1 << 30)
 LIMIT = 20.0
 PROGRAM = Path(_native.__file__).with_name("hmmemu-device")
 UFFDIO_WAKE, UFFDIO_ZEROPAGE, UFFDIO_CONTINUE = 0x8010AA02, 0xC020AA04, 0xC020AA07
+NONE, READ, WRITE = 0, 1, 2  # DeviceProcess.set_rights
+TRACKERS = ("uffd", "signal")
 MINOR = 4  # UFFD_PAGEFAULT_FLAG_MINOR
 
 
 class Pager:
-    """Resolves a device's page faults with zeros, or with the frame that is there."""
+    """Resolves a device's page faults with zeros, or with the frame that is there. Keeps them in `faults`."""
 
     def __init__(self, process: DeviceProcess) -> None:
-        self.fd = os.dup(process.userfaultfd)
+        self.process = process
+        self.fd = os.dup(self.source())
         self.faults: list[tuple[int, int]] = []  # address, thread
         self.stop_read, self.stop_write = os.pipe()
         self.thread = threading.Thread(target=self._serve, daemon=True)
@@ -42,12 +46,34 @@ class Pager:
 
     def _serve(self) -> None:
         while self.stop_read not in select.select([self.fd, self.stop_read], [], [], 1)[0]:
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    event, flags, address, thread = struct.unpack("<B7xQQI4x", os.read(self.fd, 32))
-                    assert event == 0x12
-                    self.faults.append((address, thread))
-                    self._resolve(flags, address & ~4095)
+            self.serve()
+
+    def source(self) -> int:
+        """The descriptor to poll."""
+        raise NotImplementedError
+
+    def serve(self) -> None:
+        """Resolves what waits."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        os.write(self.stop_write, b"x")
+        self.thread.join(5)
+        for fd in (self.fd, self.stop_read, self.stop_write):
+            os.close(fd)
+
+
+class UserfaultPager(Pager):
+    def source(self) -> int:
+        return self.process.userfaultfd
+
+    def serve(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                event, flags, address, thread = struct.unpack("<B7xQQI4x", os.read(self.fd, 32))
+                assert event == 0x12
+                self.faults.append((address, thread))
+                self._resolve(flags, address & ~4095)
 
     def _resolve(self, flags: int, page: int) -> None:
         kind = UFFDIO_CONTINUE if flags & MINOR else UFFDIO_ZEROPAGE
@@ -60,19 +86,42 @@ class Pager:
             return
         fcntl.ioctl(self.fd, UFFDIO_WAKE, bytearray(struct.pack("<QQ", page, 4096)))
 
-    def close(self) -> None:
-        os.write(self.stop_write, b"x")
-        self.thread.join(5)
-        for fd in (self.fd, self.stop_read, self.stop_write):
-            os.close(fd)
+
+class SignalPager(Pager):
+    """Grants what was asked for: reading to a read, everything to a write. `refused` pages are refused."""
+
+    def __init__(self, process: DeviceProcess) -> None:
+        self.refused: set[int] = set()
+        self.writes: list[int] = []
+        self.answering = True
+        super().__init__(process)
+
+    def source(self) -> int:
+        return self.process.fault_bell
+
+    def serve(self) -> None:
+        while faults := self.process.read_faults():
+            for page, write, thread in faults:
+                self.faults.append((page, thread))
+                if write:
+                    self.writes.append(page)
+                if self.answering:
+                    self._answer(page, write)
+
+    def _answer(self, page: int, write: bool) -> None:
+        error = 0
+        if page not in self.refused:
+            error = self.process.set_rights(page, 4096, WRITE if write else READ)
+        assert error in (0, errno.ESRCH)
+        self.process.answer_faults(page, 4096, refuse=page in self.refused)
 
 
 class Rig:
     """A device process with the module of this folder, memory at BASE and a pager."""
 
-    def __init__(self, module: Path, workers: int = 0) -> None:
+    def __init__(self, module: Path, workers: int = 0, tracker: str = "uffd") -> None:
         self.module = module
-        self.process = DeviceProcess(str(PROGRAM), 0, workers)
+        self.process = DeviceProcess(str(PROGRAM), 0, workers, tracker=tracker)
         self.pager: Pager | None = None
         self.prepare()
         self.memory = mmap.mmap(self.process.vram, SIZE, offset=BASE)
@@ -81,7 +130,7 @@ class Rig:
     def prepare(self, initialise: bool = True) -> None:
         if self.pager:
             self.pager.close()
-        self.pager = Pager(self.process)
+        self.pager = (SignalPager if self.process.tracker == "signal" else UserfaultPager)(self.process)
         self.process.map(BASE, SIZE)
         self.process.map(GLOBALS, SIZE)
         tables = self.process.load(str(self.module), GLOBALS, SIZE, initialise)

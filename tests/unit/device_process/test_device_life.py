@@ -64,12 +64,12 @@ def test_killed_by_somebody_else(rig: Rig) -> None:
     assert report is not None and report["kind"] == "ended" and "signal 9" in report["message"]
 
 
-def test_no_zombies_and_no_descriptors_left(module: Path) -> None:
-    Rig(module).close()
+def test_no_zombies_and_no_descriptors_left(module: Path, tracker: str) -> None:
+    Rig(module, tracker=tracker).close()
     descriptors = len(os.listdir("/proc/self/fd"))
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     for _ in range(3):
-        rig = Rig(module)
+        rig = Rig(module, tracker=tracker)
         rig.process.restart()
         rig.close()
         del rig
@@ -83,6 +83,7 @@ def test_device_keeps_only_what_it_needs(rig: Rig) -> None:
     known = (
         "/dev/null",
         "anon_inode:[userfaultfd]",
+        "anon_inode:[eventfd]",
         "anon_inode:[pidfd]",
         "pidfd:",
         "socket:",
@@ -100,6 +101,11 @@ def test_missing_program() -> None:
 def test_program_that_is_another() -> None:
     with pytest.raises(DeviceError, match="did not start"):
         DeviceProcess("/bin/true")
+
+
+def test_unknown_tracker() -> None:
+    with pytest.raises(RangeError, match="uffd or signal, not hope"):
+        DeviceProcess(str(PROGRAM), tracker="hope")
 
 
 def test_too_many_workers() -> None:

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <poll.h>
 #include <sched.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -33,6 +34,12 @@ OwnedFd make_memory(const char* name, uint64_t bytes) {
   OwnedFd fd = OwnedFd::above_standard(made);
   if (!fd || ftruncate(fd.get(), off_t(bytes)) != 0)
     fail(FailureKind::OutOfMemory, std::string("cannot make the memory of a device: ") + strerror(errno));
+  return fd;
+}
+
+OwnedFd make_bell() {
+  OwnedFd fd = OwnedFd::above_standard(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!fd) fail(FailureKind::Error, std::string("cannot create an eventfd: ") + strerror(errno));
   return fd;
 }
 
@@ -92,16 +99,17 @@ DeviceProcess& DeviceProcess::owned() {
 }
 
 void DeviceProcess::abandon() {
-  for (OwnedFd* fd : {&memory_.fd, &vram_, &userfaultfd_, &pidfd_}) fd->reset();
+  for (OwnedFd* fd : {&memory_.fd, &vram_, &bell_, &userfaultfd_, &pidfd_}) fd->reset();
   control_.close();
-  shootdown_.detach();
+  port_.shootdown.detach();
   memory_.channel = nullptr; // not mapped here
 }
 
-DeviceProcess::DeviceProcess(std::string program, unsigned index, unsigned workers, unsigned layout)
-    : program_(std::move(program)), index_(index), workers_wish_(workers), layout_(layout), owner_(getpid()),
-      channel_(memory_.channel), vram_(make_memory("hmmemu-vram", kVramBytes)),
-      shootdown_(*new (shootdown_memory_.as<void>()) Shootdown(channel_)), queue_(channel_) {
+DeviceProcess::DeviceProcess(std::string program, unsigned index, unsigned workers, unsigned layout,
+                             Tracker tracker)
+    : program_(std::move(program)), index_(index), workers_wish_(workers), tracker_(tracker), layout_(layout),
+      owner_(getpid()), channel_(memory_.channel), vram_(make_memory("hmmemu-vram", kVramBytes)),
+      bell_(make_bell()), port_(*new (port_memory_.as<void>()) Port(channel_, bell_.get())), queue_(channel_) {
   if (workers > kMaxWorkers)
     fail(FailureKind::Range,
          "a device has at most " + std::to_string(kMaxWorkers) + " workers, not " + std::to_string(workers));
@@ -134,12 +142,14 @@ void DeviceProcess::reset_channel() {
   c.parent = owner_;
   c.generation++;
   c.spin_ns = spin_time();
+  c.tracker = tracker_;
   c.stack_limit = stack_limit();
   c.worker_count = c.mailbox_count = 0;
   for (Mailbox& box : c.mailboxes) {
     box.request = 0;
     box.done = 0;
   }
+  port_.faults.reset();
   c.crash_state = kCrashNone;
   c.crash = {};
   c.output.lock = 0;
@@ -153,7 +163,7 @@ void DeviceProcess::start() {
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
     fail(FailureKind::Device, std::string("no socket for the device process: ") + strerror(errno));
   OwnedFd ours = OwnedFd::above_standard(ends[0]), theirs = OwnedFd::above_standard(ends[1]);
-  Child child = spawn({program_, theirs.get(), memory_.fd.get(), vram_.get(), index_, layout_});
+  Child child = spawn({program_, theirs.get(), memory_.fd.get(), vram_.get(), bell_.get(), index_, layout_});
   theirs.reset();
   pid_ = child.pid;
   pidfd_.replace(std::move(child.pidfd));
@@ -169,7 +179,7 @@ void DeviceProcess::start() {
     end_locked();
     throw;
   }
-  shootdown_.attach(pidfd_.get());
+  port_.shootdown.attach(pidfd_.get());
   queue_.open();
 }
 
@@ -183,7 +193,7 @@ void DeviceProcess::greet() {
   }
   if (greeting.answer.status == kStatusUnsupported)
     fail(FailureKind::Unsupported, "emulated devices cannot work here: " + greeting.answer.text);
-  if (greeting.answer.status != kStatusOk || !greeting.userfaultfd)
+  if (greeting.answer.status != kStatusOk || bool(greeting.userfaultfd) != (tracker_ == kTrackerUserfaultfd))
     fail(FailureKind::Device, "the device process did not start: " + greeting.answer.text);
   userfaultfd_.replace(std::move(greeting.userfaultfd));
   features_ = greeting.answer.value;
@@ -200,7 +210,7 @@ bool DeviceProcess::reap() {
   if (got == 0) return false;
   exit_status_ = got > 0 ? status : -1; // ECHILD: somebody's wait() was faster
   reaped_ = true;
-  shootdown_.detach();
+  port_.shootdown.detach();
   return true;
 }
 

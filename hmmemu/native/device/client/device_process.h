@@ -1,10 +1,10 @@
 // An emulated device's process as the CPU process sees it: its start and end, its memory map, its
 // modules, its launches, what it printed and what killed it.
 //
-// Descriptors keep their numbers over restarts (userfaultfd(), vram(), the pidfd), and so do the
-// channel and the shootdown object; a descriptor registered with epoll must be registered again.
+// Descriptors keep their numbers over restarts (userfaultfd(), vram(), the pidfd, the bell), and so do the
+// channel and the port; a descriptor registered with epoll must be registered again.
 // Thread-safe, except that the destructor must be the last call. In a fork child every call throws
-// Failure(Closed), and the parent's device is left alone. Driver threads touch the shootdown object
+// Failure(Closed), and the parent's device is left alone. Driver threads touch the port
 // only, which lies in pages of its own: this one lies on the heap, which may be managed memory.
 //
 // LOCK ORDER: lifecycle_ (start, kill, reap) before control_lock_ (one request at a time) before
@@ -14,7 +14,7 @@
 #include "base/mapping.h"
 #include "control.h"
 #include "launch_queue.h"
-#include "shootdown.h"
+#include "port.h"
 #include "spawn.h"
 #include <optional>
 #include <utility>
@@ -37,12 +37,13 @@ class DeviceProcess {
  public:
   // Starts the program `program`. `workers`: 0 is one for each CPU that this process may use.
   // Throws Failure.
-  DeviceProcess(std::string program, unsigned index, unsigned workers, unsigned layout);
+  DeviceProcess(std::string program, unsigned index, unsigned workers, unsigned layout,
+                Tracker tracker = kTrackerUserfaultfd);
   ~DeviceProcess(); // ends the process
   DeviceProcess(const DeviceProcess&) = delete;
 
-  // Makes [address, address + length), whole pages, part of the device's address space, registered
-  // with its userfaultfd. Throws Failure(Range) if the device process uses those addresses itself:
+  // Makes [address, address + length), whole pages, part of the device's address space, watched by
+  // its tracker. Throws Failure(Range) if the device process uses those addresses itself:
   // restart it with the next layout and map everything again.
   void map(uint64_t address, uint64_t length);
   void unmap(uint64_t address, uint64_t length);
@@ -73,17 +74,17 @@ class DeviceProcess {
   // Ends the process and waits until it is gone. Launches under way are lost. Harmless if it has
   // ended.
   void kill();
-  // A new process on the same video memory, with a new userfaultfd, no mappings and no modules.
+  // A new process on the same video memory, with the same tracker, no mappings and no modules.
   // Kills the old one first. Throws Failure; the object is then without a process, and restart may
   // be tried again.
   void restart(std::optional<unsigned> layout = {});
 
-  // See Shootdown. The context stays valid as long as this object; driver threads use it and not
-  // this object.
-  bool zap(uint64_t address, uint64_t length) { return owned().shootdown_.zap(address, length); }
-  void* shootdown_context() { return &shootdown_; }
+  // The driver's way to the device's page table; stays valid as long as this object. Driver threads use it
+  // and not this object.
+  Port& port() { return owned().port_; }
+  Tracker tracker() const { return tracker_; }
 
-  int userfaultfd() const { return userfaultfd_.get(); }
+  int userfaultfd() const { return userfaultfd_.get(); } // -1 under tracker signal
   int vram() const { return vram_.get(); }
   pid_t pid() const { return pid_; }
   unsigned layout() const { return layout_; }
@@ -112,16 +113,17 @@ class DeviceProcess {
 
   const std::string program_;
   const unsigned index_, workers_wish_;
+  const Tracker tracker_;
   std::atomic<unsigned> layout_;
   const pid_t owner_;
   ChannelMemory memory_;
   Channel* const channel_;
-  OwnedFd vram_, userfaultfd_, pidfd_;
+  OwnedFd vram_, bell_, userfaultfd_, pidfd_;
   std::atomic<pid_t> pid_{-1};
   std::atomic<uint64_t> features_{0};
   std::atomic<bool> user_mode_only_{false};
-  hmm::Mapping shootdown_memory_{sizeof(Shootdown)};
-  Shootdown& shootdown_;
+  hmm::Mapping port_memory_{sizeof(Port)};
+  Port& port_;
   LaunchQueue queue_;
 
   std::mutex lifecycle_; // guards the following three and starting and ending

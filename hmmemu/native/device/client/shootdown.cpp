@@ -1,10 +1,14 @@
-// Purpose: ask the device thread of this CPU to drop page table entries, and wait for its answer.
+// Purpose: ask the device thread of this CPU to change the device's page table, and wait for its answer.
 //
 // No spinning: the answering thread is pinned to this very CPU and runs when the caller sleeps.
 // Invariants: a mailbox is written by the holder of its lock alone, and only while no request of it
 // is open. After a request that was not answered in time its mailbox may still be answered late, so
 // nothing is asked again before `attach` has brought a new process.
 #include "shootdown.h"
+#include "base/failure.h"
+#include <cerrno>
+#include <csignal>
+#include <cstring>
 #include <poll.h>
 #include <sched.h>
 
@@ -12,6 +16,7 @@ namespace hmmemu::device {
 namespace {
 
 constexpr uint64_t kLimit = 5'000'000'000, kSlice = 10'000'000; // ns
+constexpr int kEndLimitMs = 20'000;
 
 } // namespace
 
@@ -29,41 +34,67 @@ void Shootdown::release(Lock& lock) {
   if (lock.word.exchange(0) == 2) futex_wake(lock.word, 1, Scope::process);
 }
 
-bool Shootdown::process_ended() {
+bool Shootdown::process_ended(int wait_ms) {
   pollfd source{pidfd_, POLLIN, 0};
-  return gone_ || (poll(&source, 1, 0) == 1 && source.revents & POLLIN);
+  return gone_ || (poll(&source, 1, wait_ms) == 1 && source.revents & POLLIN);
 }
 
-bool Shootdown::exchange(Mailbox& box, uint64_t address, uint64_t length, uint64_t deadline) {
+int Shootdown::exchange(Mailbox& box, const Change& change, uint64_t deadline) {
   const uint32_t number = box.request.load() + 1;
-  box.address = address;
-  box.length = length;
+  box.address = change.address;
+  box.length = change.length;
+  box.operation = change.operation;
   box.request.store(number);
   futex_wake(box.request, 1);
   for (;;) {
     const uint32_t done = box.done.load();
-    if (done == number) return box.error == 0;
-    if (now_ns() > deadline) return false;
+    if (done == number) return box.error;
+    if (now_ns() > deadline) return ETIMEDOUT;
     futex_wait(box.done, done, kSlice);
-    if (box.done.load() != number && process_ended()) return true;
+    if (box.done.load() != number && process_ended()) return ESRCH;
   }
 }
 
-bool Shootdown::zap(uint64_t address, uint64_t length) {
-  if (gone_) return true;
+int Shootdown::change(const Change& change) {
+  if (gone_) return ESRCH;
   const uint32_t boxes = channel_->mailbox_count;
-  if (broken_ || boxes == 0 || boxes > kMaxWorkers) return false;
+  if (broken_ || boxes == 0 || boxes > kMaxWorkers) return ETIMEDOUT;
   const int cpu = sched_getcpu();
   const int known = cpu >= 0 && cpu < int(kMaxCpus) ? channel_->mailbox_of_cpu[cpu] : -1;
   const uint32_t index = uint32_t(known >= 0 ? known : cpu) % boxes;
   const uint64_t deadline = now_ns() + kLimit;
-  bool dropped = acquire(locks_[index], deadline);
-  if (dropped) {
-    dropped = gone_ || (!broken_ && exchange(channel_->mailboxes[index], address, length, deadline));
+  int error = ETIMEDOUT;
+  if (acquire(locks_[index], deadline)) {
+    error = gone_ ? ESRCH : broken_ ? ETIMEDOUT : exchange(channel_->mailboxes[index], change, deadline);
     release(locks_[index]);
   }
-  if (!dropped) broken_ = 1;
-  return dropped;
+  if (error == ETIMEDOUT) broken_ = 1;
+  return error;
+}
+
+bool Shootdown::zap(uint64_t address, uint64_t length) {
+  const int error = change({kDropEntries, address, length});
+  if (error && error != ESRCH) broken_ = 1;
+  return error == 0 || error == ESRCH;
+}
+
+int Shootdown::set_rights(uint64_t address, uint64_t length, MailboxOperation rights) {
+  const int error = change({rights, address, length});
+  return error == ETIMEDOUT ? end_process() : error;
+}
+
+int Shootdown::end_process() {
+  uint32_t none = kCrashNone;
+  if (channel_->crash_state.compare_exchange_strong(none, kCrashPartial)) {
+    channel_->crash.kind = kCrashDevice;
+    constexpr char kText[] = "the device process did not answer within 5 s, and was ended";
+    static_assert(sizeof kText <= sizeof channel_->crash.message);
+    memcpy(channel_->crash.message, kText, sizeof kText);
+    channel_->crash_state = kCrashComplete;
+  }
+  syscall(SYS_pidfd_send_signal, pidfd_.load(), SIGKILL, nullptr, 0);
+  if (!process_ended(kEndLimitMs)) hmm::fatal("a device process does not end; its memory cannot be relied upon");
+  return ESRCH;
 }
 
 void Shootdown::attach(int pidfd) {

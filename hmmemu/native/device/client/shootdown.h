@@ -1,4 +1,4 @@
-// The CPU process's end of the shootdown mailboxes: makes a device drop page table entries.
+// The CPU process's end of the mailboxes: makes a device drop page table entries, or changes its rights.
 //
 // Called by driver threads under page locks. So: no lock but the mailbox's own, nothing allocated,
 // no memory touched but the caller's stack, the channel and this object, which must lie in pages of
@@ -19,6 +19,11 @@ class Shootdown {
   // relied upon, and all later calls return false at once until it is.
   bool zap(uint64_t address, uint64_t length);
 
+  // What the device may do with [address, address + length) from now on (tracker signal). 0; ESRCH: the
+  // process has ended; any other errno: rights were not given, and it has none there. Who does not answer
+  // within the limit is ended: its rights could not be relied upon.
+  int set_rights(uint64_t address, uint64_t length, MailboxOperation rights);
+
   // The process that `pidfd` stands for answers from now on. Waits for calls under way (limited).
   void attach(int pidfd);
   // The process has ended and will not touch memory any more.
@@ -30,18 +35,20 @@ class Shootdown {
   };
   bool acquire(Lock& lock, uint64_t deadline);
   void release(Lock& lock);
-  bool exchange(Mailbox& box, uint64_t address, uint64_t length, uint64_t deadline);
-  bool process_ended();
+  struct Change {
+    MailboxOperation operation;
+    uint64_t address, length;
+  };
+  // 0, ESRCH (ended), ETIMEDOUT (no answer), or the device's errno.
+  int change(const Change& change);
+  int exchange(Mailbox& box, const Change& change, uint64_t deadline);
+  bool process_ended(int wait_ms = 0);
+  int end_process();
 
   Channel* channel_;
   std::atomic<int> pidfd_{-1};
   std::atomic<uint32_t> gone_{1}, broken_{0};
   Lock locks_[kMaxWorkers]{};
 };
-
-// The same, for callers that know the object as an address (DeviceProcess::shootdown_context).
-inline bool zap(void* context, uint64_t address, uint64_t length) {
-  return static_cast<Shootdown*>(context)->zap(address, length);
-}
 
 } // namespace hmmemu::device

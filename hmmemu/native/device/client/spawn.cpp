@@ -36,7 +36,7 @@ constexpr int kClonePidfd = 0x1000; // CLONE_PIDFD, Linux 5.2
 struct ChildPlan {
   const char* program;
   char* const* arguments;
-  int keep[3];
+  int keep[4];
   uint64_t gap;
   volatile int error; // written by the child
 };
@@ -77,11 +77,14 @@ uint64_t stack_limit() {
 
 Child spawn(const SpawnPlan& plan) {
   std::string words[] = {plan.program, std::to_string(plan.control), std::to_string(plan.channel),
-                         std::to_string(plan.vram), std::to_string(plan.index)};
-  char* arguments[] = {words[0].data(), words[1].data(), words[2].data(),
-                       words[3].data(), words[4].data(), nullptr};
-  ChildPlan child_plan{
-      words[0].c_str(), arguments, {plan.control, plan.channel, plan.vram}, kGaps[plan.layout % kLayouts], 0};
+                         std::to_string(plan.vram), std::to_string(plan.bell), std::to_string(plan.index)};
+  char* arguments[] = {words[0].data(), words[1].data(), words[2].data(), words[3].data(),
+                       words[4].data(), words[5].data(), nullptr};
+  ChildPlan child_plan{words[0].c_str(),
+                       arguments,
+                       {plan.control, plan.channel, plan.vram, plan.bell},
+                       kGaps[plan.layout % kLayouts],
+                       0};
   Child child = clone_child(child_plan);
   if (child.pid > 0 && child_plan.error) waitpid(child.pid, nullptr, 0);
   if (child_plan.error)

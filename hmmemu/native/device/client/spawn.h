@@ -14,7 +14,7 @@ struct Child {
 
 struct SpawnPlan {
   std::string program;
-  int control, channel, vram; // descriptors that the child keeps
+  int control, channel, vram, bell; // descriptors that the child keeps
   unsigned index, layout;
 };
 

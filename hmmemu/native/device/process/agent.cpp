@@ -5,11 +5,11 @@
 #include "device.h"
 #include "failure.h"
 #include "modules.h"
+#include "video_memory.h"
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
-#include <sys/mman.h>
 #include <sys/socket.h>
 
 namespace hmmemu::device {
@@ -29,15 +29,16 @@ bool send_text(int socket, const std::string& text) {
 }
 
 LoadResult map_range(const Agent& agent, const Request& request) {
-  const int error = map_vram(agent.userfault, agent.vram, request.address, request.length);
+  const int error = map_video(agent.userfault, agent.vram, request.address, request.length);
   if (error == 0) return {kStatusOk, 0, ""};
   if (error == EEXIST) return {kStatusTaken, 0, "the device process uses that address itself"};
   return {kStatusFailed, uint64_t(error), strerror(error)};
 }
 
 LoadResult unmap_range(const Request& request) {
-  if (munmap(reinterpret_cast<void*>(request.address), request.length) == 0) return {kStatusOk, 0, ""};
-  return {kStatusFailed, uint64_t(errno), strerror(errno)};
+  const int error = unmap_video(request.address, request.length);
+  if (error == 0) return {kStatusOk, 0, ""};
+  return {kStatusFailed, uint64_t(error), strerror(error)};
 }
 
 LoadResult answer(const Agent& agent, const Request& request) {
@@ -73,7 +74,7 @@ bool greet(const Agent& agent, const char* error) {
   std::string text;
   if (error) {
     text = error;
-    reply.status = agent.userfault.fd < 0 ? kStatusUnsupported : kStatusFailed;
+    reply.status = !agent.userfault.error.empty() ? kStatusUnsupported : kStatusFailed;
     reply.text_bytes = uint32_t(text.size());
   }
   iovec part{&reply, sizeof reply};
@@ -81,7 +82,7 @@ bool greet(const Agent& agent, const char* error) {
   msghdr message{};
   message.msg_iov = &part;
   message.msg_iovlen = 1;
-  if (!error) {
+  if (agent.userfault.fd >= 0 && !error) {
     message.msg_control = control;
     message.msg_controllen = sizeof control;
     cmsghdr* const head = CMSG_FIRSTHDR(&message);

@@ -7,10 +7,10 @@ namespace hmmemu::device {
 // What the agent needs; lives as long as the process.
 struct Agent {
   int control, vram;
-  Userfault userfault;
+  Userfault userfault; // without a descriptor under tracker signal
 };
 
-// First message: the userfaultfd, or why there is none. False if the parent is gone.
+// First message: the userfaultfd if there is one, or why the device cannot start. False if the parent is gone.
 bool greet(const Agent& agent, const char* error);
 
 // Answers requests until the socket closes. Thread body; `argument` is the Agent.

@@ -4,12 +4,15 @@
 // faulted. The handler then runs the faulting block once more with HMM_LAUNCH_PRECISE, from within
 // the handler and on the signal stack. The kernel is dead already and what it wrote is undefined,
 // so a second run of one block does no further harm; its fault arrives as a nested signal, which
-// completes the record. The rerun is bounded by kRerunSeconds (SIGALRM), and if it does not fault
+// completes the record. Under tracker signal, faults that are the driver's to resolve are resolved on
+// the way, in the second run as in the first (page_fault.h). The rerun is bounded by kRerunSeconds (SIGALRM), and if it does not fault
 // again the record stands as it is, without a thread.
 //
 // Invariants: only the reporting thread writes the record; everything here is async-signal-safe.
 #include "failure.h"
 #include "objects.h"
+#include "page_fault.h"
+#include "registers.h"
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
@@ -77,34 +80,6 @@ void record_kernel(Crash& crash, const Worker* w) {
   crash.thread = read(w->abi.thread);
 }
 
-#if defined(__x86_64__)
-void record_registers(Crash& crash, const ucontext_t* context) {
-  constexpr greg_t kPageFault = 14, kWrite = 2, kFetch = 16;
-  const greg_t* const r = context->uc_mcontext.gregs;
-  crash.instruction = uint64_t(r[REG_RIP]);
-  if (r[REG_TRAPNO] == kPageFault)
-    crash.access = r[REG_ERR] & kFetch ? kAccessExecute : r[REG_ERR] & kWrite ? kAccessWrite : kAccessRead;
-}
-#elif defined(__aarch64__)
-void record_registers(Crash& crash, const ucontext_t* context) {
-  crash.instruction = context->uc_mcontext.pc;
-  auto* head = reinterpret_cast<const _aarch64_ctx*>(context->uc_mcontext.__reserved);
-  for (; head->magic && head->size;
-       head = reinterpret_cast<const _aarch64_ctx*>(reinterpret_cast<const char*>(head) + head->size)) {
-    if (head->magic != ESR_MAGIC) continue;
-    const uint64_t esr = reinterpret_cast<const esr_context*>(head)->esr;
-    const uint64_t kind =
-        esr >> 26; // exception class: 0x20 instruction abort, 0x24 data abort, from user mode
-    if (kind == 0x20)
-      crash.access = kAccessExecute;
-    else if (kind == 0x24)
-      crash.access = esr & (1u << 6) ? kAccessWrite : kAccessRead;
-  }
-}
-#else
-void record_registers(Crash&, const ucontext_t*) {}
-#endif
-
 bool in_guard(const Worker* w, uint64_t address) {
   if (!w) return false;
   const auto offset = [&](const unsigned char* low) { return address - reinterpret_cast<uint64_t>(low); };
@@ -117,11 +92,9 @@ void record_signal(Crash& crash, int signal, const siginfo_t* info, const uconte
   crash.kind = kCrashSignal;
   crash.signal = signal;
   crash.code = info->si_code;
-  crash.access = kAccessUnknown;
-  record_registers(crash, context);
-  // SI_KERNEL: the processor did not say which address (on x86, one that is not canonical).
-  crash.address_known =
-      (signal == SIGSEGV || signal == SIGBUS) && info->si_code > 0 && info->si_code != SI_KERNEL;
+  crash.access = access_of(context);
+  crash.instruction = instruction_of(context);
+  crash.address_known = (signal == SIGSEGV || signal == SIGBUS) && address_known(info);
   crash.address = crash.address_known ? reinterpret_cast<uint64_t>(info->si_addr) : 0;
   crash.stack_overflow = crash.address_known && in_guard(this_worker(), crash.address);
   const Place place = find_object(crash.instruction);
@@ -141,9 +114,10 @@ void rerun_block(Worker& w, const Crash& crash) {
 }
 
 void on_fault(int signal, siginfo_t* info, void* context) {
+  const auto* const registers = static_cast<const ucontext_t*>(context);
+  if (signal == SIGSEGV && resolve_page_fault(info, registers)) return;
   Crash& crash = channel->crash;
   Worker* const w = this_worker();
-  const auto* const registers = static_cast<const ucontext_t*>(context);
   if (w && w->rerun && reporter == this_thread()) {
     if (w->abi.thread_known) record_signal(crash, signal, info, registers);
     finish();

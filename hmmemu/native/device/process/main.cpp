@@ -1,10 +1,11 @@
 // hmmemu-device: the process of one emulated device. Started by hmmemu; not a program to run by
 // hand.
 //
-//   hmmemu-device FD_CONTROL FD_CHANNEL FD_VRAM INDEX
+//   hmmemu-device FD_CONTROL FD_CHANNEL FD_VRAM FD_BELL INDEX
 //
 // Control: socket for requests. Channel: shared memory (protocol.h). VRAM: the device's frames;
-// file offset is virtual address. The CPU process starts it with a stack limit that moves this
+// file offset is virtual address. Bell: an eventfd that tells the CPU process of page faults (tracker
+// signal). The CPU process starts it with a stack limit that moves this
 // process's own mappings away from the CPU process's (client/spawn.cpp), and with all signals
 // blocked.
 //
@@ -16,12 +17,16 @@
 #include "device.h"
 #include "failure.h"
 #include "objects.h"
+#include "page_fault.h"
 #include "shootdown.h"
+#include "video_memory.h"
 #include "workers.h"
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <fcntl.h>
+#include <iterator>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -48,12 +53,14 @@ Channel* map_channel(int fd) {
   return mapped;
 }
 
-// Keeps the three descriptors that were given and the error output.
-void close_strangers(int a, int b, int c) {
-  int keep[] = {a, b, c};
-  if (keep[0] > keep[1]) std::swap(keep[0], keep[1]);
-  if (keep[1] > keep[2]) std::swap(keep[1], keep[2]);
-  if (keep[0] > keep[1]) std::swap(keep[0], keep[1]);
+struct Descriptors {
+  int control, channel, vram, bell;
+};
+
+// Keeps those that were given and the error output.
+void close_strangers(const Descriptors& given) {
+  int keep[] = {given.control, given.channel, given.vram, given.bell};
+  std::sort(std::begin(keep), std::end(keep));
   unsigned from = 3;
   for (int fd : keep) {
     if (unsigned(fd) > from) syscall(SYS_close_range, from, unsigned(fd) - 1, 0u);
@@ -97,35 +104,42 @@ void set_signals() {
   _exit(0);
 }
 
-const char* start_threads(const Agent& agent) {
-  if (agent.userfault.fd < 0) return agent.userfault.error.c_str();
+const char* start_tracker(Agent& agent, int bell) {
+  if (channel->tracker == kTrackerSignal)
+    return start_watching_rights() && post_faults_to(bell) ? nullptr : "no memory to watch page faults";
+  agent.userfault = open_userfault();
+  return agent.userfault.fd < 0 ? agent.userfault.error.c_str() : nullptr;
+}
+
+const char* start_threads() {
   if (!start_shootdown()) return "cannot start the shootdown threads";
   return start_workers(channel->worker_wish);
 }
 
 } // namespace
 
-int run(int control, int channel_fd, int vram) {
-  close_strangers(control, channel_fd, vram);
-  channel = map_channel(channel_fd);
-  close(channel_fd);
+int run(const Descriptors& given) {
+  close_strangers(given);
+  channel = map_channel(given.channel);
+  close(given.channel);
   set_limits();
   set_signals();
   prctl(PR_SET_NAME, "hmmemu-device");
-  static Agent agent{control, vram, open_userfault()};
+  static Agent agent{given.control, given.vram, {}};
   refresh_objects();
-  const char* const error = start_threads(agent);
+  const char* error = start_tracker(agent, given.bell);
+  if (!error) error = start_threads();
   if (!greet(agent, error) || error) return 1;
   if (!start_thread("agent", kThreadStack, answer_requests, &agent)) return 1;
-  watch_parent(control);
+  watch_parent(given.control);
 }
 
 } // namespace hmmemu::device
 
 int main(int argc, char** argv) {
-  if (argc != 5) {
+  if (argc != 6) {
     fprintf(stderr, "hmmemu-device is started by hmmemu; use `hmmemu run`\n");
     return 2;
   }
-  _exit(hmmemu::device::run(atoi(argv[1]), atoi(argv[2]), atoi(argv[3])));
+  _exit(hmmemu::device::run({atoi(argv[1]), atoi(argv[2]), atoi(argv[3]), atoi(argv[4])}));
 }

@@ -1,12 +1,13 @@
-// Purpose: answer `zap` requests of the driver: drop the page table entries of a range, keep its
-// frames.
+// Purpose: answer the driver's requests to change the page table: drop the entries of a range, or set what may
+// be done with it. Frames are kept.
 //
 // A thread per CPU: the driver thread that asks sleeps at once, and its own CPU runs the answer.
 // Waking a thread elsewhere costs about ten times as much. Requests are small and never block:
-// MADV_DONTNEED on a mapping of shared memory frees no frame and faults nothing. Invariants:
+// MADV_DONTNEED and mprotect on a mapping of shared memory free no frame and fault nothing. Invariants:
 // mailbox i is answered by thread i alone, in order of its sequence number.
 #include "shootdown.h"
 #include "device.h"
+#include "video_memory.h"
 #include <cerrno>
 #include <cstdio>
 #include <sched.h>
@@ -23,9 +24,18 @@ struct Post {
   int cpu;
 } posts[kMaxWorkers];
 
-int drop_entries(uint64_t address, uint64_t length) {
-  if (madvise(reinterpret_cast<void*>(address), length, MADV_DONTNEED) == 0) return 0;
-  return errno == ENOMEM ? 0 : errno; // nothing is mapped in part of the range: no entries there either
+int perform(const Mailbox& box) {
+  switch (box.operation) {
+  case kDropEntries:
+    return drop_entries(box.address, box.length);
+  case kRightsNone:
+    return set_rights(box.address, box.length, PROT_NONE);
+  case kRightsRead:
+    return set_rights(box.address, box.length, PROT_READ);
+  case kRightsWrite:
+    return set_rights(box.address, box.length, PROT_READ | PROT_WRITE);
+  }
+  return EINVAL;
 }
 
 void* answer(void* argument) {
@@ -38,7 +48,7 @@ void* answer(void* argument) {
       futex_wait(box.request, done, kSleep);
       continue;
     }
-    box.error = drop_entries(box.address, box.length);
+    box.error = perform(box);
     done = request;
     box.done.store(done);
     futex_wake(box.done, 1);

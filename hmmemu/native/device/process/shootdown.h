@@ -1,4 +1,4 @@
-// Drops page table entries of this process when the CPU process asks.
+// Changes the page table of this process when the CPU process asks.
 #pragma once
 
 namespace hmmemu::device {

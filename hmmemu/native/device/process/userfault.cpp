@@ -1,5 +1,5 @@
-// Purpose: open the userfaultfd with the features that the driver needs, and register mapped ranges
-// with it. Invariant: a mapping of video memory becomes accessible only after its registration.
+// Purpose: open the userfaultfd with the features that the driver needs, and register ranges with it.
+// Invariant: a mapping of video memory becomes accessible only after its registration.
 #include "userfault.h"
 #include <cerrno>
 #include <cstring>
@@ -79,27 +79,14 @@ Userfault open_userfault() {
   return result;
 }
 
-int map_vram(const Userfault& userfault, int vram, uint64_t address, uint64_t length) {
-  void* const wish = reinterpret_cast<void*>(address);
-  void* const got =
-      mmap(wish, length, PROT_NONE, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_NORESERVE, vram, off_t(address));
-  if (got == MAP_FAILED) return errno;
-  int error = 0;
-  if (got != wish) { // kernels before 4.17 take the address for a hint
-    munmap(got, length);
-    return EEXIST;
-  }
-  madvise(got, length, MADV_NOHUGEPAGE); // pages move one by one
+int watch_with_userfault(const Userfault& userfault, uint64_t address, uint64_t length) {
   uffdio_register request{};
   request.range = {address, length};
   request.mode = kRegisterMissing | kRegisterWp;
   if (userfault.features & kMinorShmem) request.mode |= kRegisterMinor;
-  if (ioctl(userfault.fd, UFFDIO_REGISTER, &request) != 0 ||
-      mprotect(got, length, PROT_READ | PROT_WRITE) != 0) {
-    error = errno;
-    munmap(got, length);
-  }
-  return error;
+  const bool done = ioctl(userfault.fd, UFFDIO_REGISTER, &request) == 0 &&
+                    mprotect(reinterpret_cast<void*>(address), length, PROT_READ | PROT_WRITE) == 0;
+  return done ? 0 : errno;
 }
 
 } // namespace hmmemu::device

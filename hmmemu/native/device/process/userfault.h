@@ -15,9 +15,8 @@ struct Userfault {
 
 Userfault open_userfault();
 
-// Maps [address, address + length) of the video memory at its own address and hands its faults to
-// the userfaultfd before anything can touch it. Returns 0 or an errno; EEXIST if the range is in
-// use here.
-int map_vram(const Userfault& userfault, int vram, uint64_t address, uint64_t length);
+// Hands the faults of a mapping that nothing can access yet to the userfaultfd, then makes it accessible.
+// 0 or an errno.
+int watch_with_userfault(const Userfault& userfault, uint64_t address, uint64_t length);
 
 } // namespace hmmemu::device

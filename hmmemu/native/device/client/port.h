@@ -1,0 +1,27 @@
+// What driver threads use of a device process: its page table and its faults. Lies in pages of its own.
+#pragma once
+#include "channel_faults.h"
+#include "memory/device_port.h"
+#include "shootdown.h"
+
+namespace hmmemu::device {
+
+class Port final : public hmm::DevicePort {
+ public:
+  Port(Channel* channel, int bell) : shootdown(channel), faults(channel, bell) {}
+
+  bool drop(hmm::Pages pages) override { return shootdown.zap(pages.begin, pages.bytes()); }
+  int set_rights(hmm::Pages pages, hmm::Rights rights) override {
+    const MailboxOperation operation = rights == hmm::Rights::None   ? kRightsNone
+                                       : rights == hmm::Rights::Read ? kRightsRead
+                                                                     : kRightsWrite;
+    return shootdown.set_rights(pages.begin, pages.bytes(), operation);
+  }
+  void wake(hmm::Pages pages) override { faults.retry(pages); }
+  void refuse(hmm::Pages pages) override { faults.refuse(pages); }
+
+  Shootdown shootdown;
+  ChannelFaults faults; // tracker signal
+};
+
+} // namespace hmmemu::device

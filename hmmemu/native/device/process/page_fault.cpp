@@ -1,0 +1,88 @@
+// Purpose: post a page fault in the channel, ring the bell, and wait for the driver's answer.
+//
+// The driver answers every post: one that came too late for an answer that was on its way to others (the page
+// is there already) is read, found needless, and answered too. The wait is limited all the same; should the
+// CPU process end, the main thread ends this one (main.cpp).
+//
+// Invariants: everything here is async-signal-safe and preserves errno. A worker has a slot of its own;
+// threads that are no workers take turns in the last one.
+#include "page_fault.h"
+#include "device.h"
+#include "failure.h"
+#include "registers.h"
+#include "video_memory.h"
+#include <cerrno>
+#include <unistd.h>
+
+namespace hmmemu::device {
+namespace {
+
+constexpr uint64_t kSlice = 1'000'000'000; // ns
+constexpr unsigned kMostSlices = 300;      // counted, not timed: the whole program may have been stopped
+int bell_fd = -1;
+
+FaultSlot& slot_of_this_thread() {
+  const uint32_t index = hmmemu_worker_self ? hmmemu_worker_self->index : kMaxWorkers;
+  return channel->faults[index < kMaxWorkers ? index : kMaxWorkers];
+}
+
+// Sleeps while the word's state is not one that `wanted` says true to. Returns the word.
+template <class Wanted> uint32_t wait_for(FaultSlot& slot, Wanted wanted) {
+  for (unsigned slices = 0;;) {
+    const uint32_t word = slot.word.load();
+    if (wanted(word & kFaultStateMask)) return word;
+    if (slices == kMostSlices) fail_device("the CPU process did not answer a page fault of the device");
+    const uint64_t begin = now_ns();
+    futex_wait(slot.word, word, kSlice);
+    slices += now_ns() - begin >= kSlice;
+  }
+}
+
+// Takes the slot; returns its word, in state kFaultFilling and with a new number.
+uint32_t take(FaultSlot& slot) {
+  for (;;) {
+    uint32_t word = wait_for(slot, [](uint32_t state) { return state == kFaultFree; });
+    const uint32_t next = ((word & ~kFaultStateMask) + kFaultNumber) | kFaultFilling;
+    if (slot.word.compare_exchange_strong(word, next)) return next;
+  }
+}
+
+void ring() {
+  const uint64_t one = 1;
+  while (write(bell_fd, &one, sizeof one) < 0 && errno == EINTR) {}
+}
+
+bool post_and_wait(uint64_t address, bool writes) {
+  FaultSlot& slot = slot_of_this_thread();
+  const uint32_t word = take(slot);
+  slot.tid = int32_t(syscall(SYS_gettid));
+  slot.address = address;
+  slot.write = writes;
+  slot.word.store((word & ~kFaultStateMask) | kFaultPosted);
+  ring();
+  const uint32_t answer =
+      wait_for(slot, [](uint32_t state) { return state == kFaultRetry || state == kFaultRefused; });
+  slot.word.store((word & ~kFaultStateMask) | kFaultFree);
+  if (&slot == &channel->faults[kMaxWorkers]) futex_wake(slot.word, INT_MAX);
+  return (answer & kFaultStateMask) == kFaultRetry;
+}
+
+} // namespace
+
+bool post_faults_to(int bell) {
+  bell_fd = bell;
+  return bell >= 0;
+}
+
+bool resolve_page_fault(const siginfo_t* info, const ucontext_t* context) {
+  const auto address = reinterpret_cast<uint64_t>(info->si_addr);
+  if (bell_fd < 0 || !address_known(info) || !is_watched(address)) return false;
+  const uint32_t access = access_of(context);
+  if (access == kAccessExecute) return false; // nobody grants that
+  const int error = errno;
+  const bool again = post_and_wait(address, access != kAccessRead);
+  errno = error;
+  return again;
+}
+
+} // namespace hmmemu::device

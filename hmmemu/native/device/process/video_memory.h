@@ -1,0 +1,33 @@
+// The device's view of its video memory: which ranges are mapped, and under tracker signal what may be done
+// with them.
+//
+// Under tracker signal a mapping starts without rights, and the driver gives and takes them page by page
+// (set_rights). The kernel keeps one mapping (VMA) for each run of pages with the same rights, and a process
+// has only so many (vm.max_map_count). So the kernel's mappings are treated as a cache: when no more can be
+// made, all rights are taken away at once, which leaves one mapping a range, and the driver gives them again to
+// the pages that then fault. INVARIANT: the device never has more rights than the driver gave it; it may have
+// less.
+#pragma once
+#include "userfault.h"
+#include <cstdint>
+
+namespace hmmemu::device {
+
+// Maps [address, address + length) of the video memory `vram` at its own address and watches it, with
+// `userfault` or, if that has no descriptor, by rights. 0 or an errno; EEXIST if the range is in use here.
+// Agent thread only, as is unmap_video.
+int map_video(const Userfault& userfault, int vram, uint64_t address, uint64_t length);
+int unmap_video(uint64_t address, uint64_t length);
+
+// Tracker signal, before the first mapping. False if there is no memory for the table of watched pages.
+bool start_watching_rights();
+
+// Tracker signal: whether the page of `address` is mapped video memory. Async-signal-safe.
+bool is_watched(uint64_t address);
+
+// Answers to the driver; mailbox threads. 0 or an errno. Parts of the range that are not mapped count as done
+// if rights are taken, and are EFAULT if they are given.
+int drop_entries(uint64_t address, uint64_t length);
+int set_rights(uint64_t address, uint64_t length, int protection);
+
+} // namespace hmmemu::device

@@ -1,0 +1,31 @@
+// How the driver reaches into the page table of a device process that has no userfaultfd, or that it asks
+// for what a userfaultfd cannot do. Implemented by device/client.
+//
+// Called by driver threads: nothing is allocated, every wait has a limit.
+#pragma once
+#include "base/pages.h"
+
+namespace hmm {
+
+enum class Rights { None, Read, Write };
+
+class DevicePort {
+ public:
+  // The pages lose their page table entries, so that the next access faults; their rights and frames stay.
+  // False: the device did not answer.
+  virtual bool drop(Pages pages) = 0;
+
+  // Without userfaultfd: what the device may do with the pages from now on. 0; ESRCH if its process has ended;
+  // ENOMEM, EFAULT if rights cannot be given (then it has none). A device that does not answer is ended.
+  // It may lose rights at any time (never gain any): a fault on a page that it should have is answered by
+  // giving them again.
+  virtual int set_rights(Pages pages, Rights rights) = 0;
+  // Threads that wait for these pages try again, or take their access for an error.
+  virtual void wake(Pages pages) = 0;
+  virtual void refuse(Pages pages) = 0;
+
+ protected:
+  ~DevicePort() = default;
+};
+
+} // namespace hmm
