@@ -70,7 +70,8 @@ class Device:
         self._failures: list[_Failure] = []
         self._generation = 0
         self._lost_output = 0
-        self.process = DeviceProcess(str(PROGRAM), index, workers)
+        tracker = "signal" if space.tracker == "signal" else "uffd"
+        self.process = DeviceProcess(str(PROGRAM), index, workers, tracker=tracker)
         self.processor = space.session.attach(self.process)
 
     @property

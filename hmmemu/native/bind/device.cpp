@@ -186,7 +186,8 @@ std::vector<std::tuple<uint64_t, bool, int>> read_faults(DeviceProcess& d) {
   hmm::Fault faults[16];
   const unsigned count = d.port().faults.read(faults, 16);
   std::vector<std::tuple<uint64_t, bool, int>> list;
-  for (unsigned i = 0; i < count; i++) list.emplace_back(faults[i].address, faults[i].write, faults[i].thread);
+  for (unsigned i = 0; i < count; i++)
+    list.emplace_back(faults[i].address, faults[i].write, faults[i].thread);
   return list;
 }
 

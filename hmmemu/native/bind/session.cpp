@@ -83,12 +83,8 @@ nb::bytes snapshot(Session& s, uint64_t begin, uint64_t end) {
 }
 
 DeviceLink link_of(DeviceProcess& device) {
-  DeviceLink link{device.vram(), device.userfaultfd(), {}, nullptr, nullptr};
+  DeviceLink link{device.vram(), device.userfaultfd(), {}, &device.port(), &device.port().faults};
   for (auto [thread, cpu] : device.workers()) link.workers.push_back({thread, cpu});
-  link.shootdown = [](void* context, Pages pages) {
-    return static_cast<DevicePort*>(context)->drop(pages);
-  };
-  link.context = static_cast<DevicePort*>(&device.port());
   return link;
 }
 

@@ -133,7 +133,7 @@ bool Driver::defer(Block& block, Processor p, uint64_t address) {
 // The state grants the access, and yet it faulted: mostly another fault on the same page was served
 // meanwhile, so waking is enough. The two other cases are mended here: a write protection that stayed behind,
 // and an Exclusive CPU page that the program itself dropped (madvise), which reads as zeros as it would
-// without us.
+// without us. A device without userfaultfd may also have lost rights that it was given (video_memory.h).
 void Driver::repair(Block& block, uint64_t address, Processor p, bool present) {
   const Pages page{address, address + kPage};
   const PageState state = block.page(address);
@@ -144,7 +144,8 @@ void Driver::repair(Block& block, uint64_t address, Processor p, bool present) {
     else if (p == kCpu && mine.zero(block, page, Access::Read, true) == 0)
       return;
   }
-  mine.wake(page);
+  if (int error = mine.regrant(block, page, state.hold(p) == Hold::Exclusive); error && error != ESRCH)
+    refuse(p, address, error);
 }
 
 void Driver::refuse(Processor p, uint64_t address, int error) {

@@ -90,10 +90,10 @@ class Driver {
   void read_pages(Pages pages, void (*visit)(void* context, uint64_t page, const std::byte*), void* context);
 
   // -- devices --
-  Processor attach(int vram, int uffd, DeviceTable::Shootdown shootdown, void* context);
+  Processor attach(int vram, int uffd, DevicePort* port);
   // Everything that `p` holds comes home. Afterwards its process may be gone.
   void evacuate(Processor p);
-  void replace_process(Processor p, int uffd, void* context);
+  void replace_process(Processor p, int uffd, DevicePort* port);
   Userfaultfd& device_userfaultfd(Processor p) { return devices_[p]->userfaultfd(); }
 
   // -- fork: called in this order by the fork handlers of fork.cpp --

@@ -174,13 +174,13 @@ void Driver::bring_all_home() {
 // The kernel drops every registration with the descriptor, and wakes whoever waits.
 void Driver::release() { uffd_ = Userfaultfd(); }
 
-Processor Driver::attach(int vram, int uffd, DeviceTable::Shootdown shootdown, void* context) {
+Processor Driver::attach(int vram, int uffd, DevicePort* port) {
   std::lock_guard guard(ranges_);
   const unsigned p = processors();
   if (p == kMaxProcessors)
     throw Failure(FailureKind::Unsupported,
                   "at most " + std::to_string(kMaxProcessors - 1) + " devices in one address space");
-  devices_[p].emplace(vram, uffd, shootdown, context);
+  devices_[p].emplace(vram, uffd, port);
   tables_[p] = &*devices_[p];
   processors_.store(p + 1, std::memory_order_release);
   return p;
@@ -199,9 +199,9 @@ void Driver::evacuate(Processor p) {
   }
 }
 
-void Driver::replace_process(Processor p, int uffd, void* context) {
+void Driver::replace_process(Processor p, int uffd, DevicePort* port) {
   std::lock_guard guard(ranges_);
-  devices_[p]->replace_process(uffd, context);
+  devices_[p]->replace_process(uffd, port);
 }
 
 // Fork. The child gets the pages as they are in this process, without its userfaultfd: a page that is away,

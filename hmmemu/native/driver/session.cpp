@@ -27,9 +27,14 @@ Driver& Session::driver() {
   return state().driver;
 }
 
+void Session::receive(Processor p, const DeviceLink& link) {
+  FaultSource& faults = link.userfaultfd < 0 ? *link.faults : driver().device_userfaultfd(p);
+  state().receivers[p].emplace(driver(), p, faults, link.workers);
+}
+
 Processor Session::attach(const DeviceLink& link) {
-  const Processor p = driver().attach(link.vram, link.userfaultfd, link.shootdown, link.context);
-  state().receivers[p].emplace(driver(), p, driver().device_userfaultfd(p), link.workers);
+  const Processor p = driver().attach(link.vram, link.userfaultfd, link.port);
+  receive(p, link);
   return p;
 }
 
@@ -39,8 +44,8 @@ void Session::detach(Processor p) {
 }
 
 void Session::reattach(Processor p, const DeviceLink& link) {
-  driver().replace_process(p, link.userfaultfd, link.context);
-  state().receivers[p].emplace(driver(), p, driver().device_userfaultfd(p), link.workers);
+  driver().replace_process(p, link.userfaultfd, link.port);
+  receive(p, link);
 }
 
 void Session::close() {

@@ -10,10 +10,11 @@ namespace hmm {
 
 // What the session needs to know of a device process.
 struct DeviceLink {
-  int vram, userfaultfd;
+  int vram;
+  int userfaultfd; // -1: it catches its faults itself
   std::vector<ThreadOnCpu> workers;
-  DeviceTable::Shootdown shootdown;
-  void* context; // for shootdown; must not lie on the heap
+  DevicePort* port;    // neither may lie on the heap
+  FaultSource* faults; // of a device without userfaultfd
 };
 
 class Session {
@@ -42,6 +43,7 @@ class Session {
     std::optional<Receiver> receivers[kMaxProcessors];
   };
   State& state() const { return *memory_.as<State>(); }
+  void receive(Processor p, const DeviceLink& link);
 
   const pid_t pid_;
   bool closed_ = false;

@@ -15,10 +15,10 @@ class DevicePort {
   // False: the device did not answer.
   virtual bool drop(Pages pages) = 0;
 
-  // Without userfaultfd: what the device may do with the pages from now on. 0; ESRCH if its process has ended;
-  // ENOMEM, EFAULT if rights cannot be given (then it has none). A device that does not answer is ended.
-  // It may lose rights at any time (never gain any): a fault on a page that it should have is answered by
-  // giving them again.
+  // Without userfaultfd: what the device may do with the pages from now on. 0; ESRCH if its process has
+  // ended; ENOMEM, EFAULT if rights cannot be given (then it has none). A device that does not answer is
+  // ended. It may lose rights at any time (never gain any): a fault on a page that it should have is answered
+  // by giving them again.
   virtual int set_rights(Pages pages, Rights rights) = 0;
   // Threads that wait for these pages try again, or take their access for an error.
   virtual void wake(Pages pages) = 0;

@@ -1,8 +1,9 @@
-// How the rights in a device's page table change: the one thing in which the trackers of a device differ. Frames
-// are DeviceTable's.
+// How the rights in a device's page table change: the one thing in which the trackers of a device differ.
+// Frames are DeviceTable's.
 //
-// Each call is about whole pages of one block. Calls that take rights away succeed if the process is gone; calls
-// that give rights say ESRCH then, and wake who waits for the pages if they succeed.
+// Each call is about whole pages of one block, which the caller has locked. Calls that take rights away
+// succeed if the process is gone; calls that give rights say ESRCH then, and wake who waits for the pages if
+// they succeed.
 #pragma once
 #include "memory/device_port.h"
 #include "os/userfaultfd.h"
@@ -11,8 +12,8 @@ namespace hmm {
 
 class DeviceRights {
  public:
-  // Frames and rights are one: a page whose frame is punched out is Invalid, and `copy` and `zero` make frames.
-  // Otherwise frames are written through the alias, and then only rights are given or taken.
+  // Frames and rights are one: a page whose frame is punched out is Invalid, and `copy` and `zero` make
+  // frames. Otherwise frames are written through the alias, and then only rights are given or taken.
   virtual bool frames_are_rights() const = 0;
 
   // -> Invalid, frames stay. An errno: not done.
@@ -48,7 +49,7 @@ class UserfaultRights final : public DeviceRights {
   int wake(Pages pages) override { return uffd_.wake(pages); }
   int refuse(Pages pages) override { return uffd_.poison(pages); }
 
-  const Userfaultfd& userfaultfd() const { return uffd_; }
+  Userfaultfd& userfaultfd() { return uffd_; }
 
  private:
   Userfaultfd uffd_;

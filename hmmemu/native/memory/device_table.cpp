@@ -4,28 +4,24 @@
 #include <cerrno>
 #include <cstring>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 namespace hmm {
 
-// From this many pages on, asking the device process (one round trip, about 6 us) is cheaper than freeing
-// frames that the next move allocates again (about 2 us a page).
-static constexpr uint64_t kShootdownPages = 8;
-
-static int own(int fd) { return fcntl(fd, F_DUPFD_CLOEXEC, 0); }
-
-DeviceTable::DeviceTable(int vram, int uffd, Shootdown shootdown, void* context)
-    : vram_(vram), uffd_(own(uffd)), shootdown_(shootdown), context_(context),
+DeviceTable::DeviceTable(int vram, int uffd, DevicePort* port)
+    : vram_(vram), signal_(port), rights_(uffd < 0 ? static_cast<DeviceRights&>(signal_) : userfault_),
       keep_bytes_(uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE)) / 4),
       alias_(uint64_t{Directory::kMostBlocks} * kBlock, true), alias_made_(Directory::kMostBlocks, true) {
+  replace_process(uffd, port);
   mprotect(alias_.as<void>(), alias_.bytes(), PROT_NONE);
 }
 
 DeviceTable::~DeviceTable() = default;
 
-void DeviceTable::replace_process(int uffd, void* context) {
-  uffd_ = Userfaultfd(own(uffd));
-  context_ = context;
+void DeviceTable::replace_process(int uffd, DevicePort* port) {
+  signal_ = SignalRights(port);
+  if (uffd >= 0) userfault_ = UserfaultRights(uffd, port);
 }
 
 std::byte* DeviceTable::alias(Block& block, Pages pages) {
@@ -47,18 +43,21 @@ int DeviceTable::punch(Block& block, Pages pages) {
   return fallocate(vram_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, pages.begin, pages.bytes()) ? errno : 0;
 }
 
-bool DeviceTable::zap_keeping_frames(Pages pages) {
-  return pages.count() >= kShootdownPages && frame_bytes() <= keep_bytes_ && shootdown_ &&
-         shootdown_(context_, pages);
+bool DeviceTable::take_rights(Pages pages) {
+  if (rights_.frames_are_rights()) return keeps_frames() && rights_.take(pages) == 0;
+  if (int error = rights_.take(pages))
+    fatal("rights to device page 0x%lx cannot be taken: errno %d", pages.begin, error);
+  return true;
 }
 
 int DeviceTable::zap(Block& block, Pages pages) {
-  return zap_keeping_frames(pages) ? 0 : punch(block, pages);
+  return take_rights(pages) && keeps_frames() ? 0 : punch(block, pages);
 }
 
 const std::byte* DeviceTable::take(Block& block, Pages pages, bool writable, Staging& staging) {
-  if (zap_keeping_frames(pages)) return alias(block, pages);
-  int error = writable ? protect(block, pages) : 0;
+  const bool taken = take_rights(pages);
+  if (taken && keeps_frames()) return alias(block, pages);
+  int error = writable && !taken ? protect(block, pages) : 0;
   // Not through the alias: to map pages there that are about to go costs more than to copy them.
   if (!error && pread(vram_, staging.data(), pages.bytes(), pages.begin) != ssize_t(pages.bytes()))
     error = EIO;
@@ -70,11 +69,12 @@ const std::byte* DeviceTable::take(Block& block, Pages pages, bool writable, Sta
 int DeviceTable::install(Block& block, Pages pages, const std::byte* content, bool writable) {
   return frames_.each_run(block, pages, [&](Pages run, bool present) {
     const std::byte* source = content + (run.begin - pages.begin);
-    if (present) {
+    if (present || !rights_.frames_are_rights()) {
       std::memcpy(alias(block, run), source, run.bytes());
-      return uffd_.map_frames(run, writable);
+      frames_.set(block, run, true);
+      return rights_.give(run, writable);
     }
-    int error = uffd_.copy(run, source, writable);
+    int error = rights_.copy(run, source, writable);
     if (!error) frames_.set(block, run, true);
     return error;
   });
@@ -87,20 +87,27 @@ int DeviceTable::update(Block& block, Pages pages, const std::byte* content) {
 
 int DeviceTable::zero(Block& block, Pages pages, Access, bool writable) {
   return frames_.each_run(block, pages, [&](Pages run, bool present) {
-    if (present || !writable) { // uffd_.zero maps them writable
-      std::memset(alias(block, run), 0, run.bytes());
-      frames_.set(block, run, true);
-      return uffd_.map_frames(run, writable);
+    if (present || !writable || !rights_.frames_are_rights()) { // a userfaultfd's zeros are writable
+      if (present || rights_.frames_are_rights()) std::memset(alias(block, run), 0, run.bytes());
+      frames_.set(block, run, true); // a hole of the file, if nothing else, which reads as zeros
+      return rights_.give(run, writable);
     }
-    int error = uffd_.zero(run);
+    int error = rights_.zero(run);
     if (!error) frames_.set(block, run, true);
     return error;
   });
 }
 
+int DeviceTable::regrant(Block&, Pages pages, bool writable) {
+  return rights_.frames_are_rights() ? rights_.wake(pages) : rights_.give(pages, writable);
+}
+
 int DeviceTable::release(Block& block, Pages pages) {
-  return frames_.each_run(block, pages,
-                          [&](Pages run, bool present) { return present ? punch(block, run) : 0; });
+  return frames_.each_run(block, pages, [&](Pages run, bool present) {
+    if (!present) return 0;
+    if (!rights_.frames_are_rights()) take_rights(run);
+    return punch(block, run);
+  });
 }
 
 } // namespace hmm

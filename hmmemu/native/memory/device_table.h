@@ -1,33 +1,33 @@
-// The page table of an emulated device: another process, changed through its userfaultfd, with its frames in
-// a file
-// ("VRAM") of which this process has an alias mapping.
+// The page table of an emulated device: another process, whose rights change through its userfaultfd or by
+// asking it (memory/device_rights.h), with its frames in a file ("VRAM") of which this process has an alias
+// mapping.
 //
 // The frame of the page at address A lies at offset A of the file. A frame may exist without being mapped in
-// the device: a large zap asks the device to drop its mappings and keeps the frames for the next move (as a
-// GPU keeps its memory), a small one punches a hole, which needs no help from the device. One bit a page
-// tells which frames exist; it is guarded by the block's lock.
+// the device: a zap that asks the device takes its rights and keeps the frames for the next move (as a GPU
+// keeps its memory); with a userfaultfd a small one punches a hole instead, which needs no help from the
+// device. One bit a page tells which frames exist; it is guarded by the page's lock.
+// INVARIANT: a page without a frame bit is Invalid in the device.
 #pragma once
+#include "memory/device_rights.h"
 #include "memory/frame_map.h"
 #include "memory/page_table.h"
-#include "os/userfaultfd.h"
 
 namespace hmm {
 
 class DeviceTable final : public PageTable {
  public:
-  // Asks the device process to drop its mappings of the pages. False if it did not (it is gone).
-  using Shootdown = bool (*)(void* context, Pages pages);
-
-  // `vram` and `uffd` stay the caller's. `vram` must be a sparse file of 1 << kAddressBits bytes.
-  DeviceTable(int vram, int uffd, Shootdown shootdown, void* context);
+  // `vram` must be a sparse file of 1 << kAddressBits bytes. `uffd` is -1 if the device catches its faults
+  // itself. Both stay the caller's, as does the port, which must not lie on the heap.
+  DeviceTable(int vram, int uffd, DevicePort* port);
   ~DeviceTable() override;
+  DeviceTable(const DeviceTable&) = delete;
 
-  // A new process took the place of one that ended; nothing is mapped in it.
-  void replace_process(int uffd, void* context);
-  Userfaultfd& userfaultfd() { return uffd_; }
+  // A new process took the place of one that ended, with the same tracker; nothing is mapped in it.
+  void replace_process(int uffd, DevicePort* port);
+  Userfaultfd& userfaultfd() { return userfault_.userfaultfd(); }
 
-  int protect(Block&, Pages pages) override { return uffd_.protect(pages); }
-  int unprotect(Block&, Pages pages) override { return uffd_.unprotect(pages); }
+  int protect(Block&, Pages pages) override { return rights_.protect(pages); }
+  int unprotect(Block&, Pages pages) override { return rights_.unprotect(pages); }
   int zap(Block& block, Pages pages) override;
   int release(Block& block, Pages pages) override;
   const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) override;
@@ -35,20 +35,24 @@ class DeviceTable final : public PageTable {
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
   int zero(Block& block, Pages pages, Access access, bool writable) override;
   int update(Block& block, Pages pages, const std::byte* content) override;
-  int wake(Pages pages) override { return uffd_.wake(pages); }
-  int refuse(Pages pages) override { return uffd_.poison(pages); }
+  int regrant(Block&, Pages pages, bool writable) override;
+  int wake(Pages pages) override { return rights_.wake(pages); }
+  int refuse(Pages pages) override { return rights_.refuse(pages); }
 
   uint64_t frame_bytes() const { return frames_.frames() * kPage; }
 
  private:
   std::byte* alias(Block& block, Pages pages);
-  bool zap_keeping_frames(Pages pages);
+  // Takes the rights and keeps the frames. False: that is still to be done, by punching the frames out if
+  // those are the rights.
+  bool take_rights(Pages pages);
+  bool keeps_frames() const { return frame_bytes() <= keep_bytes_; }
   int punch(Block& block, Pages pages);
 
   int vram_;
-  Userfaultfd uffd_;
-  Shootdown shootdown_;
-  void* context_;
+  UserfaultRights userfault_; // one of these two
+  SignalRights signal_;
+  DeviceRights& rights_;
   const uint64_t keep_bytes_; // frames are kept over a zap while there are fewer bytes of them
   Mapping alias_;             // kMostBlocks slots of kBlock; a slot is mapped when first used
   Mapping alias_made_;        // one byte a slot

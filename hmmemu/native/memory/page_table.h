@@ -38,6 +38,9 @@ class PageTable {
   virtual int zero(Block& block, Pages pages, Access access, bool writable) = 0;
   // New content for Shared pages, whose rights stay as they are.
   virtual int update(Block& block, Pages pages, const std::byte* content) = 0;
+  // The state grants these rights, and yet an access faulted: gives them again to a processor that can lose
+  // them, and lets threads that wait for the pages try again.
+  virtual int regrant(Block&, Pages pages, bool /*writable*/) { return wake(pages); }
   // Lets threads that wait for these pages try again.
   virtual int wake(Pages pages) = 0;
   // Nobody owns the page: makes the access of who waits for it an error of theirs.

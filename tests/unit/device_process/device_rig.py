@@ -156,6 +156,13 @@ class Rig:
         assert report is not None
         return report
 
+    def invalidate(self, address: int, length: int) -> None:
+        """The pages lose their place in the device's page table and keep their frames, as the driver does it."""
+        if self.process.tracker == "signal":
+            assert self.process.set_rights(address, length, NONE) == 0
+        else:
+            assert self.process.zap(address, length)
+
     def words(self, count: int, at: int = 0) -> tuple[int, ...]:
         return struct.unpack_from(f"<{count}I", self.memory, at)
 

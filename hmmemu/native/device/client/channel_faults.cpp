@@ -1,6 +1,6 @@
 // Purpose: read the faults that device threads posted in the channel, and answer them.
-// Invariant: a slot's number is compared before each change of its state, so an answer reaches the post that it
-// was meant for or none.
+// Invariant: a slot's number is compared before each change of its state, so an answer reaches the post that
+// it was meant for or none.
 #include "channel_faults.h"
 #include <algorithm>
 #include <cerrno>
@@ -43,9 +43,9 @@ unsigned ChannelFaults::scan(hmm::Fault* faults, unsigned limit) const {
   return count;
 }
 
-// The bell is silenced only when nothing seems to be posted, and before a second look: a post rings after it is
-// visible.
-unsigned ChannelFaults::read(hmm::Fault* faults, unsigned limit) const {
+// The bell is silenced only when nothing seems to be posted, and before a second look: a post rings after it
+// is visible.
+unsigned ChannelFaults::read(hmm::Fault* faults, unsigned limit) {
   if (limit == 0) return 0;
   if (const unsigned count = scan(faults, limit)) return count;
   empty(bell_);

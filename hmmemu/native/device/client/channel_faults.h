@@ -1,24 +1,25 @@
 // Page faults of a device whose tracker is signal, as the driver reads and answers them.
 //
-// Used by driver threads: no lock, nothing allocated, no memory touched but the channel and this object, which
-// must lie in pages of its own. A kernel's wild store can change any slot: then a fault is reported that was
-// none, or one is never answered and the device gives up, but nothing is read or written out of place.
+// Used by driver threads: no lock, nothing allocated, no memory touched but the channel and this object,
+// which must lie in pages of its own. A kernel's wild store can change any slot: then a fault is reported
+// that was none, or one is never answered and the device gives up, but nothing is read or written out of
+// place.
 #pragma once
+#include "base/pages.h"
 #include "device/futex.h"
 #include "device/protocol.h"
-#include "os/userfaultfd.h"
+#include "os/fault.h"
 
 namespace hmmemu::device {
 
-class ChannelFaults {
+class ChannelFaults final : public hmm::FaultSource {
  public:
   // `bell` is the eventfd that the device rings; it stays the caller's.
   ChannelFaults(Channel* channel, int bell) : channel_(channel), bell_(bell) {}
 
-  int fd() const { return bell_; }
-  // Reads up to `limit` faults that wait; never blocks. Returns their number; `fd` polls as readable as long
-  // as it was not 0. Each fault read is to be answered.
-  unsigned read(hmm::Fault* faults, unsigned limit) const;
+  int fd() const override { return bell_; }
+  // Each fault that is read is to be answered. `fd` polls as readable until nothing more was read.
+  unsigned read(hmm::Fault* faults, unsigned limit) override;
 
   // Every thread that waits for one of these pages tries again, or takes its access for an error.
   void retry(hmm::Pages pages) const { answer(pages, kFaultRetry); }

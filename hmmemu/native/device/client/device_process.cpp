@@ -109,7 +109,8 @@ DeviceProcess::DeviceProcess(std::string program, unsigned index, unsigned worke
                              Tracker tracker)
     : program_(std::move(program)), index_(index), workers_wish_(workers), tracker_(tracker), layout_(layout),
       owner_(getpid()), channel_(memory_.channel), vram_(make_memory("hmmemu-vram", kVramBytes)),
-      bell_(make_bell()), port_(*new (port_memory_.as<void>()) Port(channel_, bell_.get())), queue_(channel_) {
+      bell_(make_bell()), port_(*new (port_memory_.as<void>()) Port(channel_, bell_.get())),
+      queue_(channel_) {
   if (workers > kMaxWorkers)
     fail(FailureKind::Range,
          "a device has at most " + std::to_string(kMaxWorkers) + " workers, not " + std::to_string(workers));

@@ -93,7 +93,8 @@ int Shootdown::end_process() {
     channel_->crash_state = kCrashComplete;
   }
   syscall(SYS_pidfd_send_signal, pidfd_.load(), SIGKILL, nullptr, 0);
-  if (!process_ended(kEndLimitMs)) hmm::fatal("a device process does not end; its memory cannot be relied upon");
+  if (!process_ended(kEndLimitMs))
+    hmm::fatal("a device process does not end; its memory cannot be relied upon");
   return ESRCH;
 }
 

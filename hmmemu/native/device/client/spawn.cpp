@@ -76,8 +76,12 @@ uint64_t stack_limit() {
 }
 
 Child spawn(const SpawnPlan& plan) {
-  std::string words[] = {plan.program, std::to_string(plan.control), std::to_string(plan.channel),
-                         std::to_string(plan.vram), std::to_string(plan.bell), std::to_string(plan.index)};
+  std::string words[] = {plan.program,
+                         std::to_string(plan.control),
+                         std::to_string(plan.channel),
+                         std::to_string(plan.vram),
+                         std::to_string(plan.bell),
+                         std::to_string(plan.index)};
   char* arguments[] = {words[0].data(), words[1].data(), words[2].data(), words[3].data(),
                        words[4].data(), words[5].data(), nullptr};
   ChildPlan child_plan{words[0].c_str(),

@@ -10,7 +10,8 @@ struct Agent {
   Userfault userfault; // without a descriptor under tracker signal
 };
 
-// First message: the userfaultfd if there is one, or why the device cannot start. False if the parent is gone.
+// First message: the userfaultfd if there is one, or why the device cannot start. False if the parent is
+// gone.
 bool greet(const Agent& agent, const char* error);
 
 // Answers requests until the socket closes. Thread body; `argument` is the Agent.

@@ -5,8 +5,8 @@
 // the handler and on the signal stack. The kernel is dead already and what it wrote is undefined,
 // so a second run of one block does no further harm; its fault arrives as a nested signal, which
 // completes the record. Under tracker signal, faults that are the driver's to resolve are resolved on
-// the way, in the second run as in the first (page_fault.h). The rerun is bounded by kRerunSeconds (SIGALRM), and if it does not fault
-// again the record stands as it is, without a thread.
+// the way, in the second run as in the first (page_fault.h). The rerun is bounded by kRerunSeconds (SIGALRM),
+// and if it does not fault again the record stands as it is, without a thread.
 //
 // Invariants: only the reporting thread writes the record; everything here is async-signal-safe.
 #include "failure.h"

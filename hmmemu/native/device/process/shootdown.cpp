@@ -1,5 +1,5 @@
-// Purpose: answer the driver's requests to change the page table: drop the entries of a range, or set what may
-// be done with it. Frames are kept.
+// Purpose: answer the driver's requests to change the page table: drop the entries of a range, or set what
+// may be done with it. Frames are kept.
 //
 // A thread per CPU: the driver thread that asks sleeps at once, and its own CPU runs the answer.
 // Waking a thread elsewhere costs about ten times as much. Requests are small and never block:

@@ -4,9 +4,9 @@
 // Under tracker signal a mapping starts without rights, and the driver gives and takes them page by page
 // (set_rights). The kernel keeps one mapping (VMA) for each run of pages with the same rights, and a process
 // has only so many (vm.max_map_count). So the kernel's mappings are treated as a cache: when no more can be
-// made, all rights are taken away at once, which leaves one mapping a range, and the driver gives them again to
-// the pages that then fault. INVARIANT: the device never has more rights than the driver gave it; it may have
-// less.
+// made, all rights are taken away at once, which leaves one mapping a range, and the driver gives them again
+// to the pages that then fault. INVARIANT: the device never has more rights than the driver gave it; it may
+// have less.
 #pragma once
 #include "userfault.h"
 #include <cstdint>
