@@ -33,6 +33,7 @@ Shape: TypeAlias = int | Sequence[int]
 Location: TypeAlias = "Device | _Cpu"
 
 ARENA_BYTES = 256 << 30  # address space, not memory
+LEAST_DEVICE_MEMORY = 4 << 20  # two of the largest pieces that move at once
 
 
 class _Cpu:
@@ -68,6 +69,7 @@ class AddressSpace:
         devices: how many, 1 to 15.
         tracker: how accesses are caught: "auto", "uffd", "signal" or "async". HMMEMU_TRACKER overrides "auto".
         policy: how pages move.
+        device_memory: bytes that each device has; beyond them it evicts. None: no limit; at least 4 MiB.
         workers: worker threads of each emulated device; None: one for each CPU this process may use.
         arena_bytes: address space for arrays; less is taken where the system grants less.
         timeout: seconds that a launch on the default stream may take; None: no limit.
@@ -84,6 +86,7 @@ class AddressSpace:
         tracker: str = "auto",
         *,
         policy: Policy | None = None,
+        device_memory: int | None = None,
         workers: int | None = None,
         arena_bytes: int = ARENA_BYTES,
         timeout: float | None = None,
@@ -94,6 +97,10 @@ class AddressSpace:
             raise ArgumentError(f"devices={devices!r}: an address space has 1 to 15")
         if workers is not None and not 1 <= workers <= 256:
             raise ArgumentError(f"workers={workers!r}: a device has 1 to 256 worker threads")
+        if device_memory is not None and device_memory < LEAST_DEVICE_MEMORY:
+            raise ArgumentError(
+                f"device_memory={device_memory!r}: a device has at least {LEAST_DEVICE_MEMORY >> 20} MiB"
+            )
         self.policy = policy or Policy()
         self.timeout = timeout
         self._pid = os.getpid()
@@ -109,6 +116,7 @@ class AddressSpace:
             self.arena = Arena(self.session, arena_bytes)
             for index in range(devices):
                 self._devices.append(Device(self, index, workers or 0, why))
+                self.session.set_capacity(self._devices[-1].processor, device_memory or 0)
                 self._devices[-1].map([(self.arena.memory.begin, self.arena.memory.end)])
         except BaseException:
             self.close()

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PAGE = 4096
-CAUSES = ("fault", "prefetch", "launch", "home")  # order of native/trace/counters.h
+CAUSES = ("fault", "prefetch", "launch", "home", "eviction")  # order of native/trace/counters.h
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class ProcessorStats:
     """Counts of one processor: the CPU or a device.
 
     Faults are messages that the processor waited for; pages are 4 KiB; `fault_seconds` is the driver's time.
-    `invalidated_pages` counts copies that this processor lost because another one wrote.
+    `invalidated_pages` counts copies that this processor lost because another one wrote, `evicted_pages` those that it
+    gave up for want of memory.
     """
 
     name: str
@@ -26,6 +27,7 @@ class ProcessorStats:
     first_touch_pages: int
     upgraded_pages: int
     invalidated_pages: int
+    evicted_pages: int
 
     @property
     def faults(self) -> int:
@@ -38,7 +40,8 @@ class Transfer:
     """Pages copied from one processor to another.
 
     `count` moves of `bytes` in all took `seconds`; `duplicated_bytes` of them left a copy behind, the rest migrated.
-    `causes` says why, in bytes: "fault", "prefetch", "launch" or "home" (close, fork, unregister).
+    `causes` says why, in bytes: "fault", "prefetch", "launch" or "home" (close, fork, unregister) or
+    "eviction".
     """
 
     source: str

@@ -28,6 +28,8 @@ const char* name_of(Step step) {
     return "migrate";
   case Step::Upgrade:
     return "upgrade";
+  case Step::Drop:
+    return "drop";
   }
   return "?";
 }
@@ -40,6 +42,11 @@ Processor checked(unsigned p) {
 nb::tuple py_transition(uint64_t word, unsigned p, bool write, bool read_duplication) {
   Transition t =
       transition(PageState(word), checked(p), write ? Access::Write : Access::Read, {read_duplication});
+  return nb::make_tuple(name_of(t.step), t.source, t.protect, t.zap, t.next.word());
+}
+
+nb::tuple py_eviction(uint64_t word, unsigned p) {
+  Transition t = eviction(PageState(word), checked(p));
   return nb::make_tuple(name_of(t.step), t.source, t.protect, t.zap, t.next.word());
 }
 
@@ -64,6 +71,8 @@ void bind_protocol(nb::module_& m) {
   m.def("transition", &py_transition, nb::arg("state"), nb::arg("processor"), nb::arg("write"),
         nb::arg("read_duplication") = true,
         "(step, source, protect, zap mask, next state) for one access; see native/protocol/transition.h.");
+  m.def("eviction", &py_eviction, nb::arg("state"), nb::arg("processor"),
+        "As transition, when a device gives up its copy.");
   m.def("broken_rule", &py_broken_rule, nb::arg("state"), "The rule that a page state breaks, or None.");
   m.def("grow", &py_grow, nb::arg("states"), nb::arg("page"), nb::arg("processor"), nb::arg("threshold") = 51,
         "Pages [first, end) of a 512-page block that a fault at `page` brings.");

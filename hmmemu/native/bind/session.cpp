@@ -98,6 +98,7 @@ nb::dict processor_counts(const ProcessorCounters& c) {
   d["first_touch_pages"] = c.first_touch_pages.get();
   d["upgraded_pages"] = c.upgraded_pages.get();
   d["invalidated_pages"] = c.invalidated_pages.get();
+  d["evicted_pages"] = c.evicted_pages.get();
   return d;
 }
 
@@ -243,6 +244,8 @@ void bind_session(nb::module_& m) {
              auto r = s.driver().take_refusal(processor(s, p));
              return std::pair<uint64_t, int>(r.address, r.error);
            })
+      .def("set_capacity",
+           [](Session& s, unsigned p, uint64_t bytes) { s.driver().set_capacity(processor(s, p), bytes); })
       .def("device_bytes", [](Session& s, unsigned p) { return s.driver().device_bytes(processor(s, p)); })
       .def("counters", &counters)
       .def("reset_counters", [](Session& s) { s.driver().counters().reset(); });

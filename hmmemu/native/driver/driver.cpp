@@ -41,7 +41,7 @@ void Driver::unlock(Block& block, Pages pages) {
 void Driver::fault(Processor p, const Fault& fault) {
   const uint64_t begin = now_ns();
   Block* block = directory_.find(fault.address);
-  const int error = block ? serve(*block, p, fault) : EFAULT;
+  const int error = block ? until_room([&] { return serve(*block, p, fault); }) : EFAULT;
   if (error == EAGAIN) {
     // In transition. Who works on it wakes the thread, or, when there are very many, this one waits.
     if (!defer(*block, p, fault.address)) {
@@ -168,8 +168,10 @@ Driver::Refusal Driver::take_refusal(Processor p) {
 
 int Driver::access(Pages pages, Processor p, Access access, Cause cause) {
   return in_parallel(pages, [&](Pages part) {
-    return each_block(
-        part, [&](Block& block, Pages inner) { return access_locked(block, inner, {p, access, cause}); });
+    return until_room([&] {
+      return each_block(
+          part, [&](Block& block, Pages inner) { return access_locked(block, inner, {p, access, cause}); });
+    });
   });
 }
 
@@ -194,7 +196,19 @@ int Driver::step(Block& block, Pages run, Request request) {
     if (int error = notify(block, run)) return error;
     t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
   }
-  return t.step == Step::None ? 0 : perform(block, run, t, request);
+  return t.step == Step::None ? 0 : act(block, run, t, request);
+}
+
+// Performs a transition, on a device with room made for it first.
+int Driver::act(Block& block, Pages run, const Transition& t, Request request) {
+  const Processor p = request.p;
+  if (p == kCpu || !capacity_[p] || t.step == Step::Upgrade) return perform(block, run, t, request);
+  const uint64_t need = devices_[p]->missing(block, run);
+  reserved_[p].fetch_add(need);
+  int error = need ? make_room(p) : 0;
+  if (!error) error = perform(block, run, t, request);
+  reserved_[p].fetch_sub(need);
+  return error;
 }
 
 int Driver::perform(Block& block, Pages run, const Transition& t, Request request) {
@@ -208,6 +222,9 @@ int Driver::perform(Block& block, Pages run, const Transition& t, Request reques
     count.first_touch_pages.add(run.count());
     if (int error = mine.zero(block, run, request.access, t.next.hold(request.p) == Hold::Exclusive))
       return error;
+    break;
+  case Step::Drop:
+    if (int error = zap_others(block, run, t.zap)) return error;
     break;
   case Step::Upgrade:
     if (int error = zap_others(block, run, t.zap)) return error;
@@ -339,11 +356,13 @@ int Driver::transfer(Processor p, uint64_t address, uint64_t bytes, void* data, 
     const uint64_t n = std::min({bytes, room, to_block_end});
     if (access == Access::Write) std::memcpy(buffer.as<void>(), user, n);
     const Pages pages = Pages::covering(address, n);
-    int error = each_block(pages, [&](Block& block, Pages part) {
-      for (uint64_t a = part.begin; a < part.end; a += kPage)
-        if (!block.page(a).managed()) return EFAULT;
-      if (int failed = access_locked(block, part, {p, access, Cause::Fault})) return failed;
-      return copy_locked(block, part, p, access, address, n, buffer.as<std::byte>());
+    int error = until_room([&] {
+      return each_block(pages, [&](Block& block, Pages part) {
+        for (uint64_t a = part.begin; a < part.end; a += kPage)
+          if (!block.page(a).managed()) return EFAULT;
+        if (int failed = access_locked(block, part, {p, access, Cause::Fault})) return failed;
+        return copy_locked(block, part, p, access, address, n, buffer.as<std::byte>());
+      });
     });
     if (!error && !directory_.find(address)) error = EFAULT;
     if (error) return error;

@@ -23,7 +23,9 @@
 #include "trace/counters.h"
 #include <algorithm>
 #include <mutex>
+#include <cerrno>
 #include <optional>
+#include <unistd.h>
 #include <vector>
 
 namespace hmm {
@@ -113,6 +115,8 @@ class Driver {
   };
   Refusal take_refusal(Processor p);
   uint64_t device_bytes(Processor p) const;
+  // Memory of a device, bytes; beyond it, it evicts. 0: no limit.
+  void set_capacity(Processor p, uint64_t bytes) { capacity_[p] = bytes; }
   Policy& policy() { return policy_; }
 
  private:
@@ -132,6 +136,7 @@ class Driver {
   // `pages` lie in the block, and the caller has locked them, for all of these.
   int access_locked(Block& block, Pages pages, Request request);
   int step(Block& block, Pages run, Request request);
+  int act(Block& block, Pages run, const Transition& transition, Request request);
   int perform(Block& block, Pages run, const Transition& transition, Request request);
   int migrate(Block& block, Pages run, const Transition& transition, Request request);
   int zap_others(Block& block, Pages run, uint16_t processors);
@@ -158,6 +163,10 @@ class Driver {
                   std::byte* buffer);
   const std::byte* content(Block& block, Pages run, Staging& staging);
   void check(Block& block) const;
+  // Both are called with other pages locked, and so lock what is free only.
+  int make_room(Processor p);
+  bool evict_from(Block& block, Processor p);
+  void evict_locked(Block& block, Pages pages, Processor p);
 
   // Not locked by the caller:
   int serve(Block& block, Processor p, const Fault& fault);
@@ -194,6 +203,17 @@ class Driver {
     }
     return 0;
   }
+  // Tries again while a device's memory is full of pages that others have locked (EBUSY); ENOMEM after a
+  // while.
+  template <class Act> static int until_room(Act act) {
+    constexpr uint64_t kLimit = 20'000'000'000; // ns
+    int error = act();
+    for (const uint64_t begin = now_ns(); error == EBUSY; error = act()) {
+      if (now_ns() - begin > kLimit) return ENOMEM;
+      usleep(100);
+    }
+    return error;
+  }
   // Changes the states of locked pages: others look at them under the block's lock.
   template <class Change> static void change(Block& block, Pages pages, Change act) {
     std::lock_guard guard(block.lock);
@@ -221,6 +241,9 @@ class Driver {
   DeferredFault deferred_[kMostDeferred];
   std::atomic<uint64_t> refused_[kMaxProcessors] = {};
   std::atomic<int> refused_error_[kMaxProcessors] = {};
+  std::atomic<uint64_t> capacity_[kMaxProcessors] = {};   // bytes, 0: no limit
+  std::atomic<uint64_t> reserved_[kMaxProcessors] = {};   // pages about to get a frame
+  std::atomic<uint32_t> evict_next_[kMaxProcessors] = {}; // block to look at next
   Pages arena_;
   std::atomic<bool> closed_{false};
 };

@@ -40,6 +40,12 @@ class DeviceTable final : public PageTable {
   int refuse(Pages pages) override { return rights_.refuse(pages); }
 
   uint64_t frame_bytes() const { return frames_.frames() * kPage; }
+  // How many of the pages have no frame yet.
+  uint64_t missing(const Block& block, Pages pages) const {
+    uint64_t count = 0;
+    for (uint64_t a = pages.begin; a < pages.end; a += kPage) count += !frames_.has(block, a);
+    return count;
+  }
 
  private:
   std::byte* alias(Block& block, Pages pages);

@@ -67,6 +67,14 @@ Transition transition(PageState state, Processor p, Access access, ProtocolPolic
           .next = next};
 }
 
+Transition eviction(PageState state, Processor p) {
+  if (state.hold(p) == Hold::Invalid) return {.next = state};
+  if (holders_but(state, p) == 0) return migrate(state, kCpu);
+  PageState next = state;
+  next.set(p, Hold::Invalid);
+  return {.step = Step::Drop, .zap = static_cast<uint16_t>(1u << p), .next = next};
+}
+
 const char* broken_rule(PageState state) {
   unsigned writers = 0, readers = 0;
   for (Processor q = 0; q < kMaxProcessors; ++q) {

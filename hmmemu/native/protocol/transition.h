@@ -32,6 +32,7 @@ enum class Step : uint8_t {
   Duplicate, // read-only copy at p
   Migrate,   // the only copy moves to p
   Upgrade,   // p's read-only copy becomes the only one
+  Drop,      // a copy goes, others stay
 };
 
 struct Transition {
@@ -49,6 +50,10 @@ struct ProtocolPolicy {
 };
 
 Transition transition(PageState state, Processor p, Access access, ProtocolPolicy policy);
+
+// A device gives up its copy (eviction). The only copy goes to the CPU, and that is no write: protectors of
+// the page hear nothing.
+Transition eviction(PageState state, Processor p);
 
 // The oracle. nullptr if `state` is allowed, else the broken rule in words.
 const char* broken_rule(PageState state);

@@ -17,7 +17,7 @@ inline uint64_t now_ns() {
   return uint64_t(t.tv_sec) * 1'000'000'000 + t.tv_nsec;
 }
 
-enum class Cause : uint8_t { Fault, Prefetch, Launch, Home, kCount }; // why pages moved
+enum class Cause : uint8_t { Fault, Prefetch, Launch, Home, Eviction, kCount }; // why pages moved
 inline constexpr unsigned kCauses = static_cast<unsigned>(Cause::kCount);
 
 struct Count {
@@ -33,6 +33,7 @@ struct ProcessorCounters {
   Count refused_faults;            // nobody owns the address
   Count fault_ns;                  // time the driver spent on them
   Count first_touch_pages, upgraded_pages, invalidated_pages;
+  Count evicted_pages; // copies given up for want of memory
 };
 
 // Pages copied from one processor to another.
@@ -64,8 +65,9 @@ struct Counters {
 
   void reset() {
     for (auto& p : processor)
-      for (Count* count : {&p.read_faults, &p.write_faults, &p.spurious_faults, &p.refused_faults,
-                           &p.fault_ns, &p.first_touch_pages, &p.upgraded_pages, &p.invalidated_pages})
+      for (Count* count :
+           {&p.read_faults, &p.write_faults, &p.spurious_faults, &p.refused_faults, &p.fault_ns,
+            &p.first_touch_pages, &p.upgraded_pages, &p.invalidated_pages, &p.evicted_pages})
         count->reset();
     for (auto& row : transfer)
       for (auto& cell : row) cell.reset();
