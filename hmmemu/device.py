@@ -107,6 +107,7 @@ class Device:
         memory = extent(array)
         raw = np.empty(memory.end - memory.begin, np.uint8)
         if raw.nbytes:
+            self.space.session.notice_writes(*memory.pages)
             self.space.session.transfer(self.processor, memory.begin, raw.nbytes, raw.ctypes.data, False)
         first = array.ctypes.data - memory.begin
         return np.ndarray(array.shape, array.dtype, raw.data, first, array.strides).copy()
@@ -166,6 +167,7 @@ class Device:
         packed = pack(kernel.name, kernel.parameters, kernel.parameter_bytes, args)
         for pointer in packed.pointers:
             self.space.prepare(pointer, self)
+        self.space.session.notice_all_writes(True)
         ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block)
         if packed.pointers:
             self._pending.append((ticket, packed.pointers))

@@ -350,6 +350,7 @@ class AddressSpace:
             raise ArgumentError(f"prefetch goes to a device of this space or to hmm.cpu, not to {location!r}")
         if array.size:
             cause = CAUSES.index("prefetch")
+            self.session.notice_writes(*extent(array).pages, isinstance(location, Device))
             self.session.access(*extent(array).pages, location.processor, write, cause)
 
     def discard(self, array: Array) -> None:
@@ -369,6 +370,7 @@ class AddressSpace:
         """
         self.require(array)
         memory = extent(array) if array.size else Range(0, 0)
+        self.session.notice_writes(*memory.pages)
         words = np.frombuffer(self.session.snapshot(*memory.pages), np.uint64)
         letters = np.array(["-", "S", "X", "?"])
         columns = [letters[(words >> np.uint64(2 * p)) & np.uint64(3)] for p in range(1 + len(self.devices))]

@@ -30,7 +30,7 @@ def test_a_kernel_over_four_times_the_memory(small: hmm.AddressSpace, kernels: h
     x = small.empty(4 * MEMORY // 4, np.int32)
     x[:] = np.arange(x.size)
     for _ in range(3):
-        kernels.get_function("add")(64, 256, (x, x.size, 1))
+        kernels.get_function("add")(2, 256, (x, x.size, 1))
         assert used(small) <= MEMORY
     np.testing.assert_array_equal(x, np.arange(x.size) + 3)
     assert small.stats().processors[1].evicted_pages > 0
@@ -64,7 +64,7 @@ def test_watched_pages_are_evicted_without_being_written(
     snapshot = small.snapshot_of(x)
     small.devices[0].read(x)
     assert snapshot.copied_pages == 0
-    kernels.get_function("add")(64, 256, (x, x.size, 1))
+    kernels.get_function("add")(2, 256, (x, x.size, 1))
     np.testing.assert_array_equal(np.asarray(snapshot), np.arange(x.size))
     np.testing.assert_array_equal(x, np.arange(x.size) + 1)
 
@@ -106,7 +106,7 @@ def test_two_small_devices(kernels: hmm.RawModule) -> None:
         x[:] = 0
         add = kernels.get_function("add")
         for device in space.devices * 2:
-            add(64, 256, (x, x.size, 1), device=device)
+            add(2, 256, (x, x.size, 1), device=device)
         assert (x == 4).all()
 
 
