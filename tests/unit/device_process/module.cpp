@@ -125,6 +125,23 @@ static void wild(hmm_worker* w, const hmm_launch* l, uint64_t first, uint64_t en
   }
 }
 
+// As `wild`, but the precise run touches another page on its way: `detour` is the handler's to resolve.
+struct Detour {
+  Wild wild;
+  uint64_t detour;
+};
+static void detour(hmm_worker* w, const hmm_launch* l, uint64_t first, uint64_t end) {
+  const auto& p = params<Detour>(l);
+  if (l->flags & HMM_LAUNCH_PRECISE) *reinterpret_cast<volatile uint32_t*>(p.detour) = 99;
+  wild(w, l, first, end);
+}
+
+// One word in each page: out[1024 * block] = value + block
+static void stride(hmm_worker*, const hmm_launch* l, uint64_t first, uint64_t end) {
+  const auto& p = params<Store>(l);
+  for (uint64_t b = first; b < end; b++) p.out[1024 * b] = p.value + uint32_t(b);
+}
+
 static uint64_t deep(uint64_t n) {
   volatile char frame[512];
   frame[n % 512] = char(n);
@@ -204,6 +221,8 @@ static const hmm_kernel kernels[] = {
     KERNEL(print, sizeof(Print)),
     KERNEL(fail, sizeof(Fail)),
     KERNEL(wild, sizeof(Wild)),
+    KERNEL(detour, sizeof(Detour)),
+    KERNEL(stride, sizeof(Store)),
     KERNEL(recurse, 0),
     KERNEL(fiber_overflow, 0),
     KERNEL(forever, 0),
