@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import pytest
 
-from hmmemu._native import broken_rule, transition
+from hmmemu._native import broken_rule, eviction, transition
 
 PROCESSORS = 4
 OWNED = 1 << 32
 INVALID, SHARED, EXCLUSIVE = range(3)
+WATCHED, ASYNC = 1 << 54, 2 << 52
 
 
 class Step(NamedTuple):
@@ -90,7 +91,7 @@ class Memories:
         self.writable = [False] * PROCESSORS
 
     def perform(self, p: int, t: Step) -> None:
-        if t.name == "none":
+        if t.name in ("none", "notify"):
             return
         content = 0 if t.name == "first_touch" else self.copy[p if t.name == "upgrade" else t.source]
         if t.protect:
@@ -100,10 +101,25 @@ class Memories:
                 self.copy[q], self.writable[q] = None, False
         others = [q for q in range(PROCESSORS) if q != p]
         self.copy[p] = content
-        self.writable[p] = t.name != "duplicate"
+        self.writable[p] = holds(t.after)[p] == EXCLUSIVE
         if self.writable[p]:
             assert all(self.copy[q] is None for q in others), "a stale copy is left beside a writer"
         assert not (any(self.writable) and sum(c is not None for c in self.copy) > 1)
+
+    def evict(self, p: int, t: Step) -> None:
+        if t.name == "migrate":
+            self.perform(0, t)
+        elif t.name == "drop":
+            assert t.zap == 1 << p
+            self.copy[p], self.writable[p] = None, False
+
+    def arm(self) -> None:
+        self.writable = [False] * PROCESSORS
+
+
+def armed(state: int) -> int:
+    """What Driver::arm makes of a state: watched, and the writer a reader."""
+    return word(*(min(h, SHARED) for h in holds(state))) | WATCHED
 
 
 @pytest.mark.parametrize("duplicate", [True, False])
@@ -122,6 +138,52 @@ def test_readers_find_the_last_write_after_any_five_accesses(duplicate: bool) ->
             assert memories.copy[p] == latest
 
 
+def test_watched_pages_are_told_of_before_every_first_write() -> None:
+    """All sequences of five of: an access, an eviction, a protector that is armed."""
+    accesses: list[tuple[int, bool | str]] = list(itertools.product(range(3), (False, True)))
+    for sequence in itertools.product([*accesses, (1, "evict"), (2, "evict"), (0, "arm")], repeat=5):
+        memories, state, latest, watched = Memories(), OWNED, 0, False
+        for number, (p, what) in enumerate(sequence, 1):
+            if what == "arm":
+                memories.arm()
+                state, watched = armed(state), True
+            elif what == "evict":
+                t = Step(*eviction(state, p))
+                memories.evict(p, t)
+                state = t.after
+                assert memories.copy[p] is None
+            else:
+                t = step(state, p, bool(what))
+                assert (t.name == "notify") == (watched and bool(what))
+                if t.name == "notify":
+                    state, watched = t.after, False
+                    t = step(state, p, True)
+                memories.perform(p, t)
+                state = t.after
+                if what:
+                    assert memories.writable[p]
+                    memories.copy[p] = latest = number
+                assert memories.copy[p] == latest
+            assert bool(state & WATCHED) == watched
+            assert not (watched and any(memories.writable))
+            assert broken_rule(state) is None
+
+
+def test_stores_that_nobody_noticed_are_never_lost() -> None:
+    """Tracker async: while the CPU holds a page its copy is the newest, noticed or not, and a device takes it from there."""
+    for state in reachable(True):
+        cpu, *devices = holds(state)
+        if cpu != SHARED:
+            continue
+        for p in range(1, PROCESSORS):
+            memories = Memories()
+            memories.copy = [7] + [6 if d else None for d in devices]  # 7: stored just now
+            t = step(state | ASYNC, p, True)
+            memories.perform(p, t)
+            assert t.name == "migrate" and t.protect and memories.copy[p] == 7
+            assert [q for q in range(PROCESSORS) if memories.copy[q] is not None] == [p]
+
+
 @pytest.mark.parametrize(
     ("state", "rule"),
     [
@@ -129,6 +191,7 @@ def test_readers_find_the_last_write_after_any_five_accesses(duplicate: bool) ->
         (word(EXCLUSIVE, SHARED), "holds a copy"),
         (word(3), "none of"),
         (word(SHARED) & 0xFFFFFFFF, "nobody owns"),
+        (word(EXCLUSIVE) | WATCHED, "a protector watches"),
     ],
 )
 def test_the_oracle_names_the_broken_rule(state: int, rule: str) -> None:
