@@ -173,6 +173,9 @@ class Driver {
   int bring(Block& block, Pages region, uint64_t address, Request request);
   bool defer(Block& block, Processor p, uint64_t address);
   void unlock(Block& block, Pages pages);
+  void lock_everything();
+  void unlock_everything();
+  void close_protector_holes();
   static void set_start(Block& block, uint64_t address) {
     change(block, {address, address + kPage}, [](PageState& state) { state.set_start(true); });
   }

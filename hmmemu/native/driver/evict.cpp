@@ -1,11 +1,12 @@
 // Driver, fourth part: a device over its capacity gives pages up.
 //
-// Blocks are looked at in turn, in the order in which they were first registered, as NVIDIA's driver evicts by
-// allocation and not by use (open-gpu-kernel-modules, uvm_pmm_gpu.c); what is free in a block goes at once, up to 2 MiB.
+// Blocks are looked at in turn, in the order in which they were first registered, as NVIDIA's driver evicts
+// by allocation and not by use (open-gpu-kernel-modules, uvm_pmm_gpu.c); what is free in a block goes at
+// once, up to 2 MiB.
 //
-// LOCKS: the caller has pages locked, so nothing here waits for a page: what is in transition is passed by. EBUSY says
-// that all the device's memory is in the hands of others, who may be waiting for ours: the caller lets go and tries
-// again (Driver::until_room).
+// LOCKS: the caller has pages locked, so nothing here waits for a page: what is in transition is passed by.
+// EBUSY says that all the device's memory is in the hands of others, who may be waiting for ours: the caller
+// lets go and tries again (Driver::until_room).
 #include "driver/driver.h"
 
 #include <cerrno>

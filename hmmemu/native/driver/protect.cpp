@@ -15,11 +15,22 @@ namespace hmm {
 
 void Driver::watch(Protector& protector) {
   std::lock_guard guard(ranges_);
+  if (protectors_end_ == kMostProtectors) close_protector_holes();
   const unsigned end = protectors_end_;
   if (end == kMostProtectors)
     throw Failure(FailureKind::Error, "more than 1024 protectors in one address space: drop some");
   protectors_[end].store(&protector, std::memory_order_release);
   protectors_end_.store(end + 1, std::memory_order_release);
+}
+
+// Whoever walks over the table has pages locked: with all pages locked, nobody does.
+void Driver::close_protector_holes() {
+  lock_everything();
+  unsigned kept = 0;
+  for (auto& slot : protectors_)
+    if (Protector* p = slot.exchange(nullptr)) protectors_[kept++] = p;
+  protectors_end_ = kept;
+  unlock_everything();
 }
 
 void Driver::arm(Protector& protector, Pages pages) {

@@ -209,20 +209,32 @@ void Driver::replace_process(Processor p, int uffd, DevicePort* port) {
 // until the child exists, because every block stays locked.
 void Driver::before_fork() {
   ranges_.lock();
+  lock_everything();
+  if (closed_) return;
   for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
     Block& block = directory_.at(slot);
-    const Pages all{block.address, block.address + kBlock};
-    PageLocks::lock(block, all);
-    if (!closed_) bring_home(block, all);
+    bring_home(block, {block.address, block.address + kBlock});
   }
 }
 
 void Driver::after_fork_in_parent() {
+  unlock_everything();
+  ranges_.unlock();
+}
+
+// The caller holds the range lock, so no block is added meanwhile.
+void Driver::lock_everything() {
+  for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
+    Block& block = directory_.at(slot);
+    PageLocks::lock(block, {block.address, block.address + kBlock});
+  }
+}
+
+void Driver::unlock_everything() {
   for (uint32_t slot = directory_.size(); slot-- > 0;) {
     Block& block = directory_.at(slot);
     unlock(block, {block.address, block.address + kBlock});
   }
-  ranges_.unlock();
 }
 
 void Driver::after_fork_in_child() {
