@@ -25,6 +25,7 @@ from hmmemu.errors import (
     DeviceError,
     Error,
     FallbackWarning,
+    FileConflictWarning,
     KernelAssertion,
     KernelError,
     KernelFault,
@@ -33,8 +34,10 @@ from hmmemu.errors import (
     OutOfMemoryError,
     RangeError,
     SpaceClosedError,
+    TruncatedError,
     UnsupportedError,
 )
+from hmmemu.files import SharedFile
 from hmmemu.kernel import Kernel, RawKernel, RawModule
 from hmmemu.policy import Policy
 from hmmemu.protect import Protection, Protector, Snapshot, WrittenPages
@@ -51,6 +54,7 @@ __all__ = [
     "Error",
     "Event",
     "FallbackWarning",
+    "FileConflictWarning",
     "In",
     "InOut",
     "Kernel",
@@ -67,10 +71,12 @@ __all__ = [
     "RangeError",
     "RawKernel",
     "RawModule",
+    "SharedFile",
     "Snapshot",
     "SpaceClosedError",
     "Stats",
     "Stream",
+    "TruncatedError",
     "UnsupportedError",
     "WrittenPages",
     "__version__",

@@ -168,6 +168,7 @@ class Device:
         for pointer in packed.pointers:
             self.space.prepare(pointer, self)
         self.space.session.notice_all_writes(True)
+        self.space.registry.notice_writers()
         ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block)
         if packed.pointers:
             self._pending.append((ticket, packed.pointers))

@@ -27,6 +27,10 @@ class RangeError(Error, ValueError):
     """An address range is not, or is already, part of the address space."""
 
 
+class TruncatedError(RangeError):
+    """An access behind the end of a file that was truncated."""
+
+
 class OutOfMemoryError(Error, MemoryError):
     """The arena or a device has no room left."""
 
@@ -61,3 +65,7 @@ class KernelTimeout(KernelError, TimeoutError):
 
 class FallbackWarning(UserWarning):
     """Something slower or simpler than what "auto" could mean is in use; told once."""
+
+
+class FileConflictWarning(UserWarning):
+    """A page of a file was written by a device and by another program; the file's content was kept."""

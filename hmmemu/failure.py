@@ -9,6 +9,7 @@ import subprocess
 from typing import TYPE_CHECKING, Any
 
 from hmmemu.errors import DeviceError, KernelAssertion, KernelError, KernelFault, OutOfMemoryError
+from hmmemu.truncation import describe
 
 if TYPE_CHECKING:
     from hmmemu.space import AddressSpace
@@ -26,6 +27,15 @@ def describe_crash(
         refused: the last address that the driver refused to it, 0 if none; `refused_errno` says why.
         space: to name the array nearest to an address.
     """
+    if refused and refused_errno in (errno.ENXIO, errno.EIO):
+        where = _where(crash) if crash else "the device"
+        return KernelFault(f"{where}: illegal access to {refused:#x}: {describe(refused)}. {_AFTERWARDS}")
+    if refused and refused_errno == errno.EPERM:
+        where = _where(crash) if crash else "the device"
+        nearest = space.nearest(refused)
+        return KernelFault(
+            f"{where}: write to {refused:#x}, memory mapped read-only; {nearest}. {_AFTERWARDS}"
+        )
     if refused and refused_errno != errno.EFAULT:
         memory = OutOfMemoryError(f"page {refused:#x}: errno {refused_errno}")
         error = DeviceError(f"the device has no memory for page {refused:#x}. {_AFTERWARDS}")

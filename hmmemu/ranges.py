@@ -1,16 +1,14 @@
-"""Where an array's memory lies, and what kind of memory it is."""
+"""Where an array's memory lies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from hmmemu.arena import page_down, page_up
-from hmmemu.errors import RangeError, UnsupportedError
 
 Array = np.ndarray[Any, Any]
 PageRange = tuple[int, int]  # addresses of the first page and of the end
@@ -52,45 +50,6 @@ def root(array: Array) -> Array:
     while isinstance(array.base, np.ndarray):
         array = array.base
     return array
-
-
-def is_shared_mapping(memory: Range, array: Array) -> bool:
-    """Whether the memory is mapped MAP_SHARED. Only anonymous and shared (shmem) memory passes.
-
-    Raises:
-        RangeError: the memory is not mapped.
-        UnsupportedError: pages of a regular file.
-    """
-    first, end = memory.pages
-    kinds: set[bool] = set()
-    with Path("/proc/self/maps").open() as maps:
-        for line in maps:
-            fields = line.split(maxsplit=5)
-            low, high = (int(x, 16) for x in fields[0].split("-"))
-            if high <= first or low >= end:
-                continue
-            if low > first:
-                break
-            path = fields[5].strip() if len(fields) > 5 else ""
-            _refuse_files(path, array)
-            kinds.add(fields[1][3] == "s")
-            first = high
-            if first >= end:
-                break
-    if first < end:
-        raise RangeError(f"the {describe(array)} lies on memory that is not mapped at {first:#x}")
-    if len(kinds) > 1:
-        raise UnsupportedError(f"the {describe(array)} lies half on private, half on shared memory")
-    return kinds.pop()
-
-
-def _refuse_files(path: str, array: Array) -> None:
-    anonymous = not path or path.startswith(("[heap]", "[anon", "/dev/zero", "/memfd:", "/dev/shm/", "/SYSV"))
-    if not anonymous:
-        raise UnsupportedError(
-            f"the {describe(array)} lies on {path}: pages of regular files, stacks and libraries cannot be "
-            "watched by userfaultfd; use hmm.asarray(x), which copies it into shared memory"
-        )
 
 
 def subtract(ranges: list[PageRange], holes: list[PageRange]) -> list[PageRange]:

@@ -18,7 +18,9 @@ from typing import Protocol
 
 from hmmemu._native import DeviceProcess, RangeGuard, Session
 from hmmemu.errors import RangeError
-from hmmemu.ranges import Array, PageRange, Range, describe, extent, is_shared_mapping, root
+from hmmemu.file_parts import FilePart, notice_writers, parts_of, refuse_collisions
+from hmmemu.mappings import Kind, kind_of, mappings_of
+from hmmemu.ranges import Array, PageRange, Range, describe, extent, root
 
 
 class Mapper(Protocol):
@@ -35,6 +37,7 @@ class _Registration:
     memory: Range
     owner: weakref.ref[Array]
     end: RangeGuard
+    files: list[FilePart]
 
 
 class Registry:
@@ -61,15 +64,37 @@ class Registry:
         with self._lock:
             if key in self._table:
                 return
-            fresh = self._session.add_range(*memory.pages, is_shared_mapping(memory, array))
+            kind, files = self._look_at(memory, describe(array))
+            fresh = self._session.add_range(*memory.pages, kind.shared, kind.read_only, kind.file)
             processes = [device.process for device in self._devices]
             end = RangeGuard(self._session, processes, self._table, key, *memory.pages)
-            self._table[key] = _Registration(memory, weakref.ref(owner, end), end)
+            self._table[key] = _Registration(memory, weakref.ref(owner, end), end, files)
             try:
                 self._map(fresh)
             except BaseException:
                 end(None)
                 raise
+
+    def _look_at(self, memory: Range, what: str) -> tuple[Kind, list[FilePart]]:
+        """What the pages are that nobody owns yet, and the files that they show."""
+        runs = self._session.fresh(*memory.pages)
+        mappings = [m for begin, end in runs for m in mappings_of(begin, end)]
+        kind = kind_of(mappings, what) if mappings else Kind()
+        files = parts_of(mappings)
+        refuse_collisions(files, self.file_parts(), what)
+        return kind, files
+
+    def file_parts(self) -> list[FilePart]:
+        """The parts of files that are registered."""
+        return [part for r in list(self._table.values()) for part in r.files]
+
+    def file_at(self, address: int) -> FilePart | None:
+        """The part of a regular file that lies at an address, if one does."""
+        return next((p for p in self.file_parts() if p.is_file and p.begin <= address < p.end), None)
+
+    def notice_writers(self) -> None:
+        """Looks for other writers of the registered files; see `file_parts.notice_writers`."""
+        notice_writers(self._session, self.file_parts())
 
     def remove(self, array: Array) -> None:
         """Ends the registration; RangeError if there is none."""

@@ -494,6 +494,11 @@ _default_lock = threading.Lock()
 _EXIT_SECONDS = 60.0  # kernels still running when the interpreter leaves are stopped after that
 
 
+def open_spaces() -> list[AddressSpace]:
+    """The spaces of this process that are open (for the library's own use)."""
+    return list(_open_spaces)
+
+
 def _stack() -> list[AddressSpace]:
     if not hasattr(_threads, "stack"):
         _threads.stack = []

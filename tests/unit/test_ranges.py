@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hmmemu as hmm
-from hmmemu.ranges import extent, is_shared_mapping, root, subtract
+from hmmemu.ranges import extent, root, subtract
 
 RANGES = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10)), max_size=6)
 
@@ -42,13 +42,3 @@ def test_root_is_the_array_that_owns() -> None:
     x = np.zeros((4, 4))
     assert root(x[1:].T.reshape(-1)[::2].view(np.int64)) is not x  # reshape copied
     assert root(x[1:].T[::2]) is x
-
-
-def test_kinds_of_memory(tmp_path) -> None:
-    private = np.frombuffer(mmap.mmap(-1, 8192, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
-    shared = np.frombuffer(mmap.mmap(-1, 8192), np.uint8)
-    assert not is_shared_mapping(extent(private), private)
-    assert is_shared_mapping(extent(shared), shared)
-    file = np.memmap(tmp_path / "f", np.uint8, "w+", shape=(4096,))
-    with pytest.raises(hmm.UnsupportedError, match=r"array of shape \(4096,\).* lies on .*/f"):
-        is_shared_mapping(extent(file), file)

@@ -9,7 +9,7 @@
 
 namespace hmm {
 
-enum class FailureKind { Error, Unsupported, Closed, Range, OutOfMemory, Device };
+enum class FailureKind { Error, Unsupported, Closed, Range, OutOfMemory, Device, Truncated };
 
 class Failure : public std::runtime_error {
  public:

@@ -18,6 +18,8 @@ const char* class_of(hmm::FailureKind kind) {
     return "OutOfMemoryError";
   case hmm::FailureKind::Device:
     return "DeviceError";
+  case hmm::FailureKind::Truncated:
+    return "TruncatedError";
   case hmm::FailureKind::Error:
     break;
   }

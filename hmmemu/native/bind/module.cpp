@@ -3,10 +3,11 @@
 
 NB_MODULE(_native, m) {
   m.doc() = "hmmemu's native part: page tables, protocol, driver, device processes";
-  bind_errors(m);   // C++ failures -> hmmemu.errors
-  bind_probe(m);    // what this machine allows
-  bind_protocol(m); // the pure functions, for tests and studies
-  bind_device(m);   // the emulated device's process
-  bind_session(m);  // the driver
-  bind_protect(m);  // its protectors
+  bind_errors(m);      // C++ failures -> hmmemu.errors
+  bind_probe(m);       // what this machine allows
+  bind_protocol(m);    // the pure functions, for tests and studies
+  bind_device(m);      // the emulated device's process
+  bind_session(m);     // the driver
+  bind_truncations(m); // accesses behind the end of files
+  bind_protect(m);     // its protectors
 }

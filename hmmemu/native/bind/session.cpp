@@ -36,13 +36,17 @@ Processor processor(Session& session, unsigned p) {
 
 void check(int error, const char* what) {
   if (!error) return;
-  const FailureKind kind = error == ENOMEM || error == ENOSPC ? FailureKind::OutOfMemory
-                           : error == ESRCH                   ? FailureKind::Device
-                           : error == EFAULT                  ? FailureKind::Range
-                                                              : FailureKind::Error;
+  const FailureKind kind = error == ENOMEM || error == ENOSPC  ? FailureKind::OutOfMemory
+                           : error == ESRCH                    ? FailureKind::Device
+                           : error == EFAULT || error == EPERM ? FailureKind::Range
+                           : error == ENXIO || error == EIO    ? FailureKind::Truncated
+                                                               : FailureKind::Error;
   const char* why = error == ESRCH    ? "the device process has ended"
                     : error == EFAULT ? "part of the range is not in the address space"
-                                      : std::strerror(error);
+                    : error == EPERM  ? "the memory is mapped read-only"
+                    : error == ENXIO || error == EIO
+                        ? "part of the range lies behind the end of a file that was truncated"
+                        : std::strerror(error);
   throw Failure(kind, std::string(what) + ": " + why);
 }
 
@@ -181,7 +185,9 @@ void bind_session(nb::module_& m) {
       "unmap", [](uint64_t b, uint64_t e) { munmap(reinterpret_cast<void*>(b), e - b); },
       "munmap of [begin, end).");
   using Unlocked = nb::call_guard<nb::gil_scoped_release>;
-  nb::class_<Session>(m, "Session")
+  nb::class_<Session> session(m, "Session");
+  bind_files(session);
+  session
       .def(nb::new_(&make_session), nb::arg("grow") = true, nb::arg("threshold") = 51,
            nb::arg("read_duplication") = true, nb::arg("tracker") = "uffd")
       .def_prop_ro("open", &Session::open)

@@ -60,6 +60,10 @@ bool Driver::fault_here(const Fault& fault) {
   if (!block) return false;
   int error;
   while ((error = serve(*block, kCpu, fault)) == EAGAIN) PageLocks::wait(*block, fault.address);
+  if (error && is_lost(block->page(fault.address), error)) { // tried again, it is a SIGBUS: beyond_end
+    lose_behind({fault.address, fault.address + kPage});
+    error = 0;
+  }
   if (error && error != EFAULT && error != EPERM)
     fatal("CPU page 0x%lx cannot be brought home: %s", fault.address, strerror(error));
   counters_.processor[kCpu].fault_ns.add(now_ns() - begin);
@@ -196,7 +200,14 @@ int Driver::step(Block& block, Pages run, Request request) {
     if (int error = notify(block, run)) return error;
     t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
   }
-  return t.step == Step::None ? 0 : act(block, run, t, request);
+  if (t.step == Step::None) return 0;
+  const int error = request.p != kCpu && hides(block, run) ? ENXIO : act(block, run, t, request);
+  if (error != ENXIO || run.count() == 1) return error;
+  // A part of it lies behind the end of a file: as much as there is.
+  const uint64_t middle = run.begin + run.count() / 2 * kPage;
+  const int first = access_locked(block, {run.begin, middle}, request);
+  const int second = access_locked(block, {middle, run.end}, request);
+  return first ? first : second;
 }
 
 // Performs a transition, on a device with room made for it first.
@@ -227,6 +238,10 @@ int Driver::perform(Block& block, Pages run, const Transition& t, Request reques
     if (int error = zap_others(block, run, t.zap)) return error;
     break;
   case Step::Upgrade:
+    if (request.p != kCpu && t.next.kind().file) {
+      StagingPool::Use staging(staging_);
+      remember(block, run, request.p, mine.frames(block, run, *staging));
+    }
     if (int error = zap_others(block, run, t.zap)) return error;
     count.upgraded_pages.add(run.count());
     if (int error = mine.unprotect(block, run)) return error;
@@ -255,6 +270,7 @@ int Driver::migrate(Block& block, Pages run, const Transition& t, Request reques
     counters_.processor[t.source].invalidated_pages.add(run.count());
     const std::byte* content = theirs.take(block, run, t.protect, *staging);
     if (!content) return ENXIO;
+    remember(block, run, request.p, content);
     error = zap_others(block, run, t.zap & ~(1u << t.source));
     if (!error) error = mine.install(block, run, content, writable);
     if (error && request.p != kCpu && table(kCpu, t.next).install(block, run, content, writable) == 0) {
@@ -263,6 +279,10 @@ int Driver::migrate(Block& block, Pages run, const Transition& t, Request reques
       home.set(kCpu, writable ? Hold::Exclusive : Hold::Shared);
       commit(block, run, home);
     }
+  }
+  if (error && request.p == kCpu && is_lost(t.next, error)) { // behind the end; the rest has been written
+    lose(block, run);
+    return 0;
   }
   if (error) return error;
   commit(block, run, t.next);

@@ -35,6 +35,12 @@ struct Policy {
   ProtocolPolicy protocol;
 };
 
+// A part of a file, and where it is mapped.
+struct FileMapping {
+  Pages pages;
+  uint64_t offset; // in the file, of the first page
+};
+
 class Driver {
  public:
   // `tracker`: how accesses are caught to the arena, and to all other memory that it can watch.
@@ -73,6 +79,8 @@ class Driver {
   // Existing memory. The new pages start Exclusive at the CPU.
   // Returns the runs of pages that were not owned before.
   std::vector<Pages> add_range(Pages pages, MemoryKind kind);
+  // The runs of pages that nobody owns.
+  std::vector<Pages> unowned(Pages pages) const { return runs(pages, 0); }
   // Brings the pages home; those nobody else owns become plain memory. Returns them.
   std::vector<Pages> drop_range(Pages pages);
   // The end, in two steps: every page comes home and no range can be added any more; then, when no receiver
@@ -90,6 +98,25 @@ class Driver {
   // Calls visit(page, content) for each managed page, with its present content and the page locked; nullptr
   // where it cannot be read.
   void read_pages(Pages pages, void (*visit)(void* context, uint64_t page, const std::byte*), void* context);
+
+  // -- pages of files (files.cpp): Python threads, but for beyond_end --
+  // A file may have been written by somebody else: copies of what devices read go. Returns how many pages
+  // were written by both, a device and somebody else; there the device's content is given up.
+  uint64_t reload(Pages pages);
+  // pwrite and ftruncate that go through the protectors, and invalidate copies, before they change the file.
+  // 0 or errno.
+  int write_file(int fd, const FileMapping& file, uint64_t offset, const void* data, uint64_t bytes);
+  int truncate_file(int fd, const FileMapping& file, uint64_t bytes);
+  // The CPU touched a page behind the end of its file (SIGBUS): a private page of zeros takes its place, and
+  // it is noted. False: no page of a file of ours. In a signal handler.
+  bool beyond_end(const Fault& fault);
+  // `tell` is called, in the signal handler, when a page has been noted; take: (address, pthread) of each.
+  static void on_beyond_end(void (*tell)());
+  static std::vector<std::pair<uint64_t, uint64_t>> take_beyond_end();
+  // The file has `bytes` now: pages of zeros make way for it, as far as it goes.
+  int show_again(int fd, const FileMapping& file, uint64_t bytes);
+  // Drops devices' copies of the pages; the CPU has them alone.
+  void lose_behind(Pages pages);
 
   // -- devices --
   Processor attach(int vram, int uffd, DevicePort* port);
@@ -167,6 +194,16 @@ class Driver {
   int make_room(Processor p);
   bool evict_from(Block& block, Processor p);
   void evict_locked(Block& block, Pages pages, Processor p);
+  void lose(Block& block, Pages run);
+  int claim(Block& block, Pages pages);
+  uint64_t reload_away(Block& block, Pages run);
+  bool is_as_remembered(Block& block, Pages page);
+  void remember(Block& block, Pages run, Processor p, const std::byte* content);
+  bool hides(Block& block, Pages run) const;
+  static bool is_lost(PageState state, int error);
+  uint64_t& sum(const Block& block, uint64_t page) {
+    return sums_.as<uint64_t>()[block.slot * kPagesPerBlock + (page - block.address) / kPage];
+  }
 
   // Not locked by the caller:
   int serve(Block& block, Processor p, const Fault& fault);
@@ -247,6 +284,9 @@ class Driver {
   std::atomic<uint64_t> capacity_[kMaxProcessors] = {};   // bytes, 0: no limit
   std::atomic<uint64_t> reserved_[kMaxProcessors] = {};   // pages about to get a frame
   std::atomic<uint32_t> evict_next_[kMaxProcessors] = {}; // block to look at next
+  FrameMap hidden_; // pages of files that show zeros to the CPU, because they lie behind the end
+  // Of each page of a file that the CPU gave away, what it held then.
+  Mapping sums_{uint64_t{Directory::kMostBlocks} * kPagesPerBlock * sizeof(uint64_t), true};
   Pages arena_;
   std::atomic<bool> closed_{false};
 };

@@ -142,6 +142,7 @@ std::vector<Pages> Driver::drop_range(Pages pages) {
   each_block(pages, [&](Block& block, Pages part) {
     bring_home(block, part);
     host_.free_parked(block, part);
+    hidden_.set(block, part, false);
     for (Processor q = 1; q < processors(); ++q) tables_[q]->release(block, part);
     return each_run(block, part, [&](Pages run) {
       CpuTable& cpu = cpu_table(block.page(run.begin).tracker());

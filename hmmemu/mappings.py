@@ -1,0 +1,143 @@
+"""What kind of memory lies at an address: the process's mappings, read from /proc/self/maps.
+
+A mapping is private or shared, read-only or not, anonymous or of a file. Pages that an address space manages
+already do not say so truly (trackers change their protection): ask only about pages that nobody owns.
+No state, so no lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hmmemu.errors import RangeError, UnsupportedError
+
+_NO_FILE = ("[heap]", "[anon", "/dev/zero", "/memfd:", "/dev/shm/", "/SYSV", "/anon_hugepage")
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """One line of /proc/self/maps.
+
+    Attributes:
+        begin, end: addresses, bytes.
+        readable, writable, executable: what the program may do there.
+        shared: whether stores reach the object behind it (MAP_SHARED).
+        offset: of `begin` in the object, bytes.
+        device, inode: which object; ("00:00", 0) for anonymous memory.
+        path: its name, or a word of the kernel's such as "[stack]"; may be empty.
+    """
+
+    begin: int
+    end: int
+    readable: bool
+    writable: bool
+    executable: bool
+    shared: bool
+    offset: int
+    device: str
+    inode: int
+    path: str
+
+    @classmethod
+    def parse(cls, line: str) -> Mapping:
+        """From a line such as "7f00-8f00 rw-s 00001000 08:01 42   /a file"."""
+        fields = line.rstrip("\n").split(maxsplit=5)
+        begin, end = (int(x, 16) for x in fields[0].split("-"))
+        rights, path = fields[1], fields[5] if len(fields) > 5 else ""
+        return cls(
+            begin,
+            end,
+            rights[0] == "r",
+            rights[1] == "w",
+            rights[2] == "x",
+            rights[3] == "s",
+            int(fields[2], 16),
+            fields[3],
+            int(fields[4]),
+            path,
+        )
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the pages are those of a regular file (shared memory is none)."""
+        return bool(self.path) and not self.path.startswith((*_NO_FILE, "["))
+
+    def offset_of(self, address: int) -> int:
+        """Where in the object an address of the mapping lies, bytes."""
+        return self.offset + address - self.begin
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the driver must know of memory: see MemoryKind in native/protocol/state.h."""
+
+    shared: bool = False
+    read_only: bool = False
+    file: bool = False
+
+
+def all_mappings() -> Iterator[Mapping]:
+    """All mappings of this process, by address."""
+    with Path("/proc/self/maps").open() as lines:
+        for line in lines:
+            yield Mapping.parse(line)
+
+
+def mappings_of(begin: int, end: int) -> list[Mapping]:
+    """The mappings that [begin, end) lies in, cut to it.
+
+    Raises:
+        RangeError: a part is not mapped.
+    """
+    found: list[Mapping] = []
+    at = begin
+    for m in all_mappings():
+        if m.end <= at:
+            continue
+        if m.begin > at or at >= end:
+            break
+        found.append(_cut(m, at, min(m.end, end)))
+        at = found[-1].end
+    if at < end:
+        raise RangeError(f"the memory is not mapped at {at:#x}")
+    return found
+
+
+def kind_of(mappings: list[Mapping], what: str) -> Kind:
+    """The one kind of all these mappings; `what` names them in messages.
+
+    Raises:
+        UnsupportedError: stacks and other memory of the kernel's or of libraries; kinds that differ.
+    """
+    kinds = {Kind(m.shared, not m.writable, m.is_file) for m in mappings}
+    for m in mappings:
+        if not m.is_file and m.path.startswith("[") and not m.path.startswith(_NO_FILE):
+            raise UnsupportedError(
+                f"the {what} lies on {m.path}: stacks cannot be shared; use hmm.asarray(x)"
+            )
+        if m.is_file and not m.shared and _is_library(m):
+            raise UnsupportedError(
+                f"the {what} lies on {m.path}, a library or program: its pages are in use by running code; "
+                "use hmm.asarray(x), which copies it"
+            )
+    if len(kinds) > 1:
+        raise UnsupportedError(
+            f"the {what} lies on memory of several kinds (private and shared, or read-only and writable): "
+            "use hmm.asarray(x), which copies it"
+        )
+    return kinds.pop()
+
+
+def _is_library(mapping: Mapping) -> bool:
+    return any(
+        m.executable and (m.device, m.inode) == (mapping.device, mapping.inode) for m in all_mappings()
+    )
+
+
+def _cut(m: Mapping, begin: int, end: int) -> Mapping:
+    offset = m.offset_of(begin)
+    return Mapping(
+        begin, end, m.readable, m.writable, m.executable, m.shared, offset, m.device, m.inode, m.path
+    )
