@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 import hmmemu as hmm
 from hmmemu.file_parts import FilePart, parts_of
-from hmmemu.mappings import Kind, Mapping, kind_of, mappings_of
+from hmmemu.mappings import Kind, Mapping, all_mappings, kind_of, mappings_of
 from hmmemu.ranges import extent
 
 PAGE = mmap.PAGESIZE
@@ -50,16 +49,11 @@ def test_kinds(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_shared() -> None:
-    library = next(
-        Mapping.parse(line)
-        for line in Path("/proc/self/maps").open()
-        if "libc" in line and line.split()[1].startswith("rw")
-    )
-    with pytest.raises(hmm.UnsupportedError, match="the data lies on .*libc.*a library or program"):
+    everything = list(all_mappings())
+    library = next(m for m in everything if "libc" in m.path and m.writable)
+    with pytest.raises(hmm.UnsupportedError, match=r"the data lies on .*libc.*a library or program"):
         kind_of([library], "data")
-    local = ctypes.c_int()
-    assert ctypes.addressof(local)
-    stack = next(Mapping.parse(line) for line in Path("/proc/self/maps").open() if "[stack]" in line)
+    stack = next(m for m in everything if m.path == "[stack]")
     with pytest.raises(hmm.UnsupportedError, match=r"lies on \[stack\]"):
         kind_of([stack], "data")
 

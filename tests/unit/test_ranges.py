@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
-
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import hmmemu as hmm
 from hmmemu.ranges import extent, root, subtract
 
 RANGES = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10)), max_size=6)
