@@ -156,7 +156,7 @@ class SharedFile:
         session, (begin, end) = self._session(), self._range()
         before = self.size
         if session is None:
-            return os.pwrite(fd, raw, offset)
+            return os.pwrite(fd, raw.data, offset)
         session.write_file(fd, begin, end, self._first, offset, raw.ctypes.data, raw.size)
         if self.size > before:
             self._show_again()
