@@ -109,10 +109,13 @@ def kind_of(mappings: list[Mapping], what: str) -> Kind:
     """The one kind of all these mappings; `what` names them in messages.
 
     Raises:
+        RangeError: a part cannot be read.
         UnsupportedError: stacks and other memory of the kernel's or of libraries; kinds that differ.
     """
     kinds = {Kind(m.shared, not m.writable, m.is_file) for m in mappings}
     for m in mappings:
+        if not m.readable:
+            raise RangeError(f"the {what} cannot be read: it is mapped with PROT_NONE at {m.begin:#x}")
         if not m.is_file and m.path.startswith("[") and not m.path.startswith(_NO_FILE):
             raise UnsupportedError(
                 f"the {what} lies on {m.path}: stacks cannot be shared; use hmm.asarray(x)"

@@ -1,14 +1,15 @@
 """Twins of the Linux kernel's own HMM tests (tools/testing/selftests/mm/hmm-tests.c), case by case, from their
-descriptions. Names are the kernel's. Cases about mprotect, files and huge device pages come with the trackers that
-can watch them.
+descriptions. Names are the kernel's.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import threading
 from multiprocessing import shared_memory
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,10 @@ INTS = 1024
 PAGES = 1024  # 4 MiB, as there
 REPEATS = 10
 
+needs_files = pytest.mark.skipif(
+    "signal" not in trackers.IMPLEMENTED, reason="no tracker for pages of files yet"
+)
+
 
 def numbers(n: int = PAGES * INTS) -> np.ndarray:
     return np.arange(n, dtype=np.int32)
@@ -29,6 +34,13 @@ def numbers(n: int = PAGES * INTS) -> np.ndarray:
 def anonymous(n: int = PAGES * INTS) -> np.ndarray:
     """Private anonymous memory that no library touched."""
     return np.frombuffer(mmap.mmap(-1, n * 4, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.int32)
+
+
+def protect(x: np.ndarray, rights: int) -> None:
+    """mprotect(2) of an array's pages."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    assert libc.mprotect(x.ctypes.data, x.nbytes, rights) == 0, os.strerror(ctypes.get_errno())
 
 
 def test_open_close() -> None:
@@ -65,6 +77,31 @@ def test_anon_write_prot(space: hmm.AddressSpace) -> None:
     assert x.all()
 
 
+def test_anon_read_prot(space: hmm.AddressSpace) -> None:
+    x = anonymous()
+    x[:] = numbers()
+    protect(x, 0)
+    with pytest.raises(hmm.RangeError, match="cannot be read"):
+        space.register(x)
+    protect(x, mmap.PROT_READ | mmap.PROT_WRITE)
+    np.testing.assert_array_equal(x, numbers())
+
+
+def test_anon_write_mprotected(space: hmm.AddressSpace) -> None:
+    """The half of anon_write_prot that is about mprotect."""
+    x = anonymous(2 * INTS)
+    protect(x, mmap.PROT_READ)
+    space.register(x)
+    assert not space.devices[0].read(x).any()
+    with pytest.raises(hmm.RangeError, match="mapped read-only"):
+        space.devices[0].write(x, 1)
+    assert not x.any()
+    space.unregister(x)
+    protect(x, mmap.PROT_READ | mmap.PROT_WRITE)
+    space.devices[0].write(space.register(x), 1)
+    assert x.all()
+
+
 @pytest.mark.parametrize("migrate", [False, True])
 def test_anon_write_child(space: hmm.AddressSpace, migrate: bool) -> None:
     x = space.register(anonymous())
@@ -96,6 +133,36 @@ def test_anon_write_child_shared(space: hmm.AddressSpace) -> None:
 
     assert in_child(child) == 0
     np.testing.assert_array_equal(x, -numbers())
+
+
+@needs_files
+def test_file_read(space: hmm.AddressSpace, tmp_path: Path) -> None:
+    numbers().tofile(tmp_path / "file")
+    x = space.register(np.memmap(tmp_path / "file", np.int32, "r+"))
+    np.testing.assert_array_equal(space.devices[0].read(x), numbers())
+
+
+@needs_files
+def test_file_write(space: hmm.AddressSpace, tmp_path: Path) -> None:
+    with hmm.SharedFile(tmp_path / "file", "w+", np.int32, PAGES * INTS, space=space) as file:
+        space.devices[0].write(file.array, numbers())
+        assert file.pread(file.size, 0) == numbers().tobytes()
+        np.testing.assert_array_equal(file.array, numbers())
+
+
+@needs_files
+def test_migrate_file_private(space: hmm.AddressSpace, tmp_path: Path) -> None:
+    np.zeros(PAGES * INTS, np.int32).tofile(tmp_path / "file")
+    x = np.memmap(tmp_path / "file", np.int32, "c")
+    x[: 64 * INTS] = numbers()[: 64 * INTS]  # copied on write; the rest are pages of the file
+    space.register(x)
+    space.devices[0].migrate(x)
+    assert set(space.residency(x)) == {"-X"}
+    expected = numbers()
+    expected[64 * INTS :] = 0
+    np.testing.assert_array_equal(space.devices[0].read(x), expected)
+    np.testing.assert_array_equal(x, expected)
+    assert not np.fromfile(tmp_path / "file", np.int32).any()
 
 
 def test_migrate(space: hmm.AddressSpace) -> None:
