@@ -182,6 +182,10 @@ int set_rights(DeviceProcess& d, uint64_t address, uint64_t length, unsigned rig
   return d.port().set_rights(pages_of(address, length), hmm::Rights(rights));
 }
 
+int give(DeviceProcess& d, uint64_t address, uint64_t length, bool write) {
+  return d.port().give(pages_of(address, length), write ? hmm::Rights::Write : hmm::Rights::Read);
+}
+
 std::vector<std::tuple<uint64_t, bool, int>> read_faults(DeviceProcess& d) {
   hmm::Fault faults[16];
   const unsigned count = d.port().faults.read(faults, 16);
@@ -214,6 +218,8 @@ void bind_device(nb::module_& m) {
           nb::arg("address"), nb::arg("length"), Unlocked())
       .def("set_rights", &set_rights, nb::arg("address"), nb::arg("length"), nb::arg("rights"), Unlocked(),
            "Tracker signal: 0 none, 1 read, 2 write. Returns 0 or an errno.")
+      .def("give", &give, nb::arg("address"), nb::arg("length"), nb::arg("write"), Unlocked(),
+           "As set_rights; who waits for these pages tries again.")
       .def("read_faults", &read_faults, "Tracker signal: [(page, is a write, thread id), ...] not yet read.")
       .def("answer_faults", &answer_faults, nb::arg("address"), nb::arg("length"), nb::arg("refuse") = false)
       .def_prop_ro("fault_bell", [](DeviceProcess& d) { return d.port().faults.fd(); })

@@ -75,6 +75,10 @@ struct alignas(64) Mailbox {
 // `word` is a state and, above it, a number that grows with each post, so that an answer meant for one post
 // never reaches the next. The device moves it from kFaultFree to kFaultPosted, and back after the answer; the
 // CPU process does the rest. The last slot serves threads that are no workers, in turn.
+//
+// An answer may be a request (kFaultGrant): the thread gives its own process rights, which saves a mailbox's
+// round trip, and says so by kFaultFree or, with the slot still to be answered, kFaultFailed. The CPU process
+// waits for that: no right is ever given that it does not know of.
 
 enum FaultState : uint32_t {
   kFaultFree = 0,
@@ -83,14 +87,20 @@ enum FaultState : uint32_t {
   kFaultTaken, // read by the CPU process, not yet answered
   kFaultRetry, // answer: the access will do now
   kFaultRefused,
+  kFaultGrant,  // answer: take these rights
+  kFaultFailed, // they cannot be had: `error`
 };
-inline constexpr uint32_t kFaultStateMask = 7, kFaultNumber = 8; // one step of the number
+inline constexpr uint32_t kFaultStateMask = 15, kFaultNumber = 16; // one step of the number
 
 struct alignas(64) FaultSlot {
   std::atomic<uint32_t> word;
   int32_t tid;
   uint64_t address;
   uint32_t write;
+  // kFaultGrant
+  uint32_t operation; // MailboxOperation
+  uint64_t begin, length;
+  int32_t error;
 };
 inline constexpr uint32_t kFaultSlots = kMaxWorkers + 1;
 

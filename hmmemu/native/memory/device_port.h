@@ -20,6 +20,8 @@ class DevicePort {
   // ended. It may lose rights at any time (never gain any): a fault on a page that it should have is answered
   // by giving them again.
   virtual int set_rights(Pages pages, Rights rights) = 0;
+  // As set_rights, to more than there were; who waits for the pages tries again.
+  virtual int give(Pages pages, Rights rights) = 0;
   // Threads that wait for these pages try again, or take their access for an error.
   virtual void wake(Pages pages) = 0;
   virtual void refuse(Pages pages) = 0;

@@ -23,9 +23,7 @@ int SignalRights::less(Pages pages, Rights rights) {
 }
 
 int SignalRights::give(Pages pages, bool writable) {
-  const int error = port_->set_rights(pages, writable ? Rights::Write : Rights::Read);
-  if (!error) port_->wake(pages);
-  return error;
+  return port_->give(pages, writable ? Rights::Write : Rights::Read);
 }
 
 int SignalRights::unprotect(Pages pages) {

@@ -28,7 +28,7 @@ GLOBALS = BASE + (1 << 30)
 LIMIT = 20.0
 PROGRAM = Path(_native.__file__).with_name("hmmemu-device")
 UFFDIO_WAKE, UFFDIO_ZEROPAGE, UFFDIO_CONTINUE = 0x8010AA02, 0xC020AA04, 0xC020AA07
-NONE, READ, WRITE = 0, 1, 2  # DeviceProcess.set_rights
+NONE, READ, WRITE = range(3)  # DeviceProcess.set_rights
 TRACKERS = ("uffd", "signal")
 MINOR = 4  # UFFD_PAGEFAULT_FLAG_MINOR
 
@@ -94,6 +94,8 @@ class SignalPager(Pager):
         self.refused: set[int] = set()
         self.writes: list[int] = []
         self.answering = True
+        self.bytes = 4096  # given at a time
+        self.expected: set[int] = set()  # errors of `give`, after which the page is refused
         super().__init__(process)
 
     def source(self) -> int:
@@ -109,11 +111,13 @@ class SignalPager(Pager):
                     self._answer(page, write)
 
     def _answer(self, page: int, write: bool) -> None:
-        error = 0
-        if page not in self.refused:
-            error = self.process.set_rights(page, 4096, WRITE if write else READ)
-        assert error in (0, errno.ESRCH)
-        self.process.answer_faults(page, 4096, refuse=page in self.refused)
+        if page in self.refused:
+            self.process.answer_faults(page, 4096, refuse=True)
+            return
+        error = self.process.give(page, self.bytes, write)
+        assert error in (0, errno.ESRCH, *self.expected)
+        if error in self.expected:
+            self.process.answer_faults(page, 4096, refuse=True)
 
 
 class Rig:

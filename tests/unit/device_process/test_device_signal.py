@@ -120,6 +120,21 @@ def test_unmapped_memory_is_an_error_at_once(rig: Rig, pager: SignalPager) -> No
     assert report["address"] == BASE + PAGE and pager.faults[-1][0] != BASE + PAGE
 
 
+def test_rights_that_cannot_be_given(rig: Rig, pager: SignalPager) -> None:
+    """The thread that waits tries it, fails, and goes on waiting: here for being refused."""
+    rig.process.unmap(BASE + PAGE, PAGE)
+    pager.bytes, pager.expected = 2 * PAGE, {errno.EFAULT}
+    report = rig.crash("store", struct.pack("<QQI4x", BASE, 0, 1))
+    assert report["address"] == BASE and report["access"] == "write" and report["kernel"] == "store"
+
+
+def test_rights_for_a_range_come_at_once(rig: Rig, pager: SignalPager) -> None:
+    pager.bytes = 16 * PAGE
+    pager.faults.clear()
+    rig.run("stride", struct.pack("<QQI4x", BASE, 0, 1), 32)
+    assert [page for page, _ in pager.faults] == [BASE, BASE + 16 * PAGE]
+
+
 def test_module_constructors_fault(rig: Rig, pager: SignalPager) -> None:
     assert GLOBALS in pager.writes
     threads = {thread for page, thread in pager.faults if page == GLOBALS}

@@ -64,6 +64,40 @@ void ChannelFaults::answer(hmm::Pages pages, FaultState state) const {
   });
 }
 
+// The thread reads the request only once the state says kFaultGrant, so the slot is held in between as one
+// that is being filled: nobody else answers it.
+FaultSlot* ChannelFaults::grant(hmm::Pages pages, MailboxOperation rights, uint32_t& number) const {
+  FaultSlot* found = nullptr;
+  each_slot([&](FaultSlot& slot) {
+    uint32_t word = slot.word.load();
+    if (!waits(word) || slot.address < pages.begin || slot.address >= pages.end) return true;
+    if (!slot.word.compare_exchange_strong(word, with_state(word, kFaultFilling))) return true;
+    slot.operation = rights;
+    slot.begin = pages.begin;
+    slot.length = pages.bytes();
+    number = word & ~kFaultStateMask;
+    slot.word.store(number | kFaultGrant);
+    futex_wake(slot.word, INT_MAX);
+    found = &slot;
+    return false;
+  });
+  return found;
+}
+
+bool ChannelFaults::granted(FaultSlot& slot, uint32_t number, uint64_t limit_ns, int& error) const {
+  uint32_t word = slot.word.load();
+  if (word == (number | kFaultGrant)) {
+    futex_wait(slot.word, word, limit_ns);
+    word = slot.word.load();
+  }
+  if (word == (number | kFaultGrant)) return false;
+  error = 0;
+  if (word != (number | kFaultFailed)) return true; // done: the slot is free, or has been posted again
+  error = slot.error ? slot.error : EIO;
+  slot.word.store(number | kFaultTaken); // an answer is still to come
+  return true;
+}
+
 void ChannelFaults::reset() const {
   for (FaultSlot& slot : channel_->faults) slot.word = 0;
   empty(bell_);

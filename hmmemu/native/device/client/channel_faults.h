@@ -25,6 +25,13 @@ class ChannelFaults final : public hmm::FaultSource {
   void retry(hmm::Pages pages) const { answer(pages, kFaultRetry); }
   void refuse(hmm::Pages pages) const { answer(pages, kFaultRefused); }
 
+  // Asks a thread that waits for one of these pages to give its process rights to all of them, so that no
+  // other thread of it need be asked. Null: nobody waits for them. Otherwise the slot, to be given to
+  // `granted`.
+  FaultSlot* grant(hmm::Pages pages, MailboxOperation rights, uint32_t& number) const;
+  // True: it has answered, and `error` is 0 or its errno. Sleeps `limit_ns` at most.
+  bool granted(FaultSlot& slot, uint32_t number, uint64_t limit_ns, int& error) const;
+
   // A new process: nobody waits.
   void reset() const;
 

@@ -11,17 +11,16 @@ class Port final : public hmm::DevicePort {
   Port(Channel* channel, int bell) : shootdown(channel), faults(channel, bell) {}
 
   bool drop(hmm::Pages pages) override { return shootdown.zap(pages.begin, pages.bytes()); }
-  int set_rights(hmm::Pages pages, hmm::Rights rights) override {
-    const MailboxOperation operation = rights == hmm::Rights::None   ? kRightsNone
-                                       : rights == hmm::Rights::Read ? kRightsRead
-                                                                     : kRightsWrite;
-    return shootdown.set_rights(pages.begin, pages.bytes(), operation);
-  }
+  int set_rights(hmm::Pages pages, hmm::Rights rights) override;
+  int give(hmm::Pages pages, hmm::Rights rights) override;
   void wake(hmm::Pages pages) override { faults.retry(pages); }
   void refuse(hmm::Pages pages) override { faults.refuse(pages); }
 
   Shootdown shootdown;
   ChannelFaults faults; // tracker signal
+
+ private:
+  int wait_for_grant(FaultSlot& slot, uint32_t number);
 };
 
 } // namespace hmmemu::device

@@ -24,6 +24,10 @@ class Shootdown {
   // within the limit is ended: its rights could not be relied upon.
   int set_rights(uint64_t address, uint64_t length, MailboxOperation rights);
 
+  // For others who wait for an answer of the device.
+  bool process_ended(int wait_ms = 0);
+  int end_process(); // it gave none; returns ESRCH
+
   // The process that `pidfd` stands for answers from now on. Waits for calls under way (limited).
   void attach(int pidfd);
   // The process has ended and will not touch memory any more.
@@ -42,8 +46,6 @@ class Shootdown {
   // 0, ESRCH (ended), ETIMEDOUT (no answer), or the device's errno.
   int change(const Change& change);
   int exchange(Mailbox& box, const Change& change, uint64_t deadline);
-  bool process_ended(int wait_ms = 0);
-  int end_process();
 
   Channel* channel_;
   std::atomic<int> pidfd_{-1};

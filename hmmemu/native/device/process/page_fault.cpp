@@ -52,19 +52,41 @@ void ring() {
   while (write(bell_fd, &one, sizeof one) < 0 && errno == EINTR) {}
 }
 
-bool post_and_wait(uint64_t address, bool writes) {
-  FaultSlot& slot = slot_of_this_thread();
-  const uint32_t word = take(slot);
+void post(FaultSlot& slot, uint32_t number, uint64_t address, bool writes) {
   slot.tid = int32_t(syscall(SYS_gettid));
   slot.address = address;
   slot.write = writes;
-  slot.word.store((word & ~kFaultStateMask) | kFaultPosted);
+  slot.word.store(number | kFaultPosted);
   ring();
-  const uint32_t answer =
-      wait_for(slot, [](uint32_t state) { return state == kFaultRetry || state == kFaultRefused; });
-  slot.word.store((word & ~kFaultStateMask) | kFaultFree);
-  if (&slot == &channel->faults[kMaxWorkers]) futex_wake(slot.word, INT_MAX);
-  return (answer & kFaultStateMask) == kFaultRetry;
+}
+
+void free_slot(FaultSlot& slot, uint32_t number) {
+  slot.word.store(number | kFaultFree);
+  futex_wake(slot.word, INT_MAX); // the driver, for its grant; others who want the slot
+}
+
+// Does what the driver asks of this thread. False: it cannot be done, and another answer follows.
+bool grant(FaultSlot& slot, uint32_t number) {
+  slot.error = change_table(MailboxOperation(slot.operation), slot.begin, slot.length);
+  if (slot.error == 0) return true;
+  slot.word.store(number | kFaultFailed);
+  futex_wake(slot.word, INT_MAX);
+  return false;
+}
+
+bool post_and_wait(uint64_t address, bool writes) {
+  FaultSlot& slot = slot_of_this_thread();
+  const uint32_t number = take(slot) & ~kFaultStateMask;
+  post(slot, number, address, writes);
+  for (;;) {
+    const uint32_t word = wait_for(slot, [](uint32_t state) {
+      return state == kFaultRetry || state == kFaultRefused || state == kFaultGrant;
+    });
+    const uint32_t state = word & kFaultStateMask;
+    if (state == kFaultGrant && !grant(slot, number)) continue;
+    free_slot(slot, number);
+    return state != kFaultRefused;
+  }
 }
 
 } // namespace

@@ -24,20 +24,6 @@ struct Post {
   int cpu;
 } posts[kMaxWorkers];
 
-int perform(const Mailbox& box) {
-  switch (box.operation) {
-  case kDropEntries:
-    return drop_entries(box.address, box.length);
-  case kRightsNone:
-    return set_rights(box.address, box.length, PROT_NONE);
-  case kRightsRead:
-    return set_rights(box.address, box.length, PROT_READ);
-  case kRightsWrite:
-    return set_rights(box.address, box.length, PROT_READ | PROT_WRITE);
-  }
-  return EINVAL;
-}
-
 void* answer(void* argument) {
   const Post& post = *static_cast<const Post*>(argument);
   Mailbox& box = channel->mailboxes[post.index];
@@ -48,7 +34,7 @@ void* answer(void* argument) {
       futex_wait(box.request, done, kSleep);
       continue;
     }
-    box.error = perform(box);
+    box.error = change_table(MailboxOperation(box.operation), box.address, box.length);
     done = request;
     box.done.store(done);
     futex_wake(box.done, 1);

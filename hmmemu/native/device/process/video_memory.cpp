@@ -85,6 +85,23 @@ bool all_mapped(uint64_t begin, uint64_t end) {
   return bytes == end - begin;
 }
 
+int drop_entries(uint64_t address, uint64_t length) {
+  if (madvise(reinterpret_cast<void*>(address), length, MADV_DONTNEED) == 0) return 0;
+  return errno == ENOMEM ? 0 : errno; // nothing is mapped in part of the range: no entries there either
+}
+
+int set_rights(uint64_t address, uint64_t length, int protection) {
+  const uint64_t end = address + length;
+  const std::shared_lock hold(mapping_lock);
+  if (protection != PROT_NONE && !all_mapped(address, end)) return EFAULT;
+  if (protect_mapped(address, end, protection) == 0) return 0;
+  take_all_rights();
+  if (protection == PROT_NONE) return 0;
+  const int error = protect_mapped(address, end, protection);
+  if (error) take_all_rights(); // half of it may have been given
+  return error;
+}
+
 } // namespace
 
 bool start_watching_rights() {
@@ -131,21 +148,18 @@ int unmap_video(uint64_t address, uint64_t length) {
   return munmap(reinterpret_cast<void*>(address), length) ? errno : 0;
 }
 
-int drop_entries(uint64_t address, uint64_t length) {
-  if (madvise(reinterpret_cast<void*>(address), length, MADV_DONTNEED) == 0) return 0;
-  return errno == ENOMEM ? 0 : errno; // nothing is mapped in part of the range: no entries there either
-}
-
-int set_rights(uint64_t address, uint64_t length, int protection) {
-  const uint64_t end = address + length;
-  const std::shared_lock hold(mapping_lock);
-  if (protection != PROT_NONE && !all_mapped(address, end)) return EFAULT;
-  if (protect_mapped(address, end, protection) == 0) return 0;
-  take_all_rights();
-  if (protection == PROT_NONE) return 0;
-  const int error = protect_mapped(address, end, protection);
-  if (error) take_all_rights(); // half of it may have been given
-  return error;
+int change_table(MailboxOperation operation, uint64_t address, uint64_t length) {
+  switch (operation) {
+  case kDropEntries:
+    return drop_entries(address, length);
+  case kRightsNone:
+    return set_rights(address, length, PROT_NONE);
+  case kRightsRead:
+    return set_rights(address, length, PROT_READ);
+  case kRightsWrite:
+    return set_rights(address, length, PROT_READ | PROT_WRITE);
+  }
+  return EINVAL;
 }
 
 } // namespace hmmemu::device

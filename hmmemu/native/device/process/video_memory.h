@@ -8,6 +8,7 @@
 // to the pages that then fault. INVARIANT: the device never has more rights than the driver gave it; it may
 // have less.
 #pragma once
+#include "device/protocol.h"
 #include "userfault.h"
 #include <cstdint>
 
@@ -25,9 +26,9 @@ bool start_watching_rights();
 // Tracker signal: whether the page of `address` is mapped video memory. Async-signal-safe.
 bool is_watched(uint64_t address);
 
-// Answers to the driver; mailbox threads. 0 or an errno. Parts of the range that are not mapped count as done
-// if rights are taken, and are EFAULT if they are given.
-int drop_entries(uint64_t address, uint64_t length);
-int set_rights(uint64_t address, uint64_t length, int protection);
+// Does what the driver asks. 0 or an errno. Parts of the range that are not mapped count as done if rights
+// are taken, and are EFAULT if they are given. Mailbox threads, and the SIGSEGV handler of a thread that
+// touched video memory (which no thread does while it maps or unmaps).
+int change_table(MailboxOperation operation, uint64_t address, uint64_t length);
 
 } // namespace hmmemu::device
