@@ -128,11 +128,16 @@ def test_rights_that_cannot_be_given(rig: Rig, pager: SignalPager) -> None:
     assert report["address"] == BASE and report["access"] == "write" and report["kernel"] == "store"
 
 
-def test_rights_for_a_range_come_at_once(rig: Rig, pager: SignalPager) -> None:
-    pager.bytes = 16 * PAGE
-    pager.faults.clear()
-    rig.run("stride", struct.pack("<QQI4x", BASE, 0, 1), 32)
-    assert [page for page, _ in pager.faults] == [BASE, BASE + 16 * PAGE]
+def test_rights_for_a_range_come_at_once(module: Path) -> None:
+    rig = Rig(module, workers=1, tracker="signal")
+    try:
+        assert isinstance(rig.pager, SignalPager)
+        rig.pager.bytes = 16 * PAGE
+        rig.pager.faults.clear()
+        rig.run("stride", struct.pack("<QQI4x", BASE, 0, 1), 32)
+        assert [page for page, _ in rig.pager.faults] == [BASE, BASE + 16 * PAGE]
+    finally:
+        rig.close()
 
 
 def test_module_constructors_fault(rig: Rig, pager: SignalPager) -> None:
