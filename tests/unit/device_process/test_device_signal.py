@@ -28,6 +28,7 @@ from device_rig import (
     SignalPager,
     eventually,
     is_gone,
+    thread_states,
 )
 from refusing import REFUSE_USERFAULTFD
 
@@ -241,6 +242,7 @@ def test_device_ends_with_its_parent_while_a_fault_waits(module: Path) -> None:
 def test_device_that_does_not_answer_is_ended(rig: Rig) -> None:
     rig.run("store", struct.pack("<QQI4x", BASE, 0, 3), 10)
     os.kill(rig.process.pid, signal.SIGSTOP)
+    assert eventually(lambda: all(state == "T" for state in thread_states(rig.process.pid)))
     begin = time.monotonic()
     assert rig.process.set_rights(BASE, PAGE, NONE) == errno.ESRCH  # it has no rights any more
     assert 3 < time.monotonic() - begin < 15
