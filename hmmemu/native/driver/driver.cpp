@@ -1,6 +1,7 @@
 #include "driver/driver.h"
 
 #include "driver/parallel.h"
+#include "os/segv.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -12,11 +13,12 @@ Driver::Driver(Policy policy, Tracker tracker)
     : policy_(policy), tracker_(tracker),
       uffd_(tracker == Tracker::Signal ? Userfaultfd() : Userfaultfd::open()), host_(uffd_) {
   if (tracker != Tracker::Signal) cpu_[static_cast<unsigned>(Tracker::Uffd)] = &host_;
+  if (tracker == Tracker::Signal) use_signals();
   if (!cpu_[static_cast<unsigned>(tracker)])
     throw Failure(FailureKind::Unsupported, "this version does not have this tracker yet");
 }
 
-Driver::~Driver() = default;
+Driver::~Driver() { segv::remove(this); }
 
 void Driver::check([[maybe_unused]] Block& block) const {
 #ifdef HMMEMU_CHECK

@@ -18,6 +18,7 @@
 #include "driver/protector.h"
 #include "memory/device_table.h"
 #include "memory/host_table.h"
+#include "memory/signal_table.h"
 #include "protocol/directory.h"
 #include "protocol/transition.h"
 #include "trace/counters.h"
@@ -158,7 +159,8 @@ class Driver {
     return p == kCpu ? *cpu_[static_cast<unsigned>(state.tracker())] : *tables_[p];
   }
   CpuTable& cpu_table(Tracker tracker) const { return *cpu_[static_cast<unsigned>(tracker)]; }
-  Tracker tracker_for(MemoryKind kind) const;
+  Tracker tracker_for(MemoryKind kind);
+  void use_signals();
 
   // `pages` lie in the block, and the caller has locked them, for all of these.
   int access_locked(Block& block, Pages pages, Request request);
@@ -272,6 +274,7 @@ class Driver {
   StagingPool staging_;
   Counters counters_;
   HostTable host_;
+  std::optional<SignalTable> signal_; // made when the first memory needs it
   CpuTable* cpu_[kTrackers] = {};
   std::optional<DeviceTable> devices_[kMaxProcessors]; // in place: driver threads must not read the heap
   PageTable* tables_[kMaxProcessors] = {};

@@ -2,6 +2,7 @@
 // after it, so no driver comes or goes in between. In the child every driver is closed: its threads do not
 // exist there.
 #include "driver/fork.h"
+#include "os/segv.h"
 
 #include <mutex>
 #include <pthread.h>
@@ -31,6 +32,7 @@ void in_parent() {
 void in_child() {
   each_driver([](Driver& d) { d.after_fork_in_child(); });
   for (Driver*& driver : list) driver = nullptr;
+  segv::forget_in_child();
   list_lock.reset();
 }
 

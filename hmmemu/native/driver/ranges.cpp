@@ -2,6 +2,7 @@
 // Everything here runs on Python threads, under the range lock (base/lock.h), and takes block locks one at a
 // time.
 #include "driver/driver.h"
+#include "os/segv.h"
 
 #include <cerrno>
 #include <cstring>
@@ -55,7 +56,7 @@ Pages Driver::make_arena(uint64_t bytes) {
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
       if (at == MAP_FAILED) continue;
       arena_ = {hint, hint + bytes};
-      if (int error = cpu_table(tracker_).add(arena_, {}))
+      if (int error = cpu_table(tracker_).reserve(arena_))
         throw Failure(FailureKind::Unsupported,
                       std::string("the arena cannot be watched: ") + strerror(error));
       return arena_;
@@ -64,14 +65,21 @@ Pages Driver::make_arena(uint64_t bytes) {
   throw Failure(FailureKind::OutOfMemory, "no room for an arena in the address space (see `ulimit -v`)");
 }
 
-Tracker Driver::tracker_for(MemoryKind kind) const {
-  if (kind.file && tracker_ != Tracker::Signal) {
-    if (!cpu_[static_cast<unsigned>(Tracker::Signal)])
-      throw Failure(FailureKind::Unsupported,
-                    "pages of a regular file cannot be watched here; use hmm.asarray(x), which copies it");
-    return Tracker::Signal;
-  }
-  return tracker_;
+// From now on this process's access violations come here first.
+void Driver::use_signals() {
+  if (signal_) return;
+  signal_.emplace(directory_);
+  cpu_[static_cast<unsigned>(Tracker::Signal)] = &*signal_;
+  segv::add(
+      {.access = [](void* self, const Fault& fault) { return static_cast<Driver*>(self)->fault_here(fault); },
+       .context = this});
+}
+
+// userfaultfd cannot watch pages of regular files.
+Tracker Driver::tracker_for(MemoryKind kind) {
+  if (!kind.file) return tracker_;
+  use_signals();
+  return Tracker::Signal;
 }
 
 void Driver::allocate(Pages pages) {
@@ -100,6 +108,7 @@ void Driver::free(Pages pages) {
 std::vector<Pages> Driver::add_range(Pages pages, MemoryKind kind) {
   std::lock_guard guard(ranges_);
   const Tracker tracker = tracker_for(kind);
+  for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
   CpuTable& cpu = cpu_table(tracker);
   std::vector<Pages> fresh = runs(pages, 0);
   for (size_t i = 0; i < fresh.size(); ++i) {
@@ -113,7 +122,6 @@ std::vector<Pages> Driver::add_range(Pages pages, MemoryKind kind) {
                     "hmm.asarray(x), which copies it");
     throw Failure(FailureKind::Unsupported, std::string("this memory cannot be watched: ") + strerror(error));
   }
-  for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
   each_block(pages, [&](Block& block, Pages part) {
     change(block, part, [&](PageState& state) {
       if (!state.managed()) {
@@ -167,13 +175,20 @@ void Driver::bring_all_home() {
     each_block({block.address, block.address + kBlock}, [&](Block& b, Pages all) {
       unwatch(b, all);
       bring_home(b, all);
-      return 0;
+      return each_run(b, all, [&](Pages run) { // protections have no descriptor that would take them along
+        const PageState state = b.page(run.begin);
+        if (state.managed() && state.tracker() == Tracker::Signal) signal_->remove(run);
+        return 0;
+      });
     });
   }
 }
 
 // The kernel drops every registration with the descriptor, and wakes whoever waits.
-void Driver::release() { uffd_ = Userfaultfd(); }
+void Driver::release() {
+  uffd_ = Userfaultfd();
+  segv::remove(this);
+}
 
 Processor Driver::attach(int vram, int uffd, DevicePort* port) {
   std::lock_guard guard(ranges_);

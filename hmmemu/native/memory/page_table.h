@@ -53,6 +53,8 @@ class CpuTable : public PageTable {
   // Starts (ends) catching accesses to memory of one kind; the pages are present and writable at that moment.
   // From Python threads, which may allocate here. add: 0 or errno, and then nothing was changed.
   virtual int add(Pages pages, MemoryKind kind) = 0;
+  // The same for private memory of our own that nobody has touched yet: its pages are Invalid.
+  virtual int reserve(Pages pages) { return add(pages, {}); }
   virtual void remove(Pages pages) = 0;
   // In a fork child, where nobody catches anything any more: makes present pages plain memory.
   virtual void abandon(Pages, MemoryKind) {}

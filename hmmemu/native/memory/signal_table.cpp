@@ -1,0 +1,249 @@
+#include "memory/signal_table.h"
+
+#include "os/probe.h"
+#include "os/segv.h"
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+namespace hmm {
+namespace {
+
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24 // Linux 5.18
+#endif
+
+void* at(Pages pages) { return reinterpret_cast<void*>(pages.begin); }
+
+int right(MemoryKind kind, bool writable) {
+  return writable && !kind.read_only ? PROT_READ | PROT_WRITE : PROT_READ;
+}
+
+// The whole of it, or an errno. The kernel stops early at a page that it cannot get.
+template <class Move> int all_of(Pages pages, Move move) {
+  for (uint64_t done = 0; done < pages.bytes();) {
+    const ssize_t n = move(done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return n < 0 ? errno : EIO;
+    done += n;
+  }
+  return 0;
+}
+
+// mincore says ENOMEM exactly if a part is not mapped.
+bool is_mapped(Pages pages) {
+  unsigned char present[kPagesPerBlock];
+  return mincore(at(pages), pages.bytes(), present) == 0 || errno != ENOMEM;
+}
+
+int free_private_frames(Pages pages) {
+  if (madvise(at(pages), pages.bytes(), MADV_DONTNEED) == 0) return 0;
+  if (errno != EINVAL) return errno;
+  return madvise(at(pages), pages.bytes(), MADV_DONTNEED_LOCKED) ? errno : 0; // mlock'ed memory
+}
+
+// Calls visit(part) -> 0 or errno for each mapping that the pages lie in.
+template <class Visit> int each_mapping(Pages pages, Visit visit) {
+  std::FILE* maps = std::fopen("/proc/self/maps", "re");
+  if (!maps) return errno;
+  char line[512];
+  int error = 0;
+  while (!error && std::fgets(line, sizeof line, maps)) {
+    unsigned long begin, end;
+    if (std::sscanf(line, "%lx-%lx ", &begin, &end) != 2) continue; // the rest of a long path
+    const Pages part{std::max(pages.begin, begin), std::min(pages.end, end)};
+    if (!part.empty()) error = visit(part);
+  }
+  std::fclose(maps);
+  return error;
+}
+
+} // namespace
+
+SignalTable::SignalTable(const Directory& directory)
+    : directory_(directory), memory_(::open("/proc/self/mem", O_RDWR | O_CLOEXEC)),
+      alias_(uint64_t{Directory::kMostBlocks} * kBlock, true), most_kept_(sysconf(_SC_PHYS_PAGES) / 4) {
+  if (const std::string reason = why_no_signal_tracker(); !reason.empty()) {
+    if (memory_ >= 0) close(memory_);
+    throw Failure(FailureKind::Unsupported, "accesses cannot be caught as signals here: " + reason);
+  }
+  mprotect(alias_.as<void>(), alias_.bytes(), PROT_NONE);
+}
+
+SignalTable::~SignalTable() { close(memory_); }
+
+// ------------------------------------------------------------------------------------------------ ranges
+
+int SignalTable::add(Pages pages, MemoryKind kind) {
+  spare_.hold();
+  // On hugetlbfs a single small page cannot be protected; elsewhere this changes nothing.
+  const Pages last{pages.end - kPage, pages.end};
+  if (mprotect(at(last), kPage, right(kind, true)) != 0) return errno;
+  if (!kind.shared) return 0;
+  const int error = each_mapping(pages, [&](Pages mapping) {
+    for (uint64_t a = mapping.begin; a < mapping.end; a = block_down(a) + kBlock)
+      if (int failed = make_alias({a, std::min(mapping.end, block_down(a) + kBlock)})) return failed;
+    return 0;
+  });
+  if (error) remove(pages);
+  return error;
+}
+
+// Of a shared mapping, mremap with a length of zero makes a second one.
+int SignalTable::make_alias(Pages pages) {
+  const Block* block = directory_.find(pages.begin);
+  if (!block) return EFAULT;
+  void* spot = alias(*block, pages);
+  if (mremap(at(pages), 0, pages.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED, spot) == MAP_FAILED) return errno;
+  madvise(spot, pages.bytes(), MADV_DONTFORK);
+  if (mprotect(spot, pages.bytes(), PROT_READ | PROT_WRITE) == 0 || errno == EACCES) return 0;
+  return errno; // EACCES: the file was opened for reading only; install() knows
+}
+
+// Memory of ours that nobody touched. Its first page gets a frame before it is split: then all parts share one
+// anon_vma, without which the kernel would never merge them again.
+int SignalTable::reserve(Pages pages) {
+  *reinterpret_cast<volatile char*>(pages.begin) = 0;
+  if (int error = free_private_frames({pages.begin, pages.begin + kPage})) return error;
+  return set(pages, PROT_NONE);
+}
+
+void SignalTable::remove(Pages pages) {
+  for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) {
+    Block* block = directory_.find(a);
+    if (!block) continue;
+    const Pages part{a, std::min(pages.end, block->address + kBlock)};
+    const MemoryKind kind = block->page(a).kind();
+    kept_.set(*block, part, false);
+    if (const int error = set(part, right(kind, true)); error && error != ENOENT)
+      fatal("CPU pages at 0x%lx cannot be made plain memory: %s", part.begin, std::strerror(error));
+    if (mmap(alias(*block, part), part.bytes(), PROT_NONE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+      fatal("cannot drop the alias of 0x%lx: %s", part.begin, std::strerror(errno));
+  }
+}
+
+void SignalTable::abandon(Pages pages, MemoryKind kind) { set(pages, right(kind, true)); }
+
+// ------------------------------------------------------------------------------------------------ rights
+
+// 0 or errno; ENOENT: the program unmapped a part.
+int SignalTable::set(Pages pages, int protection) {
+  if (mprotect(at(pages), pages.bytes(), protection) == 0) return 0;
+  if (errno != ENOMEM) return errno;
+  if (!is_mapped(pages)) return ENOENT;
+  if (spare_.give_back() && mprotect(at(pages), pages.bytes(), protection) == 0) return 0;
+  return ENOMEM;
+}
+
+// The kernel may have changed a part before it failed. To take that back needs no new mapping: it ends where
+// mappings end now.
+int SignalTable::grant(Block& block, Pages pages, bool writable, int before) {
+  const int error = set(pages, right(block.page(pages.begin).kind(), writable));
+  if (!error || error == ENOENT) return error;
+  if (set(pages, before) != 0)
+    fatal("rights of CPU pages at 0x%lx cannot be taken back: %s (see vm.max_map_count)", pages.begin,
+          std::strerror(error));
+  return error;
+}
+
+// A part that was done when it fails is more strict than it need be: the next access mends it.
+int SignalTable::restrict(Pages pages, int protection) {
+  segv::ensure_installed();
+  return set(pages, protection);
+}
+
+int SignalTable::protect(Block&, Pages pages) { return restrict(pages, PROT_READ); }
+
+int SignalTable::unprotect(Block& block, Pages pages) { return grant(block, pages, true, PROT_READ); }
+
+int SignalTable::regrant(Block& block, Pages pages, bool writable) {
+  return set(pages, right(block.page(pages.begin).kind(), writable));
+}
+
+int SignalTable::zap(Block& block, Pages pages) {
+  if (int error = restrict(pages, PROT_NONE)) return error == ENOENT ? 0 : error;
+  if (block.page(pages.begin).shared_mapping()) return 0; // the frames are the file's
+  if (kept_.frames() + pages.count() > most_kept_) return drop_frames(block, pages);
+  kept_.set(block, pages, true);
+  return 0;
+}
+
+int SignalTable::drop_frames(Block& block, Pages pages) {
+  kept_.set(block, pages, false);
+  return free_private_frames(pages);
+}
+
+// A file keeps its pages, so those are filled with zeros; other memory goes back to the kernel.
+int SignalTable::release(Block& block, Pages pages) {
+  if (int error = restrict(pages, PROT_NONE)) return error == ENOENT ? 0 : error;
+  const MemoryKind kind = block.page(pages.begin).kind();
+  if (kind.file) return write(block, pages, zeros_.as<std::byte>());
+  if (kind.shared) return madvise(alias(block, pages), pages.bytes(), MADV_REMOVE) ? errno : 0;
+  return drop_frames(block, pages);
+}
+
+const std::byte* SignalTable::take(Block& block, Pages pages, bool, Staging& staging) {
+  if (int error = restrict(pages, PROT_NONE))
+    fatal("zap of CPU page 0x%lx failed: %s", pages.begin, std::strerror(error));
+  if (!read(pages, staging)) return nullptr;
+  if (int error = zap(block, pages)) // already without rights: what is left is to keep the frames, or not
+    fatal("zap of CPU page 0x%lx failed: %s", pages.begin, std::strerror(error));
+  return staging.data();
+}
+
+const std::byte* SignalTable::frames(Block& block, Pages pages, Staging& staging) {
+  const MemoryKind kind = block.page(pages.begin).kind();
+  if (!kind.file) return kind.shared ? alias(block, pages) : static_cast<const std::byte*>(at(pages));
+  return read(pages, staging) ? staging.data() : nullptr;
+}
+
+int SignalTable::install(Block& block, Pages pages, const std::byte* content, bool writable) {
+  if (!is_ours(pages)) return ENOENT;
+  if (int error = write(block, pages, content)) return is_mapped(pages) ? error : ENOENT;
+  kept_.set(block, pages, false);
+  return grant(block, pages, writable, PROT_NONE);
+}
+
+int SignalTable::zero(Block& block, Pages pages, Access, bool writable) {
+  return grant(block, pages, writable, PROT_NONE);
+}
+
+// ----------------------------------------------------------------------------------------------- content
+
+// Invalid pages are ours as long as they cannot be read: the program may have unmapped them without telling
+// us, and the kernel given the address to somebody else.
+bool SignalTable::is_ours(Pages pages) const {
+  char byte;
+  iovec mine{&byte, 1}, there{at(pages), 1};
+  return process_vm_readv(getpid(), &mine, 1, &there, 1, 0) != 1;
+}
+
+int SignalTable::write(Block& block, Pages pages, const std::byte* content) {
+  const bool shared = block.page(pages.begin).shared_mapping();
+  const auto to = shared ? reinterpret_cast<uint64_t>(alias(block, pages)) : pages.begin;
+  const int error = all_of(pages, [&](uint64_t done) {
+    return pwrite(memory_, content + done, pages.bytes() - done, to + done);
+  });
+  if (!error || !shared || !block.page(pages.begin).read_only()) return error;
+  // A file that was opened for reading: nobody writes its pages, so the content must be what is there.
+  char there[1024];
+  for (uint64_t done = 0; done < pages.bytes(); done += sizeof there) {
+    if (pread(memory_, there, sizeof there, to + done) != sizeof there) return EIO;
+    if (std::memcmp(there, content + done, sizeof there) != 0) return EACCES;
+  }
+  return 0;
+}
+
+bool SignalTable::read(Pages pages, Staging& staging) const {
+  return all_of(pages, [&](uint64_t done) {
+           return pread(memory_, staging.data() + done, pages.bytes() - done, pages.begin + done);
+         }) == 0;
+}
+
+} // namespace hmm
