@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BENCHES", "Bench"]
 
-_NAMES = ("kernels", "launch", "faults", "migrate", "waitqueue")
+_NAMES = ("kernels", "launch", "faults", "migrate", "waitqueue", "overhead")
 
 
 class Bench(Protocol):

@@ -23,13 +23,13 @@ from hmmemu import _native
 from hmmemu._native import DeviceProcess
 from hmmemu.arena import page_up
 from hmmemu.arguments import pack
-from hmmemu.compiler import Compiled
 from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError
 from hmmemu.failure import describe_crash
 from hmmemu.modules import LoadedModule
 from hmmemu.ranges import Array, PageRange, describe, extent, subtract
 
 if TYPE_CHECKING:
+    from hmmemu.compiler import Compiled
     from hmmemu.space import AddressSpace
 
 # Beside the extension module, in editable installs too.

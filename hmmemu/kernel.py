@@ -1,4 +1,7 @@
-"""RawKernel and RawModule, with CuPy's signatures."""
+"""RawKernel and RawModule, with CuPy's signatures.
+
+The compiler is imported when the first source comes: it is two thirds of what importing hmmemu costs.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hmmemu.compiler import Compiled, compile_module, signatures
 from hmmemu.errors import ArgumentError
 from hmmemu.ranges import Array
 from hmmemu.space import current_space
 from hmmemu.stream import Stream, current_stream
 
 if TYPE_CHECKING:
+    from hmmemu.compiler import Compiled
     from hmmemu.device import Device
     from hmmemu.modules import LoadedKernel
 
@@ -169,6 +172,8 @@ class RawModule:
     def compiled(self) -> Compiled:
         """The module as a file; compiled at first use, or taken from the cache on disk."""
         if self._compiled is None:
+            from hmmemu.compiler import compile_module
+
             assert self.code is not None
             self._compiled = compile_module(
                 self.code,
@@ -180,6 +185,8 @@ class RawModule:
 
     def advice(self, name: str) -> str:
         """Why the source has no kernel of that name although it looks so, as the end of a sentence."""
+        from hmmemu.compiler import signatures
+
         assert self.code is not None
         wanted = name.split("<")[0].strip().removeprefix("::")
         found = signatures(self.code, filename=self.filename, options=self.options)
