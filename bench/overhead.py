@@ -35,7 +35,7 @@ WORDS = 512  # int64 a page
 def run(quick: bool = False) -> Result:
     """Measures. Quick takes about ten seconds, the whole about a minute."""
     result = Result("overhead", QUESTION, quick=quick)
-    unused(result, pairs=2 if quick else 8, rounds=4 if quick else 12)
+    unused(result, pairs=2 if quick else 6, rounds=5 if quick else 11)
     for tracker in NAMES:
         try:
             writes(result, tracker, rounds=3 if quick else 11)
@@ -114,7 +114,9 @@ def unused(result: Result, pairs: int, rounds: int) -> None:
     )
 
 
-def _paired(with_it: Worker, without: Worker, rounds: int) -> Iterator[tuple[str, tuple[list[float], list[float]]]]:
+def _paired(
+    with_it: Worker, without: Worker, rounds: int
+) -> Iterator[tuple[str, tuple[list[float], list[float]]]]:
     """Each workload's seconds, with and without; the two take turns, and turns in who begins."""
     for name, (_, times) in WORK.items():
         seconds: dict[Worker, list[float]] = {with_it: [], without: []}
@@ -198,5 +200,3 @@ def footprint(result: Result, pages: int = 1 << 16) -> None:
         both = resident_kib() + resident_kib(device.process.pid) - before - device_before - 2 * content
         name = "memory a managed page, with a copy on a device"
         result.add(Row(name, both * 1024 / pages, "bytes", more_is_better=False))
-
-

@@ -125,17 +125,17 @@ def spawn(times: int) -> None:
 
 # Name, and how often for about 20 ms.
 WORK: dict[str, tuple[Callable[[int], None], int]] = {
-    "pure Python loop": (python_loop, 200_000),
+    "pure Python loop": (python_loop, 100_000),
     "NumPy, 32 MiB in place": (numpy_memory, 2),
     "NumPy, temporaries": (numpy_temporaries, 30),
-    "malloc and free": (malloc_free, 400),
-    "mmap, 16 faults, munmap": (map_unmap, 800),
-    "mprotect, there and back": (protect_unprotect, 12_000),
-    "page faults of new memory": (first_touch, 4),
-    "threads started": (start_threads, 400),
-    "fork, exit": (fork_exit, 16),
-    "fork, exec": (fork_exec, 12),
-    "posix_spawn": (spawn, 16),
+    "malloc and free": (malloc_free, 150),
+    "mmap, 16 faults, munmap": (map_unmap, 250),
+    "mprotect, there and back": (protect_unprotect, 3_000),
+    "page faults of new memory": (first_touch, 1),
+    "threads started": (start_threads, 150),
+    "fork, exit": (fork_exit, 5),
+    "fork, exec": (fork_exec, 4),
+    "posix_spawn": (spawn, 10),
 }
 
 

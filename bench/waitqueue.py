@@ -1,7 +1,7 @@
 """What does it cost to wake those who wait for a page: a list for each page, beside a table of 256 hashed queues?
 
 The lists are the driver's own class (native/base/wait_list.h), the table is the Linux kernel's way for pages: waiters
-of different pages share a queue, and a wake-up walks all of it. Real threads wait, thousands at a time; both take turns.
+of different pages share a queue, and a wake-up walks all of it. Real threads wait, thousands of them; both take turns.
 """
 
 from __future__ import annotations

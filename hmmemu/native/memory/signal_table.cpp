@@ -105,8 +105,8 @@ int SignalTable::make_alias(Pages pages) {
   return errno; // EACCES: the file was opened for reading only; install() knows
 }
 
-// Memory of ours that nobody touched. Its first page gets a frame before it is split: then all parts share one
-// anon_vma, without which the kernel would never merge them again.
+// Memory of ours that nobody touched. Its first page gets a frame before it is split: then all parts share
+// one anon_vma, without which the kernel would never merge them again.
 int SignalTable::reserve(Pages pages) {
   *reinterpret_cast<volatile char*>(pages.begin) = 0;
   if (int error = free_private_frames({pages.begin, pages.begin + kPage})) return error;
@@ -227,9 +227,8 @@ bool SignalTable::is_ours(Pages pages) const {
 int SignalTable::write(Block& block, Pages pages, const std::byte* content) {
   const bool shared = block.page(pages.begin).shared_mapping();
   const auto to = shared ? reinterpret_cast<uint64_t>(alias(block, pages)) : pages.begin;
-  const int error = all_of(pages, [&](uint64_t done) {
-    return pwrite(memory_, content + done, pages.bytes() - done, to + done);
-  });
+  const int error = all_of(
+      pages, [&](uint64_t done) { return pwrite(memory_, content + done, pages.bytes() - done, to + done); });
   if (!error || !shared || !block.page(pages.begin).read_only()) return error;
   // A file that was opened for reading: nobody writes its pages, so the content must be what is there.
   char there[1024];

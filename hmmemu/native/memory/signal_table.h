@@ -1,16 +1,17 @@
 // The CPU's page table where accesses are caught as signals: this process's own, changed with mprotect.
 //
-// Exclusive is the mapping's own protection, Shared the same without writing, Invalid none at all. The handler
-// (os/segv.h) serves a fault in the thread that made it, so nobody sleeps in the kernel and there is nobody to wake.
-// System calls on pages without the right fail with EFAULT.
+// Exclusive is the mapping's own protection, Shared the same without writing, Invalid none at all. The
+// handler (os/segv.h) serves a fault in the thread that made it, so nobody sleeps in the kernel and there is
+// nobody to wake. System calls on pages without the right fail with EFAULT.
 //
-// Content must be written while other threads of this process cannot see half of it, so never through the page
-// itself: private pages are written through /proc/self/mem, which needs no right of the mapping's; MAP_SHARED
-// pages through a second mapping of the same pages, the alias, made when the range is added. Content is read
-// the same way, so that a page behind the end of a truncated file is an error here and not a SIGBUS.
+// Content must be written while other threads of this process cannot see half of it, so never through the
+// page itself: private pages are written through /proc/self/mem, which needs no right of the mapping's;
+// MAP_SHARED pages through a second mapping of the same pages, the alias, made when the range is added.
+// Content is read the same way, so that a page behind the end of a truncated file is an error here and not a
+// SIGBUS.
 //
-// Frames of Invalid private pages are kept up to a limit, for the next time; one bit a page (FrameMap) tells which.
-// INVARIANT: an Invalid page that was never touched, or released, reads as zeros once it has a right.
+// Frames of Invalid private pages are kept up to a limit, for the next time; one bit a page (FrameMap) tells
+// which. INVARIANT: an Invalid page that was never touched, or released, reads as zeros once it has a right.
 // LOCKS: the callers' page locks; everything else is atomic.
 #pragma once
 #include "memory/frame_map.h"
@@ -25,8 +26,8 @@ class SignalTable final : public CpuTable {
   explicit SignalTable(const Directory& directory);
   ~SignalTable() override;
 
-  // The blocks of the pages must be in the directory. EINVAL: hugetlbfs, whose pages can only be protected 2 MiB at a
-  // time.
+  // The blocks of the pages must be in the directory. EINVAL: hugetlbfs, whose pages can only be protected 2
+  // MiB at a time.
   int add(Pages pages, MemoryKind kind) override;
   int reserve(Pages pages) override;
   void remove(Pages pages) override;

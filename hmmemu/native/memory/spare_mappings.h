@@ -1,9 +1,9 @@
-// Mappings held in reserve: a process may have `vm.max_map_count` of them (65530 by default), and changing the
-// protection of a page in the middle of a mapping makes it three.
+// Mappings held in reserve: a process may have `vm.max_map_count` of them (65530 by default), and changing
+// the protection of a page in the middle of a mapping makes it three.
 //
-// Where that limit is reached, giving these back makes room for what must not fail: bringing a page to the CPU
-// that waits for it. From then on the driver asks for whole blocks alike, which makes mappings fewer.
-// One atomic flag; `give_back` may be called by any thread at any time.
+// Where that limit is reached, giving these back makes room for what must not fail: bringing a page to the
+// CPU that waits for it. From then on the driver asks for whole blocks alike, which makes mappings fewer. One
+// atomic flag; `give_back` may be called by any thread at any time.
 #pragma once
 #include "base/mapping.h"
 #include <atomic>

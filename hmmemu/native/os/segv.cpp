@@ -39,8 +39,8 @@ std::atomic<bool> installed{false};
 
 // initial-exec: the first use of any other thread-local variable in a thread may call malloc.
 #define HMM_SIGNAL_LOCAL static thread_local __attribute__((tls_model("initial-exec")))
-HMM_SIGNAL_LOCAL bool serving = false;     // this thread is inside a hook
-HMM_SIGNAL_LOCAL unsigned passing[2] = {}; // 1 + the previous handler that this thread runs now
+HMM_SIGNAL_LOCAL bool serving = false;              // this thread is inside a hook
+HMM_SIGNAL_LOCAL unsigned passing[2] = {};          // 1 + the previous handler that this thread runs now
 HMM_SIGNAL_LOCAL const void* tried_again = nullptr; // address of the last fault that nobody wanted
 
 bool offer(int signal, const Fault& fault) {
@@ -109,8 +109,8 @@ void pass_on(int signal, siginfo_t* info, ucontext_t* context) {
   running = before;
 }
 
-// The page may have become plain memory, and its hook gone, between the fault and our question. So a fault that
-// nobody wants is tried once more; it costs a crash nothing.
+// The page may have become plain memory, and its hook gone, between the fault and our question. So a fault
+// that nobody wants is tried once more; it costs a crash nothing.
 bool worth_another_try(const siginfo_t& info) {
   if (info.si_code <= 0 || tried_again == info.si_addr) return false;
   tried_again = info.si_addr;
@@ -139,14 +139,16 @@ int put_on_top(Chain& chain) {
   if (theirs.sa_sigaction == on_signal) return 0;
   const unsigned count = chain.count.load();
   if (!count || !same(chain.previous[count - 1], theirs)) {
-    const unsigned at = std::min(count, kMostPrevious - 1); // full: the newest gives way, it is the least needed
+    const unsigned at =
+        std::min(count, kMostPrevious - 1); // full: the newest gives way, it is the least needed
     chain.previous[at] = theirs;
     chain.count.store(at + 1, std::memory_order_release);
   }
   ours.sa_sigaction = on_signal;
   ours.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
   sigfillset(&ours.sa_mask);
-  for (int raised : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS}) sigdelset(&ours.sa_mask, raised);
+  for (int raised : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT, SIGSYS})
+    sigdelset(&ours.sa_mask, raised);
   return sigaction(chain.signal, &ours, nullptr) ? errno : 0;
 }
 

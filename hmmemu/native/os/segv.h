@@ -2,8 +2,8 @@
 //
 // The handler runs in the thread that faulted, on its alternate signal stack where it has one, with all other
 // signals held back. It asks each hook whether the fault is its own; the first that says yes has served it,
-// and the instruction runs again. A fault that is nobody's goes to the handler that was there before ours, or to
-// the default action, with the signal, the address and the mask that it would have seen without us.
+// and the instruction runs again. A fault that is nobody's goes to the handler that was there before ours, or
+// to the default action, with the signal, the address and the mask that it would have seen without us.
 //
 // Others install handlers too (Python's faulthandler, signal.signal, crash reporters). One that comes after
 // ours is put below it by `ensure_installed`, which whoever takes rights away calls. If it gets a fault of

@@ -60,7 +60,8 @@ bool is_frame_of(uint64_t address, uint64_t cr2, Fault& fault) {
 
 #elif defined(__aarch64__)
 
-// The syndrome register lies in one of the records behind the registers (arch/arm64/include/uapi/asm/sigcontext.h).
+// The syndrome register lies in one of the records behind the registers
+// (arch/arm64/include/uapi/asm/sigcontext.h).
 bool was_write(const ucontext_t& context) {
   constexpr uint32_t kSyndromeMagic = 0x45535201, kNotRead = 1u << 6;
   const auto* record = reinterpret_cast<const uint8_t*>(context.uc_mcontext.__reserved);

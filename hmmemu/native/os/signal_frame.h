@@ -11,7 +11,8 @@ namespace hmm::segv {
 // Whether the signal is a page fault, told by the kernel; then which.
 bool fault_of(const siginfo_t& info, const ucontext_t& context, Fault& fault);
 
-// Whether the signal was raised by a signal handler of this thread that was called for a page fault; then which.
+// Whether the signal was raised by a signal handler of this thread that was called for a page fault; then
+// which.
 bool fault_below(const siginfo_t& info, const ucontext_t& context, Fault& fault);
 
 } // namespace hmm::segv
