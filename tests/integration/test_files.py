@@ -176,7 +176,7 @@ def test_bad_files(space: hmm.AddressSpace, path: Path) -> None:
     with pytest.raises(hmm.ArgumentError, match="nothing to map"):
         hmm.SharedFile(path, "r", offset=PAGES * PAGE, space=space)
     with pytest.raises(FileNotFoundError):
-        hmm.SharedFile(path / "no", space=space)
+        hmm.SharedFile(path.with_name("no"), space=space)
     with hmm.SharedFile(path, "r", space=space) as file:
         with pytest.raises(hmm.ArgumentError, match="opened with mode 'r'"):
             file.write(b"x")

@@ -193,8 +193,18 @@ int Driver::access_locked(Block& block, Pages pages, Request request) {
   });
 }
 
-// One access to pages that are alike.
+// One access to pages that are alike. Where a part of them lies behind the end of a file: as much as there
+// is.
 int Driver::step(Block& block, Pages run, Request request) {
+  const int error = step_at_once(block, run, request);
+  if (error != ENXIO || run.count() == 1) return error;
+  const uint64_t middle = run.begin + run.count() / 2 * kPage;
+  const int first = access_locked(block, {run.begin, middle}, request);
+  const int second = access_locked(block, {middle, run.end}, request);
+  return first ? first : second;
+}
+
+int Driver::step_at_once(Block& block, Pages run, Request request) {
   if (request.access == Access::Write && request.p != kCpu && block.page(run.begin).read_only()) return EPERM;
   if (request.grown && block.page(run.begin).watched()) request.access = Access::Read;
   Transition t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
@@ -203,13 +213,7 @@ int Driver::step(Block& block, Pages run, Request request) {
     t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
   }
   if (t.step == Step::None) return 0;
-  const int error = request.p != kCpu && hides(block, run) ? ENXIO : act(block, run, t, request);
-  if (error != ENXIO || run.count() == 1) return error;
-  // A part of it lies behind the end of a file: as much as there is.
-  const uint64_t middle = run.begin + run.count() / 2 * kPage;
-  const int first = access_locked(block, {run.begin, middle}, request);
-  const int second = access_locked(block, {middle, run.end}, request);
-  return first ? first : second;
+  return request.p != kCpu && hides(block, run) ? ENXIO : act(block, run, t, request);
 }
 
 // Performs a transition, on a device with room made for it first.

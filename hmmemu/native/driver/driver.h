@@ -165,6 +165,7 @@ class Driver {
   // `pages` lie in the block, and the caller has locked them, for all of these.
   int access_locked(Block& block, Pages pages, Request request);
   int step(Block& block, Pages run, Request request);
+  int step_at_once(Block& block, Pages run, Request request);
   int act(Block& block, Pages run, const Transition& transition, Request request);
   int perform(Block& block, Pages run, const Transition& transition, Request request);
   int migrate(Block& block, Pages run, const Transition& transition, Request request);
@@ -191,6 +192,7 @@ class Driver {
   int copy_locked(Block& block, Pages pages, Processor p, Access access, uint64_t address, uint64_t bytes,
                   std::byte* buffer);
   const std::byte* content(Block& block, Pages run, Staging& staging);
+  template <class Visit> void each_content(Block& block, Pages run, Visit visit);
   void check(Block& block) const;
   // Both are called with other pages locked, and so lock what is free only.
   int make_room(Processor p);
@@ -199,7 +201,7 @@ class Driver {
   void lose(Block& block, Pages run);
   int claim(Block& block, Pages pages);
   uint64_t reload_away(Block& block, Pages run);
-  bool is_as_remembered(Block& block, Pages page);
+  bool is_as_remembered(Block& block, Pages page, Processor p);
   void remember(Block& block, Pages run, Processor p, const std::byte* content);
   bool hides(Block& block, Pages run) const;
   static bool is_lost(PageState state, int error);

@@ -108,9 +108,9 @@ void Driver::remember(Block& block, Pages run, Processor p, const std::byte* con
   for (uint64_t a = run.begin; a < run.end; a += kPage) sum(block, a) = sum_of(content + (a - run.begin));
 }
 
-bool Driver::is_as_remembered(Block& block, Pages page) {
+bool Driver::is_as_remembered(Block& block, Pages page, Processor p) {
   StagingPool::Use staging(staging_);
-  const std::byte* now = table(kCpu, block.page(page.begin)).frames(block, page, *staging);
+  const std::byte* now = table(p, block.page(page.begin)).frames(block, page, *staging);
   return now && sum_of(now) == sum(block, page.begin);
 }
 
@@ -133,15 +133,18 @@ uint64_t Driver::reload(Pages pages) {
   return lost;
 }
 
-// Pages that only devices hold: where the file is not what it was when they took them, it has two writers.
+// Pages that only devices hold: the file may not be what it was when they took them. If they wrote too, the
+// page has two writers.
 uint64_t Driver::reload_away(Block& block, Pages run) {
   uint64_t lost = 0;
   for (uint64_t a = run.begin; a < run.end; a += kPage) {
     const Pages page{a, a + kPage};
-    if (is_as_remembered(block, page)) continue;
+    if (is_as_remembered(block, page, kCpu)) continue;
+    Processor holder = 1;
+    while (holder + 1u < processors() && block.page(a).hold(holder) == Hold::Invalid) ++holder;
+    lost += !is_as_remembered(block, page, holder);
     if (block.page(a).watched()) notify(block, page);
     lose(block, page);
-    ++lost;
   }
   return lost;
 }

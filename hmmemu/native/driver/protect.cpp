@@ -141,15 +141,27 @@ const std::byte* Driver::content(Block& block, Pages run, Staging& staging) {
   return staging.data();
 }
 
+// Calls visit(page, content) for like pages; where a part of them cannot be read, the others still can.
+template <class Visit> void Driver::each_content(Block& block, Pages run, Visit visit) {
+  {
+    StagingPool::Use staging(staging_);
+    const std::byte* now = content(block, run, *staging);
+    if (now || run.count() == 1) {
+      for (uint64_t a = run.begin; a < run.end; a += kPage) visit(a, now ? now + (a - run.begin) : nullptr);
+      return;
+    }
+  }
+  const uint64_t middle = run.begin + run.count() / 2 * kPage;
+  each_content(block, {run.begin, middle}, visit);
+  each_content(block, {middle, run.end}, visit);
+}
+
 void Driver::read_pages(Pages pages, void (*visit)(void*, uint64_t, const std::byte*), void* context) {
   each_block(pages, [&](Block& block, Pages part) {
     notice_locked(block, part, false);
-    StagingPool::Use staging(staging_);
     return each_run(block, part, [&](Pages run) {
-      if (!block.page(run.begin).managed()) return 0;
-      const std::byte* now = content(block, run, *staging);
-      for (uint64_t a = run.begin; a < run.end; a += kPage)
-        visit(context, a, now ? now + (a - run.begin) : nullptr);
+      if (block.page(run.begin).managed())
+        each_content(block, run, [&](uint64_t page, const std::byte* now) { visit(context, page, now); });
       return 0;
     });
   });

@@ -72,6 +72,7 @@ void Driver::use_signals() {
   cpu_[static_cast<unsigned>(Tracker::Signal)] = &*signal_;
   segv::add(
       {.access = [](void* self, const Fault& fault) { return static_cast<Driver*>(self)->fault_here(fault); },
+       .beyond = [](void* self, const Fault& fault) { return static_cast<Driver*>(self)->beyond_end(fault); },
        .context = this});
 }
 
