@@ -99,7 +99,9 @@ bool post_faults_to(int bell) {
 bool resolve_page_fault(const siginfo_t* info, const ucontext_t* context) {
   const auto address = reinterpret_cast<uint64_t>(info->si_addr);
   if (bell_fd < 0 || !address_known(info) || !is_watched(address)) return false;
-  const uint32_t access = access_of(context);
+  // Some systems (gVisor) do not say what kind of access it was: then all rights are asked for.
+  uint32_t access = access_of(context);
+  if (access == kAccessUnknown && instruction_of(context) == address) access = kAccessExecute;
   if (access == kAccessExecute) return false; // nobody grants that
   const int error = errno;
   const bool again = post_and_wait(address, access != kAccessRead);
