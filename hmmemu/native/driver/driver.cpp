@@ -75,7 +75,7 @@ bool Driver::fault_here(const Fault& fault) {
 // Brings the page, and with it as many as the policy says. EAGAIN: it is in transition.
 int Driver::serve(Block& block, Processor p, const Fault& fault) {
   ProcessorCounters& count = counters_.processor[p];
-  const Access access = fault.write ? Access::Write : Access::Read;
+  Access access = fault.write ? Access::Write : Access::Read;
   Pages region{fault.address, fault.address + kPage};
   bool granted;
   {
@@ -85,7 +85,8 @@ int Driver::serve(Block& block, Processor p, const Fault& fault) {
     if (!state.managed()) return EFAULT;
     if (fault.write && state.read_only()) return EPERM;
     granted = transition(state, p, access, policy_.protocol).step == Step::None;
-    if (!granted) region = grow(block, fault.address, p, policy_.growth);
+    if (!granted) region = grow(block, fault.address, p, crowded() ? GrowthPolicy{true, 0} : policy_.growth);
+    if (p == kCpu && crowded() && !state.watched()) access = Access::Write; // all of it with one protection
     PageLocks::mark(block, region, true);
   }
   int error = 0;
@@ -173,6 +174,7 @@ Driver::Refusal Driver::take_refusal(Processor p) {
 // accesses
 
 int Driver::access(Pages pages, Processor p, Access access, Cause cause) {
+  if (crowded()) pages = {block_down(pages.begin), block_down(pages.end + kBlock - 1)};
   return in_parallel(pages, [&](Pages part) {
     return until_room([&] {
       return each_block(
@@ -279,12 +281,8 @@ int Driver::migrate(Block& block, Pages run, const Transition& t, Request reques
     remember(block, run, request.p, content);
     error = zap_others(block, run, t.zap & ~(1u << t.source));
     if (!error) error = mine.install(block, run, content, writable);
-    if (error && request.p != kCpu && table(kCpu, t.next).install(block, run, content, writable) == 0) {
-      PageState home = t.next; // nothing is lost: the CPU has it now
-      home.set_holds(0);
-      home.set(kCpu, writable ? Hold::Exclusive : Hold::Shared);
-      commit(block, run, home);
-    }
+    if (error && !(request.p == kCpu && is_lost(t.next, error)))
+      give_refuge(block, run, request.p == kCpu ? t.source : kCpu, content, writable, t.next);
   }
   if (error && request.p == kCpu && is_lost(t.next, error)) { // behind the end; the rest has been written
     lose(block, run);
@@ -294,6 +292,16 @@ int Driver::migrate(Block& block, Pages run, const Transition& t, Request reques
   commit(block, run, t.next);
   count.ns.add(now_ns() - begin);
   return 0;
+}
+
+// The content of pages that were taken from one processor and could not be given to the next: somebody has
+// it, so that nothing is lost.
+void Driver::give_refuge(Block& block, Pages run, Processor p, const std::byte* content, bool writable,
+                         PageState state) {
+  if (table(p, state).install(block, run, content, writable) != 0) return;
+  state.set_holds(0);
+  state.set(p, writable ? Hold::Exclusive : Hold::Shared);
+  commit(block, run, state);
 }
 
 int Driver::zap_others(Block& block, Pages run, uint16_t processors) {

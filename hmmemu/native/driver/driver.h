@@ -161,6 +161,9 @@ class Driver {
   CpuTable& cpu_table(Tracker tracker) const { return *cpu_[static_cast<unsigned>(tracker)]; }
   Tracker tracker_for(MemoryKind kind);
   void use_signals();
+  // The process has about as many mappings as it may (vm.max_map_count). From now on whole blocks move, so
+  // that neighbours get the same protection and the kernel makes one mapping of them.
+  bool crowded() const { return signal_ && signal_->tight(); }
 
   // `pages` lie in the block, and the caller has locked them, for all of these.
   int access_locked(Block& block, Pages pages, Request request);
@@ -169,6 +172,8 @@ class Driver {
   int act(Block& block, Pages run, const Transition& transition, Request request);
   int perform(Block& block, Pages run, const Transition& transition, Request request);
   int migrate(Block& block, Pages run, const Transition& transition, Request request);
+  void give_refuge(Block& block, Pages run, Processor p, const std::byte* content, bool writable,
+                   PageState state);
   int zap_others(Block& block, Pages run, uint16_t processors);
   void commit(Block& block, Pages run, PageState next);
   void repair(Block& block, uint64_t address, Processor p, bool present);

@@ -17,6 +17,9 @@ namespace {
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24 // Linux 5.18
 #endif
+#ifndef MADV_COLD
+#define MADV_COLD 20 // Linux 5.4
+#endif
 
 void* at(Pages pages) { return reinterpret_cast<void*>(pages.begin); }
 
@@ -45,6 +48,16 @@ int free_private_frames(Pages pages) {
   if (madvise(at(pages), pages.bytes(), MADV_DONTNEED) == 0) return 0;
   if (errno != EINVAL) return errno;
   return madvise(at(pages), pages.bytes(), MADV_DONTNEED_LOCKED) ? errno : 0; // mlock'ed memory
+}
+
+// Whether the page is a part of one of hugetlbfs, of which a part cannot have a protection of its own. The advice
+// changes nothing that matters; it is refused for such pages, and for mlock'ed ones. There more rights for a moment
+// tell the difference: fewer would be noticed by other threads.
+bool is_huge(Pages page, int right) {
+  if (madvise(at(page), kPage, MADV_COLD) == 0 || errno != EINVAL) return false;
+  const bool huge = mprotect(at(page), kPage, right | PROT_EXEC) != 0 && errno == EINVAL;
+  mprotect(at(page), kPage, right);
+  return huge;
 }
 
 // Calls visit(part) -> 0 or errno for each mapping that the pages lie in.
@@ -81,9 +94,7 @@ SignalTable::~SignalTable() { close(memory_); }
 
 int SignalTable::add(Pages pages, MemoryKind kind) {
   spare_.hold();
-  // On hugetlbfs a single small page cannot be protected; elsewhere this changes nothing.
-  const Pages last{pages.end - kPage, pages.end};
-  if (mprotect(at(last), kPage, right(kind, true)) != 0) return errno;
+  if (is_huge({pages.end - kPage, pages.end}, right(kind, true))) return EINVAL;
   if (!kind.shared) return 0;
   const int error = each_mapping(pages, [&](Pages mapping) {
     for (uint64_t a = mapping.begin; a < mapping.end; a = block_down(a) + kBlock)
@@ -189,11 +200,10 @@ int SignalTable::release(Block& block, Pages pages) {
 }
 
 const std::byte* SignalTable::take(Block& block, Pages pages, bool, Staging& staging) {
-  if (int error = restrict(pages, PROT_NONE))
-    fatal("zap of CPU page 0x%lx failed: %s", pages.begin, std::strerror(error));
+  if (restrict(pages, PROT_NONE) != 0) return nullptr;
   if (!read(pages, staging)) return nullptr;
   if (int error = zap(block, pages)) // already without rights: what is left is to keep the frames, or not
-    fatal("zap of CPU page 0x%lx failed: %s", pages.begin, std::strerror(error));
+    fatal("frames of CPU page 0x%lx cannot be freed: %s", pages.begin, std::strerror(error));
   return staging.data();
 }
 

@@ -30,9 +30,7 @@ struct Frame {
   uint64_t restorer; // the handler returns to it
   uint64_t flags, link, stack[3];
   uint64_t registers[32]; // struct sigcontext; the first 23 in the order of REG_R8 ... REG_CR2
-  uint64_t mask;
-  siginfo_t info;
-};
+}; // and more, the siginfo only for handlers that want it
 
 bool read_stack(uint64_t address, void* to, size_t bytes) {
   iovec mine{to, bytes}, there{reinterpret_cast<void*>(address), bytes};
@@ -51,10 +49,8 @@ uint64_t restorer() {
 bool is_frame_of(uint64_t address, uint64_t cr2, Fault& fault) {
   Frame frame;
   if (!read_stack(address, &frame, sizeof frame)) return false;
-  if (frame.info.si_signo != SIGSEGV || !is_page_fault(frame.info)) return false;
   if (frame.registers[REG_TRAPNO] != kPageFaultTrap || frame.registers[REG_CR2] != cr2) return false;
-  if (reinterpret_cast<uint64_t>(frame.info.si_addr) != cr2) return false;
-  fault = made(frame.info.si_addr, frame.registers[REG_ERR] & kWriteBit);
+  fault = made(reinterpret_cast<void*>(cr2), frame.registers[REG_ERR] & kWriteBit);
   return true;
 }
 

@@ -1,0 +1,166 @@
+"""What tracker `signal` catches on each kind of memory, and what it says of memory that it cannot catch."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from multiprocessing import shared_memory
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hmmemu as hmm
+
+N = 5 * 1024 + 100  # int32: pages, the last one not full
+
+
+@pytest.fixture
+def space() -> Iterator[hmm.AddressSpace]:
+    with hmm.AddressSpace(device="emulated", tracker="signal") as made:
+        yield made
+
+
+def anonymous(folder: Path) -> np.ndarray:
+    return np.frombuffer(mmap.mmap(-1, 4 * N, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.int32)
+
+
+def anonymous_shared(folder: Path) -> np.ndarray:
+    return np.frombuffer(mmap.mmap(-1, 4 * N), np.int32)
+
+
+def heap(folder: Path) -> np.ndarray:
+    return np.empty(N, np.int32)
+
+
+def memfd(folder: Path) -> np.ndarray:
+    fd = os.memfd_create("test")
+    os.truncate(fd, 4 * N)
+    memory = mmap.mmap(fd, 4 * N)
+    os.close(fd)
+    return np.frombuffer(memory, np.int32)
+
+
+def file_shared(folder: Path) -> np.ndarray:
+    return np.memmap(folder / "file", np.int32, "w+", shape=N)
+
+
+def file_private(folder: Path) -> np.ndarray:
+    np.zeros(N, np.int32).tofile(folder / "file")
+    return np.memmap(folder / "file", np.int32, "c", shape=N)
+
+
+KINDS = [anonymous, anonymous_shared, heap, memfd, file_shared, file_private]
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+def x(request: pytest.FixtureRequest, tmp_path: Path, space: hmm.AddressSpace) -> np.ndarray:
+    make: Callable[[Path], np.ndarray] = request.param
+    array = make(tmp_path)
+    array[:] = np.arange(N)
+    space.register(array)
+    return array
+
+
+def test_back_and_forth(space: hmm.AddressSpace, x: np.ndarray) -> None:
+    device, model = space.devices[0], np.arange(N, dtype=np.int32)
+    for i in range(6):
+        part = slice(i * 700, i * 700 + 2000)
+        device.write(x[part], -i)
+        model[part] = -i
+        np.testing.assert_array_equal(x, model)  # readable copies
+        x[i::1024] += 100  # stores to them
+        model[i::1024] += 100
+        np.testing.assert_array_equal(device.read(x), model)
+    device.migrate(x)
+    space.unregister(x)
+    np.testing.assert_array_equal(x, model)
+    x[:] = 1  # plain memory again
+
+
+def test_a_closed_space_leaves_plain_memory(space: hmm.AddressSpace, x: np.ndarray) -> None:
+    space.devices[0].write(x, 5)
+    space.close()
+    assert (x == 5).all()
+    x[:] = 6
+
+
+def test_discarded_pages_read_as_zeros(space: hmm.AddressSpace, x: np.ndarray) -> None:
+    space.devices[0].write(x, 5)
+    space.discard(x)
+    assert (np.asarray(x[1024:4096]) == 0).all()
+    x[2000] = 3
+    assert space.devices[0].read(x)[2000] == 3
+
+
+def test_files_hold_what_the_device_wrote(space: hmm.AddressSpace, tmp_path: Path) -> None:
+    x = file_shared(tmp_path)
+    space.register(x)
+    space.devices[0].write(x, 9)
+    space.prefetch(x, hmm.cpu)
+    assert (np.fromfile(tmp_path / "file", np.int32) == 9).all()
+
+
+def test_private_files_stay_as_they_are(space: hmm.AddressSpace, tmp_path: Path) -> None:
+    x = file_private(tmp_path)
+    space.register(x)
+    space.devices[0].write(x, 9)
+    x[0] = 4
+    assert not np.fromfile(tmp_path / "file", np.int32).any()
+    assert (x[1:] == 9).all()
+
+
+def test_two_mappings_of_one_memory_in_two_processes(space: hmm.AddressSpace) -> None:
+    memory = shared_memory.SharedMemory(create=True, size=4 * N)
+    x = np.ndarray(N, np.int32, memory.buf)
+    x[:] = 3
+    space.register(x)
+    space.devices[0].write(x, 4)
+    space.prefetch(x, hmm.cpu)
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if (x == 4).all() else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    space.unregister(x)
+    del x
+    memory.close()
+    memory.unlink()
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[None]:
+    setting = Path("/proc/sys/vm/nr_hugepages")
+    before = setting.read_text()
+    try:
+        setting.write_text(str(int(before) + 2))
+    except OSError:
+        pytest.skip("huge pages are root's to reserve")
+    if int(setting.read_text()) < int(before) + 2:
+        setting.write_text(before)
+        pytest.skip("no memory for huge pages")
+    yield
+    setting.write_text(before)
+
+
+@pytest.mark.parametrize("flags", [mmap.MAP_PRIVATE, mmap.MAP_SHARED])
+def test_hugetlb_is_refused(space: hmm.AddressSpace, huge_pages: None, flags: int) -> None:
+    memory = mmap.mmap(-1, 2 << 20, flags=flags | mmap.MAP_ANONYMOUS | 0x40000)  # MAP_HUGETLB
+    x = np.frombuffer(memory, np.int32)
+    x[:] = 3
+    with pytest.raises(hmm.UnsupportedError):
+        space.register(x)
+    x[:] = 4
+    assert (x == 4).all()
+
+
+def test_transparent_huge_pages(space: hmm.AddressSpace) -> None:
+    memory = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    x = np.frombuffer(memory, np.int32)
+    x[:] = np.arange(x.size)
+    space.register(x)
+    space.devices[0].write(x[1000:3000], 0)
+    assert x[999] == 999
+    assert x[3000] == 3000
+    assert not x[1000:3000].any()
