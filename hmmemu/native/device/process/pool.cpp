@@ -19,11 +19,12 @@
 // that launch after launch over the same arrays finds them in the same CPU's cache, and goes on with
 // the parts behind it. Worker 0 thus takes blocks in the order of their numbers: a block may wait
 // for one with a lower number, which has always begun. Chunks shrink as a part goes on (a share of
-// what is left, down to one block), so that all workers end at about the same time however unequal
-// the blocks are.
+// what is left, down to one block or a fraction of a microsecond), so that all workers end at about
+// the same time however unequal the blocks are.
 //
-// Invariant: the job and the parts are written only while the gate is shut and nobody is inside.
+// Invariant: the job, the parts and `smallest` are written only while the gate is shut and nobody is inside.
 #include "pool.h"
+#include <algorithm>
 #include <sched.h>
 
 namespace hmmemu::device {
@@ -34,6 +35,7 @@ constexpr uint64_t kSharePerWorker = 4; // a chunk is 1/(4 * workers) of the blo
 constexpr uint64_t kShareAlone = 4;     // ... if no helper is expected
 constexpr uint64_t kOwnerSpin = 50'000, kWorthCalling = 50'000, kStayAwake = 50'000; // ns
 constexpr unsigned kLooksPerYield = 32;
+constexpr double kShortChunk = 500;                             // ns
 constexpr uint64_t kLook = 200'000'000, kSleep = 5'000'000'000; // ns
 
 struct Job {
@@ -61,6 +63,7 @@ uint32_t part_count = 1;
 bool called = true; // worker 0 only: whether helpers know of the launch, or none are wanted
 Job job;
 alignas(64) std::atomic<uint64_t> share{1}; // a chunk is 1/share of what is left of a part
+uint64_t smallest = 1;                      // ... but not fewer blocks than this
 alignas(64) std::atomic<uint32_t> gate{0};
 alignas(64) std::atomic<uint32_t> bell{0};
 std::atomic<uint32_t> sleepers{0};
@@ -86,8 +89,9 @@ Chunk take_chunk(Part& part) {
   uint64_t first = part.next.load(std::memory_order_relaxed), end;
   do {
     if (first >= part.end) return {first, first};
-    const uint64_t blocks = (part.end - first) / share.load(std::memory_order_relaxed);
-    end = first + (blocks ? blocks : 1);
+    const uint64_t left = part.end - first;
+    const uint64_t blocks = std::max(left / share.load(std::memory_order_relaxed), smallest);
+    end = first + std::min(blocks, left);
   } while (!part.next.compare_exchange_weak(first, end, std::memory_order_relaxed));
   return {first, end};
 }
@@ -142,12 +146,21 @@ Habit& habit_of(const hmm_kernel* kernel, const hmm_launch& launch) {
   return habit;
 }
 
+// As many blocks as a chunk should have at least, to be worth its price. One where there are few blocks
+// for each worker: they may all wait for each other.
+uint64_t smallest_chunk(double ns_per_block) {
+  const uint64_t most = job.total / (8 * worker_count);
+  if (most < 2) return 1;
+  return uint64_t(std::clamp(kShortChunk / std::max(ns_per_block, 1.0), 1.0, double(most)));
+}
+
 // Worker 0's part of a launch of several chunks.
 void work_with_help(Worker& w) {
   Habit& habit = habit_of(job.kernel, job.launch);
   called = false;
   share.store(kShareAlone, std::memory_order_relaxed);
   cut(job.total, 1 + awake.load(std::memory_order_relaxed));
+  smallest = smallest_chunk(habit.ns_per_block);
   gate.store(kOpen, std::memory_order_release);
   bell.fetch_add(1);
   const uint64_t waiting = channel->queue.produced.load(std::memory_order_relaxed) - job.ticket;
@@ -223,6 +236,7 @@ void run_launch(Worker& w, const hmm_kernel* kernel, const hmm_launch& launch, u
   job = {launch, kernel, ticket, block_count(launch)};
   if (job.total == 1 || worker_count == 1) {
     cut(job.total, 1);
+    smallest = 1;
     share.store(1, std::memory_order_relaxed);
     work(w, job, [] {});
     return;
