@@ -92,6 +92,10 @@ class PageLog:
 LAYOUTS: int  # address layouts that a device process can be started in
 LAUNCH_PRECISE: int  # flag of a launch: keep the thread exact
 
+def merge_pages(session: Session, ranges: list[tuple[int, int]], most_mappings: int) -> dict[str, Any]: ...
+def break_pages(session: Session, begin: int, end: int) -> None: ...
+def page_record(session: Session, address: int) -> tuple[int, list[tuple[int, int, int, int]]]: ...
+
 class DeviceProcess:
     """An emulated device's process. DeviceError where it does not answer; see native/device/client/."""
 

@@ -39,6 +39,7 @@ from hmmemu.errors import (
 )
 from hmmemu.files import SharedFile
 from hmmemu.kernel import Kernel, RawKernel, RawModule
+from hmmemu.ksm import MergeResult, Owner
 from hmmemu.policy import Policy
 from hmmemu.protect import Protection, Protector, Snapshot, WrittenPages
 from hmmemu.space import AddressSpace, cpu, current_space
@@ -62,9 +63,11 @@ __all__ = [
     "KernelError",
     "KernelFault",
     "KernelTimeout",
+    "MergeResult",
     "NoCompilerError",
     "Out",
     "OutOfMemoryError",
+    "Owner",
     "Policy",
     "Protection",
     "Protector",

@@ -17,12 +17,14 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
+from hmmemu import ksm
 from hmmemu._native import Session
 from hmmemu.arena import Arena, ArenaMemory
 from hmmemu.arguments import Pointer
 from hmmemu.choices import choose_device, choose_tracker
 from hmmemu.device import Device
 from hmmemu.errors import ArgumentError, RangeError, SpaceClosedError
+from hmmemu.ksm import MergeResult
 from hmmemu.policy import Policy
 from hmmemu.protect import DirtyLogs, Protection, Protector, Protectors, Snapshot
 from hmmemu.ranges import Array, PageRange, Range, describe, extent, root
@@ -422,6 +424,52 @@ class AddressSpace:
         if array.size == 0:
             raise ArgumentError(f"the {describe(array)} has no pages to keep")
         return Snapshot(self.session, array)
+
+    # ------------------------------------------------------------------------------------- same-page merging
+
+    def merge(self, *arrays: Array, max_mappings: int | None = None) -> MergeResult:
+        """Finds pages with equal content and keeps one frame for each set, until one of its pages is written.
+
+        The first store into a merged page, by the CPU, a device or a system call, gives that page memory of its own
+        again; the others stay merged. Content never changes by merging. Pages that a device holds are copied to the CPU
+        for comparison; its copies stay, as readable ones. Edge pages, which hold other data too, are left alone.
+
+        Args:
+            arrays: of any shape and dtype, in any memory; those that are not in the address space yet are
+                registered. None: every array of the space.
+            max_mappings: merging stops when the process has about that many mappings; by default at three quarters of
+                vm.max_map_count. Each run of merged pages needs one.
+
+        Raises:
+            UnsupportedError: this tracker, or this kind of memory, cannot do it.
+            RangeError: the memory is not mapped.
+        """
+        self.session_or_raise()
+        return ksm.merge(self, arrays or self._all_arrays(), max_mappings)
+
+    def unmerge(self, array: Array) -> None:
+        """Gives every merged page of an array memory of its own again.
+
+        Raises:
+            RangeError: the array is not in the address space.
+        """
+        ksm.unmerge(self, array)
+
+    def record(self, array: Array, page: int) -> list[ksm.Owner]:
+        """Who owns the frame of a merged page: one `Owner` a page that shares it, by address; [] if it is not merged.
+
+        Args:
+            array: in the address space.
+            page: counted from the first that holds any of the array, as in `residency`.
+
+        Raises:
+            RangeError: the array is not in the address space, or has no such page.
+        """
+        return ksm.record(self, array, page)
+
+    def _all_arrays(self) -> list[Array]:
+        ranges = self.arena.allocations() + self.registry.allocations()
+        return [self.view(begin, end - begin) for begin, end, _ in ranges]
 
     def nearest(self, address: int) -> str:
         """In words, how far an address is from the nearest array (for error messages)."""

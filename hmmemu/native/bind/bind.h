@@ -12,6 +12,7 @@ void bind_protocol(nanobind::module_& m);
 void bind_session(nanobind::module_& m);
 void bind_wait_bench(nanobind::module_& m);
 void bind_protect(nanobind::module_& m);
+void bind_merge(nanobind::module_& m);
 void bind_device(nanobind::module_& m);
 void bind_files(nanobind::class_<hmm::Session>& session);
 void bind_truncations(nanobind::module_& m);

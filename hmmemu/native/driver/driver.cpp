@@ -87,6 +87,7 @@ int Driver::serve(Block& block, Processor p, const Fault& fault) {
     granted = transition(state, p, access, policy_.protocol).step == Step::None;
     if (!granted) region = grow(block, fault.address, p, crowded() ? GrowthPolicy{true, 0} : policy_.growth);
     if (p == kCpu && crowded() && !state.watched()) access = Access::Write; // all of it with one protection
+    if (access == Access::Write) region = without_merged(block, region, fault.address);
     PageLocks::mark(block, region, true);
   }
   int error = 0;
@@ -215,6 +216,7 @@ int Driver::step_at_once(Block& block, Pages run, Request request) {
     t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
   }
   if (t.step == Step::None) return 0;
+  if (block.page(run.begin).merged() && t.step != Step::Duplicate) return break_first(block, run, request);
   return request.p != kCpu && hides(block, run) ? ENXIO : act(block, run, t, request);
 }
 
@@ -332,6 +334,7 @@ void Driver::bring_home(Block& block, Pages pages) {
 // the array is gone) takes its content with it: nothing is written to it, and every other copy goes.
 void Driver::bring_home_run(Block& block, Pages run) {
   const int error = each_run(block, run, [&](Pages part) {
+    if (block.page(part.begin).merged()) return bring_home_merged(block, part);
     if (block.page(part.begin).watched()) return bring_home_watched(block, part);
     return access_locked(block, part, {kCpu, Access::Write, Cause::Home});
   });
@@ -373,6 +376,7 @@ int Driver::release_everywhere(Block& block, Pages pages) {
     if (!block.page(run.begin).managed()) return 0;
     if (block.page(run.begin).watched()) // to forget the content is to write zeros
       if (int error = notify(block, run)) return error;
+    if (int error = unmerge(block, run)) return error;
     const unsigned n = processors();
     for (Processor q = 0; q < n; ++q)
       if (int error = table(q, block.page(run.begin)).release(block, run)) return error;

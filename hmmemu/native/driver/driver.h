@@ -14,10 +14,12 @@
 // LOCKS: see base/lock.h. An object of this class lives in mmap'ed memory, not on the heap.
 #pragma once
 #include "driver/growth.h"
+#include "driver/merge.h"
 #include "driver/page_locks.h"
 #include "driver/protector.h"
 #include "memory/device_table.h"
 #include "memory/host_table.h"
+#include "memory/merged_pages.h"
 #include "memory/signal_table.h"
 #include "protocol/directory.h"
 #include "protocol/transition.h"
@@ -119,6 +121,15 @@ class Driver {
   // Drops devices' copies of the pages; the CPU has them alone.
   void lose_behind(Pages pages);
 
+  // -- same-page merging (merge.cpp): Python threads --
+  // Finds pages of the ranges with equal content and keeps one frame for each set. Stops when the process has
+  // about `most_mappings` mappings (0: three quarters of vm.max_map_count). One at a time.
+  MergeResult merge(const std::vector<Pages>& ranges, uint64_t most_mappings);
+  // The merged ones of the pages become ordinary pages.
+  void break_pages(Pages pages);
+  // The owners of the page's frame, up to `limit` of them, and their number. 0: it is not merged.
+  Frame record(uint64_t address, Owner* owners, unsigned limit, unsigned& count);
+
   // -- devices --
   Processor attach(int vram, int uffd, DevicePort* port);
   // Everything that `p` holds comes home. Afterwards its process may be gone.
@@ -190,6 +201,23 @@ class Driver {
     for (unsigned i = 0; i < end; ++i)
       if (Protector* p = protectors_[i].load(std::memory_order_acquire)) visit(*p);
   }
+  int merge_block(Block& block, Pages pages, MergePlan& plan, MergeResult& result);
+  int merge_own(Block& block, Pages run, MergePlan& plan, MergeResult& result);
+  int merge_shared(Block& block, Pages run, MergePlan& plan, MergeResult& result);
+  void find_frames(Block& block, Pages run, const std::byte* content, MergePlan& plan);
+  template <class Act> int each_piece(Pages run, const MergePlan& plan, Act act);
+  bool put_frames(Block& block, Pages pages, Frame frame, MergeResult& result);
+  int break_first(Block& block, Pages run, Request request);
+  int unmerge(Block& block, Pages pages);
+  int unmerge_run(Block& block, Pages run);
+  int own_memory(Block& block, Pages run);
+  void forget_merged(Block& block, Pages run);
+  int catch_again(Block& block, Pages pages, bool merged);
+  int zap_copies(Block& block, Pages run);
+  int bring_home_merged(Block& block, Pages run);
+  // Both within transitions of other pages: locks neighbours as far as they are free.
+  Pages lock_around(Block& block, Pages run);
+  void unlock_around(Block& block, Pages run, Pages wide);
   void cpu_wrote(Block& block, Pages run, bool update);
   int update_others(Block& block, Pages run);
   void unwatch(Block& block, Pages pages);
@@ -214,7 +242,15 @@ class Driver {
     return sums_.as<uint64_t>()[block.slot * kPagesPerBlock + (page - block.address) / kPage];
   }
 
+  // Caller holds the block's lock.
+  static Pages without_merged(Block& block, Pages region, uint64_t address);
+
   // Not locked by the caller:
+  struct Candidate {
+    uint64_t address, hash;
+  };
+  bool seen_elsewhere(Pages pages, uint64_t device, uint64_t node, uint64_t offset);
+  std::vector<Candidate> hash_pages(Pages pages, bool mergeable, MergeResult& result);
   int serve(Block& block, Processor p, const Fault& fault);
   int bring(Block& block, Pages region, uint64_t address, Request request);
   bool defer(Block& block, Processor p, uint64_t address);
@@ -298,6 +334,8 @@ class Driver {
   // Of each page of a file that the CPU gave away, what it held then.
   Mapping sums_{uint64_t{Directory::kMostBlocks} * kPagesPerBlock * sizeof(uint64_t), true};
   Pages arena_;
+  Lock merging_;                      // one merge at a time
+  std::optional<MergedPages> merged_; // made by the first merge, under merging_
   std::atomic<bool> closed_{false};
 };
 

@@ -64,6 +64,8 @@ int write_all(int fd, const std::byte* data, uint64_t bytes, uint64_t offset) {
 } // namespace
 
 void Driver::lose(Block& block, Pages run) {
+  if (int error = unmerge(block, run))
+    fatal("merged file pages at 0x%lx cannot be broken: %s", run.begin, strerror(error));
   PageState next = block.page(run.begin);
   for (Processor q = 1; q < processors(); ++q) {
     if (next.hold(q) == Hold::Invalid) continue;

@@ -97,6 +97,7 @@ void Driver::unwatch(Block& block, Pages pages) {
     if (!next.watched()) return 0;
     next.set_watched(false);
     change(block, run, [](PageState& state) { state.set_watched(false); });
+    if (next.merged()) return 0; // nobody may write those as they are
     Processor holder = kMaxProcessors;
     for (Processor p = 0; p < processors(); ++p) {
       if (next.hold(p) == Hold::Invalid) continue;
@@ -209,6 +210,8 @@ void Driver::notice_locked(Block& block, Pages pages, bool update) {
 }
 
 void Driver::cpu_wrote(Block& block, Pages run, bool update) {
+  if (int error = unmerge(block, run)) // what was written is a private copy
+    fatal("page 0x%lx, written while it was merged: %s", run.begin, strerror(error));
   if (block.page(run.begin).watched()) notify(block, run);
   const PageState state = block.page(run.begin);
   if (update) {

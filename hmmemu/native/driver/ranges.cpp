@@ -189,6 +189,8 @@ void Driver::bring_all_home() {
 void Driver::release() {
   uffd_ = Userfaultfd();
   segv::remove(this);
+  std::lock_guard guard(merging_);
+  merged_.reset(); // nothing is merged any more
 }
 
 Processor Driver::attach(int vram, int uffd, DevicePort* port) {

@@ -13,6 +13,7 @@
 #include "memory/page_table.h"
 #include "os/userfaultfd.h"
 #include <cerrno>
+#include <sys/mman.h>
 
 namespace hmm {
 
@@ -22,6 +23,9 @@ class HostTable final : public CpuTable {
 
   int add(Pages pages, MemoryKind) override { return uffd_.add(pages); }
   void remove(Pages pages) override { uffd_.remove(pages); }
+  int merged_rights() const override { return PROT_READ | PROT_WRITE; }
+  int replaced(Block&, Pages pages, bool) override { return uffd_.add(pages); }
+  void forget_taken(Block& block, Pages pages) override { free_parked(block, pages); }
 
   int protect(Block&, Pages pages) override { return uffd_.protect(pages); }
   int unprotect(Block&, Pages pages) override { return uffd_.unprotect(pages); }

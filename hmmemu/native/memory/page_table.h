@@ -10,6 +10,7 @@
 #include "base/pages.h"
 #include "memory/staging.h"
 #include "protocol/directory.h"
+#include <cerrno>
 #include <cstddef>
 
 namespace hmm {
@@ -56,6 +57,13 @@ class CpuTable : public PageTable {
   // The same for private memory of our own that nobody has touched yet: its pages are Invalid.
   virtual int reserve(Pages pages) { return add(pages, {}); }
   virtual void remove(Pages pages) = 0;
+  // Same-page merging. The rights that mappings of frames are made with; -1: this table cannot catch those.
+  virtual int merged_rights() const { return -1; }
+  // The mapping of pages that are caught was replaced: by one of frames (`merged`), or by memory of the
+  // page's kind again. Catches them there, too. 0 or errno.
+  virtual int replaced(Block&, Pages, bool /*merged*/) { return EOPNOTSUPP; }
+  // Pages that were taken will not come back in the frames that they had.
+  virtual void forget_taken(Block&, Pages) {}
   // In a fork child, where nobody catches anything any more: makes present pages plain memory.
   virtual void abandon(Pages, MemoryKind) {}
   // Which of these Shared pages were written since they were protected, one bit a page of the block; they are

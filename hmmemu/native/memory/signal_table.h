@@ -33,6 +33,10 @@ class SignalTable final : public CpuTable {
   void remove(Pages pages) override;
   void abandon(Pages pages, MemoryKind kind) override;
 
+  int merged_rights() const override { return PROT_READ; }
+  int replaced(Block&, Pages, bool) override { return 0; }
+  void forget_taken(Block& block, Pages pages) override { kept_.set(block, pages, false); }
+
   int protect(Block& block, Pages pages) override;
   int unprotect(Block& block, Pages pages) override;
   int zap(Block& block, Pages pages) override;

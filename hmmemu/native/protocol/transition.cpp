@@ -85,6 +85,8 @@ const char* broken_rule(PageState state) {
   if (writers > 1) return "more than one processor may write";
   if (writers && readers) return "one processor may write while another holds a copy";
   if (writers && state.watched()) return "somebody may write a page that a protector watches";
+  if (state.merged() && state.hold(kCpu) != Hold::Shared)
+    return "a merged page that the CPU cannot read, or may write";
   if (!state.managed() && (writers || readers)) return "a page that nobody owns is held";
   return nullptr;
 }
