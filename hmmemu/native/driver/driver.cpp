@@ -104,16 +104,20 @@ int Driver::serve(Block& block, Processor p, const Fault& fault) {
   return error;
 }
 
-// The page that faulted, and what growth adds to it. Watched pages that are only added count as read.
+// The page that faulted, and what growth adds to it. Watched pages that are only added count as read. What
+// growth adds may lie behind the end of a file, where the page that faulted does not.
 int Driver::bring(Block& block, Pages region, uint64_t address, Request request) {
   Request grown = request;
   grown.grown = true;
-  if (request.access == Access::Read || !block.page(address).watched())
-    return access_locked(block, region, grown);
   const Pages page{address, address + kPage};
+  if (request.access == Access::Read || !block.page(address).watched()) {
+    const int error = access_locked(block, region, grown);
+    return error == ENXIO ? access_locked(block, page, request) : error;
+  }
   if (int error = access_locked(block, page, request)) return error;
-  if (int error = access_locked(block, {region.begin, page.begin}, grown)) return error;
-  return access_locked(block, {page.end, region.end}, grown);
+  for (Pages added : {Pages{region.begin, page.begin}, Pages{page.end, region.end}})
+    if (int error = access_locked(block, added, grown); error && error != ENXIO) return error;
+  return 0;
 }
 
 // Notes that a thread which sleeps in the kernel wants the page. True also if it is in transition no more:
