@@ -143,6 +143,7 @@ class Driver {
   void after_fork_in_child();
 
   Tracker tracker() const { return tracker_; }
+  bool uses_signals() const { return cpu_[static_cast<unsigned>(Tracker::Signal)]; }
   Userfaultfd& userfaultfd() { return uffd_; }
   Counters& counters() { return counters_; }
   unsigned processors() const { return processors_.load(std::memory_order_acquire); }

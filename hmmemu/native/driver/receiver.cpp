@@ -1,4 +1,5 @@
 #include "driver/receiver.h"
+#include "os/segv.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -61,7 +62,10 @@ void Receiver::loop() {
       follow(faults[count - 1]);
       continue;
     }
-    if (poll(waits, 2, -1) < 0 && errno != EINTR) fatal("poll of a userfaultfd: errno %d", errno);
+    // A signal handler that somebody installs while pages are away gets their faults, for ever if it returns.
+    segv::ensure_installed();
+    if (poll(waits, 2, driver_.uses_signals() ? kLookForHandlersMs : -1) < 0 && errno != EINTR)
+      fatal("poll of a userfaultfd: errno %d", errno);
     if (waits[1].revents) return;
     // A device process that died leaves its descriptor in error: nothing more comes, only the end is awaited.
     if (waits[0].revents & (POLLERR | POLLHUP | POLLNVAL)) waits[0].fd = -1;

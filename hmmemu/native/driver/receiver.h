@@ -33,6 +33,7 @@ class Receiver {
   void move_to(int cpu);
 
   static constexpr unsigned kMostPinned = 256;
+  static constexpr int kLookForHandlersMs = 100;
   static constexpr uint64_t kLookEvery = 400'000; // ns between two looks into /proc, which take 8 us each
 
   Driver& driver_;

@@ -50,9 +50,9 @@ int free_private_frames(Pages pages) {
   return madvise(at(pages), pages.bytes(), MADV_DONTNEED_LOCKED) ? errno : 0; // mlock'ed memory
 }
 
-// Whether the page is a part of one of hugetlbfs, of which a part cannot have a protection of its own. The advice
-// changes nothing that matters; it is refused for such pages, and for mlock'ed ones. There more rights for a moment
-// tell the difference: fewer would be noticed by other threads.
+// Whether the page is a part of one of hugetlbfs, of which a part cannot have a protection of its own. The
+// advice changes nothing that matters; it is refused for such pages, and for mlock'ed ones. There more rights
+// for a moment tell the difference: fewer would be noticed by other threads.
 bool is_huge(Pages page, int right) {
   if (madvise(at(page), kPage, MADV_COLD) == 0 || errno != EINVAL) return false;
   const bool huge = mprotect(at(page), kPage, right | PROT_EXEC) != 0 && errno == EINVAL;

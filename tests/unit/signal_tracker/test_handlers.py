@@ -69,6 +69,13 @@ def test_handlers_of_python(when: str) -> None:
     assert (done.returncode, done.stdout) == (0, "8\ntold\n8\n")
 
 
+def test_a_handler_that_comes_while_pages_are_away() -> None:
+    """It returns without doing anything about the fault; ours comes back in a moment."""
+    done = run("away()\nsignal.signal(11, lambda *_: print('told', flush=True))\nprint(x[0])")
+    assert done.returncode == 0
+    assert set(done.stdout.split()) == {"told", "8"}
+
+
 def test_ignored_signals_stay_ignored() -> None:
     done = run("signal.signal(11, signal.SIG_IGN); away(); x[0]; os.kill(os.getpid(), 11); print(x[0])")
     assert (done.returncode, done.stdout) == (0, "8\n")
