@@ -93,6 +93,7 @@ SignalTable::~SignalTable() { close(memory_); }
 // ------------------------------------------------------------------------------------------------ ranges
 
 int SignalTable::add(Pages pages, MemoryKind kind) {
+  segv::ensure_installed(); // before any page of a signal stack can go away
   spare_.hold();
   if (is_huge({pages.end - kPage, pages.end}, right(kind, true))) return EINVAL;
   if (!kind.shared) return 0;

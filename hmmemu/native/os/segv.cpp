@@ -7,6 +7,7 @@
 #include <cstring>
 #include <mutex>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -152,10 +153,26 @@ int put_on_top(Chain& chain) {
   return sigaction(chain.signal, &ours, nullptr) ? errno : 0;
 }
 
+// The kernel cannot deliver a signal onto an alternate stack whose page is away, and kills the process. One
+// that shares its pages with other objects (faulthandler takes its own from malloc) may be managed memory any
+// time, so the thread gets another. It is never given back: its thread may be in a handler for as long as it
+// lives.
+void move_alternate_stack() {
+  stack_t now;
+  if (sigaltstack(nullptr, &now) != 0 || now.ss_flags & (SS_DISABLE | SS_ONSTACK)) return;
+  if (reinterpret_cast<uint64_t>(now.ss_sp) % kPage == 0 && now.ss_size % kPage == 0) return;
+  stack_t ours = now;
+  ours.ss_size = page_up(now.ss_size) + kPage;
+  ours.ss_sp = mmap(nullptr, ours.ss_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (ours.ss_sp == MAP_FAILED) return;
+  if (sigaltstack(&ours, nullptr) != 0) munmap(ours.ss_sp, ours.ss_size);
+}
+
 } // namespace
 
 void ensure_installed() {
   if (!installed.load(std::memory_order_acquire)) return;
+  move_alternate_stack();
   for (Chain& chain : chains) {
     struct sigaction now;
     if (sigaction(chain.signal, nullptr, &now) == 0 && now.sa_sigaction == on_signal) continue;

@@ -33,8 +33,10 @@ void remove(void* context);
 // In a fork child: no hook, no thread inside one. The handler stays and passes everything on.
 void forget_in_child();
 
-// Puts our handlers on top again if somebody replaced them. Async-signal-safe, one system call a signal; does
-// nothing while there is no hook.
+// Puts our handlers on top again if somebody replaced them, and moves the calling thread's alternate signal
+// stack away from memory that may be managed. Async-signal-safe, one system call a signal and one for the
+// stack; does nothing while there is no hook. LIMIT: a thread that never calls us keeps its alternate stack
+// where it is.
 void ensure_installed();
 
 } // namespace hmm::segv

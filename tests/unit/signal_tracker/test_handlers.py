@@ -76,6 +76,22 @@ def test_a_handler_that_comes_while_pages_are_away() -> None:
     assert set(done.stdout.split()) == {"told", "8"}
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_alternate_stack_in_managed_memory(when: str) -> None:
+    """As faulthandler's, which malloc puts beside small arrays: the kernel could not deliver the signal there."""
+    install = """
+class Stack(ctypes.Structure): _fields_ = [("low", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+whole = np.zeros(1 << 17, np.uint8)
+assert ctypes.CDLL(None).sigaltstack(ctypes.byref(Stack(whole.ctypes.data + 24, 0, 1 << 16)), None) == 0
+"""
+    register = "space.register(whole); space.devices[0].write(whole, 3)\n"
+    code = BEFORE + install + register if when == "before" else BEFORE + install + "away(); x[0]\n" + register
+    done = run_python(
+        code + "away(); print(x[0], whole.min(), whole.max(), flush=True); faulthandler.enable(); crash()"
+    )
+    assert done.stdout == "8 3 3\n" and done.stderr.count(FATAL) == 1
+
+
 def test_ignored_signals_stay_ignored() -> None:
     done = run("signal.signal(11, signal.SIG_IGN); away(); x[0]; os.kill(os.getpid(), 11); print(x[0])")
     assert (done.returncode, done.stdout) == (0, "8\n")
