@@ -242,27 +242,62 @@ def test_shared_memory_at_two_addresses_is_left_alone(
     other.close()
 
 
-def test_a_file_and_what_was_read_from_it(space: hmm.AddressSpace, tmp_path: Path) -> None:
-    path = tmp_path / "data"
-    noise(7).tofile(path)
-    x, y = (space.empty(PAGES * 1024, np.int32) for _ in range(2))
-    for array in (x, y):
-        with path.open("rb", buffering=0) as file:
-            space.prefetch(array, hmm.cpu)  # for trackers that do not catch system calls
-            file.readinto(memoryview(array).cast("B"))
+MODES = ("r+", "c", "r")
+
+
+@pytest.fixture
+def maps(space: hmm.AddressSpace, tmp_path: Path) -> list[np.ndarray]:
+    """Copies of the same file, mapped in every mode."""
+    for mode in MODES:
+        noise(7).tofile(tmp_path / mode)
     try:
-        maps = [space.register(np.memmap(path, np.int32, mode)) for mode in ("r+", "c")]
-    except hmm.UnsupportedError:
-        pytest.skip("pages of files cannot be watched here")
-    result = space.merge(x, y, *maps)
-    assert result.merged + result.skipped == 4 * PAGES and result.merged >= 2 * PAGES
-    assert np.array_equal(x, noise(7)) and all(np.array_equal(m, noise(7)) for m in maps)
-    maps[0][0], maps[1][1], x[2] = 10, 11, 12
-    want = [noise(7) for _ in range(4)]
-    want[0][0], want[1][1], want[2][2] = 10, 11, 12
-    assert all(np.array_equal(a, w) for a, w in zip((*maps, x, y), want, strict=True))
+        return [space.register(np.memmap(tmp_path / mode, np.int32, mode)) for mode in MODES]
+    except hmm.UnsupportedError as error:
+        pytest.skip(str(error))
+
+
+def test_copies_of_a_file_and_what_was_read_from_it(
+    space: hmm.AddressSpace, maps: list[np.ndarray], kernels: hmm.RawModule, tmp_path: Path
+) -> None:
+    x = space.empty(PAGES * 1024, np.int32)
+    space.prefetch(x, hmm.cpu)  # for trackers that do not catch system calls
+    with (tmp_path / "r").open("rb", buffering=0) as file:
+        assert file.readinto(memoryview(x).cast("B")) == PAGES * PAGE
+    arrays = [*maps, x]
+    result = space.merge(*arrays)
+    assert (result.merged, result.frames) == (4 * PAGES, PAGES)
+    assert abs(result.saved - 3 * PAGES * PAGE) < PAGES * PAGE / 10
+    assert all(np.array_equal(a, noise(7)) for a in arrays)
+    assert len(space.record(x, 5)) == 4
+    want = [noise(7) for _ in arrays]
+    for i in (0, 1, 3):
+        arrays[i][i] = want[i][i] = i + 10
+        arrays[i][5000 + i] = want[i][5000 + i] = i + 20
+    kernels.get_function("add")((1,), (32,), (arrays[0][9000:], 100, 1))
+    want[0][9000:9100] += 1
+    space.synchronize()
+    assert all(np.array_equal(a, w) for a, w in zip(arrays, want, strict=True))
+    assert len(space.record(x, 5)) == 4
     maps[0].flush()
-    assert np.array_equal(np.fromfile(path, np.int32), want[0])
+    assert np.array_equal(np.fromfile(tmp_path / "r+", np.int32), want[0])  # stores reached the file
+    assert np.array_equal(np.fromfile(tmp_path / "c", np.int32), noise(7))  # and these did not
+
+
+def test_another_writer_of_a_merged_file(
+    space: hmm.AddressSpace, maps: list[np.ndarray], kernels: hmm.RawModule, tmp_path: Path
+) -> None:
+    x = space.array(noise(7))
+    assert space.merge(x, *maps).merged == 4 * PAGES
+    with (tmp_path / "r").open("r+b", buffering=0) as file:
+        file.seek(3 * PAGE)
+        file.write(b"\x05\0\0\0")
+    out = space.zeros(1, np.int32)
+    kernels.get_function("peek")((1,), (1,), (maps[2], 3 * 1024, out))  # noticed at the launch
+    space.synchronize()
+    want = noise(7)
+    want[3 * 1024] = 5
+    assert out[0] == 5 and np.array_equal(maps[2], want)
+    assert np.array_equal(x, noise(7)) and np.array_equal(maps[0], noise(7))
 
 
 def test_fork(space: hmm.AddressSpace, twins: tuple[np.ndarray, np.ndarray]) -> None:

@@ -216,6 +216,7 @@ class Driver {
   int catch_again(Block& block, Pages pages, bool merged);
   int zap_copies(Block& block, Pages run);
   int bring_home_merged(Block& block, Pages run);
+  void reload_merged(Block& block, Pages run);
   // Both within transitions of other pages: locks neighbours as far as they are free.
   Pages lock_around(Block& block, Pages run);
   void unlock_around(Block& block, Pages run, Pages wide);

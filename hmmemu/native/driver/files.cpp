@@ -123,7 +123,9 @@ uint64_t Driver::reload(Pages pages) {
       const PageState state = block.page(run.begin);
       if (!state.managed() || !state.kind().file || !state.shared_mapping()) return 0;
       if (state.hold(kCpu) == Hold::Exclusive) return 0;
-      if (state.hold(kCpu) == Hold::Shared) {
+      if (state.merged()) {
+        reload_merged(block, run);
+      } else if (state.hold(kCpu) == Hold::Shared) {
         if (state.watched()) notify(block, run); // late: the writer was none of ours
         lose(block, run);
       } else {

@@ -20,6 +20,7 @@
 #include <cstring>
 #include <fstream>
 #include <sstream>
+#include <sys/uio.h>
 #include <unordered_map>
 
 namespace hmm {
@@ -403,6 +404,26 @@ int Driver::bring_home_merged(Block& block, Pages run) {
   if (block.page(run.begin).watched())
     if (int error = notify(block, run)) return error;
   return unmerge(block, run);
+}
+
+// Somebody may have written the file: pages whose own memory is not what their frame holds are broken out.
+void Driver::reload_merged(Block& block, Pages run) {
+  FrameStore& store = merged_->store();
+  for (uint64_t a = run.begin; a < run.end; a += kPage) {
+    const PageNumber page = page_number(block, a);
+    bool same;
+    {
+      StagingPool::Use staging(staging_);
+      iovec mine{(*staging).data(), kPage},
+          own{reinterpret_cast<void*>(store.owner_of(page).private_data), kPage};
+      // A system call: behind the end of a truncated file it fails, where a load would be a SIGBUS.
+      same = process_vm_readv(getpid(), &mine, 1, &own, 1, 0) == ssize_t(kPage) &&
+             std::memcmp((*staging).data(), store.content(store.frame_of(page)), kPage) == 0;
+    }
+    if (same) continue;
+    if (block.page(a).watched()) notify(block, {a, a + kPage}); // late: the writer was none of ours
+    lose(block, {a, a + kPage});
+  }
 }
 
 // A page is to be written, or to go: it becomes an ordinary one, and the protocol goes on from there.

@@ -75,6 +75,11 @@ class FrameStore {
   Frame frame_of(PageNumber page) const { return entry(page).frame; }
   MappingKey mapping_of(PageNumber page) const { return entry(page).mapping; }
 
+  Owner owner_of(PageNumber page) {
+    std::lock_guard guard(lock_);
+    return owner(uint32_t(page + 1));
+  }
+
   // Calls visit(Owner) for every entry of the frame's record. `visit` takes no lock and allocates nothing.
   template <class Visit> void each(Frame frame, Visit visit) {
     std::lock_guard guard(lock_);
