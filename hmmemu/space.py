@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike
 
-from hmmemu import ksm
+import hmmemu.ksm as ksm
 from hmmemu._native import Session
 from hmmemu.arena import Arena, ArenaMemory
 from hmmemu.arguments import Pointer
