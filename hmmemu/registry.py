@@ -117,6 +117,11 @@ class Registry:
                 merged.append((begin, end))
         return merged
 
+    def arrays(self) -> list[Array]:
+        """The registered arrays that are alive."""
+        owners = (registration.owner() for registration in list(self._table.values()))
+        return [owner for owner in owners if owner is not None]
+
     def allocations(self) -> list[tuple[int, int, str]]:
         """(begin, end, label) of every registered array, in bytes."""
         result = []

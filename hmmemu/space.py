@@ -468,8 +468,8 @@ class AddressSpace:
         return ksm.record(self, array, page)
 
     def _all_arrays(self) -> list[Array]:
-        ranges = self.arena.allocations() + self.registry.allocations()
-        return [self.view(begin, end - begin) for begin, end, _ in ranges]
+        arena = [self.view(begin, end - begin) for begin, end, _ in self.arena.allocations()]
+        return arena + self.registry.arrays()
 
     def nearest(self, address: int) -> str:
         """In words, how far an address is from the nearest array (for error messages)."""

@@ -165,6 +165,17 @@ def test_many_owners(space: hmm.AddressSpace) -> None:
     assert space.merge(*arrays).frames == 40
 
 
+def test_without_arguments_every_array(space: hmm.AddressSpace) -> None:
+    x = space.array(noise(4))
+    memory = np.empty(PAGES * PAGE + PAGE, np.uint8)
+    y = memory[-memory.ctypes.data % PAGE :][: PAGES * PAGE].view(np.int32)
+    y[:] = noise(4)
+    space.register(y)
+    assert space.merge().merged == 2 * PAGES
+    assert owners(space, x, 1) == sorted(a.ctypes.data + PAGE for a in (x, y))  # and they stay so
+    assert np.array_equal(y, noise(4))
+
+
 def test_zeros_need_no_frame(space: hmm.AddressSpace) -> None:
     x = space.ones(PAGES * PAGE, np.uint8)
     x[:] = 0
