@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hmmemu import _native
 
 NAMES = ("uffd", "signal", "async")
-IMPLEMENTED: tuple[str, ...] = ("uffd", "signal")  # those that the driver of this version has
+IMPLEMENTED: tuple[str, ...] = ("uffd", "signal", "async")  # those that the driver of this version has
 
 USERFAULTFD_ADVICE = (
     "as root: sysctl vm.unprivileged_userfaultfd=1, or give your user access to /dev/userfaultfd; "

@@ -78,6 +78,8 @@ def test_different_words_of_the_same_pages(racing: hmm.RawModule, grow: bool) ->
 
 def test_a_message_is_seen_before_its_flag(racing: hmm.RawModule, page_by_page: hmm.AddressSpace) -> None:
     """Data on one page, flag on another, thousands of times: coherence across pages, in both directions."""
+    if page_by_page.tracker == "async":
+        pytest.skip("the CPU's stores are noticed at calls of the library only")
     rounds = 2000
     x = page_by_page.zeros(2048, np.int32)
     stream = hmm.Stream()

@@ -92,7 +92,7 @@ class Log {
           &target);
       // Whatever was written, meanwhile too, or has left the address space since.
       for (uint64_t page = part.begin; page < part.end; page += kPage)
-        if (log_->written(page))
+        if (log_->written(page) || log_->kept(page))
           std::memcpy(buffer.as<std::byte>() + (page - part.begin), log_->before(page), kPage);
       std::memcpy(reinterpret_cast<std::byte*>(data) + (part.begin - all.begin), buffer.as<void>(),
                   part.bytes());

@@ -11,8 +11,11 @@ namespace hmm {
 
 Driver::Driver(Policy policy, Tracker tracker)
     : policy_(policy), tracker_(tracker),
-      uffd_(tracker == Tracker::Signal ? Userfaultfd() : Userfaultfd::open()), host_(uffd_) {
-  if (tracker != Tracker::Signal) cpu_[static_cast<unsigned>(Tracker::Uffd)] = &host_;
+      uffd_(tracker == Tracker::Signal ? Userfaultfd() : Userfaultfd::open(tracker == Tracker::Async)),
+      aliases_(directory_) {
+  if (tracker == Tracker::Uffd) cpu_[static_cast<unsigned>(tracker)] = &host_.emplace(uffd_, aliases_);
+  if (tracker == Tracker::Async)
+    cpu_[static_cast<unsigned>(tracker)] = &async_.emplace(uffd_, aliases_, directory_);
   if (tracker == Tracker::Signal) use_signals();
   if (!cpu_[static_cast<unsigned>(tracker)])
     throw Failure(FailureKind::Unsupported, "this version does not have this tracker yet");
@@ -167,7 +170,7 @@ void Driver::refuse(Processor p, uint64_t address, int error) {
   refused_error_[p].store(error);
   refused_[p].store(address);
   // Only freed arena memory can get here on the CPU: it reads as zeros until it is allocated again.
-  (p == kCpu ? host_ : *tables_[p]).refuse({address, address + kPage});
+  (p == kCpu ? cpu_table(tracker_) : *tables_[p]).refuse({address, address + kPage});
 }
 
 Driver::Refusal Driver::take_refusal(Processor p) {

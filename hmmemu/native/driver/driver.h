@@ -17,6 +17,7 @@
 #include "driver/merge.h"
 #include "driver/page_locks.h"
 #include "driver/protector.h"
+#include "memory/async_table.h"
 #include "memory/device_table.h"
 #include "memory/host_table.h"
 #include "memory/merged_pages.h"
@@ -195,6 +196,7 @@ class Driver {
   int bring_home_watched(Block& block, Pages run);
   int notify(Block& block, Pages run);
   int watch_run(Block& block, Pages run);
+  int keep_content(Block& block, Pages run, Protector& protector);
   bool armed_by_any(uint64_t page) const;
   // Calls visit(protector) for each protector, in order of registration.
   template <class Visit> void each_protector(Visit visit) const {
@@ -220,10 +222,12 @@ class Driver {
   // Both within transitions of other pages: locks neighbours as far as they are free.
   Pages lock_around(Block& block, Pages run);
   void unlock_around(Block& block, Pages run, Pages wide);
+  HostTable* host() { return async_ ? &*async_ : host_ ? &*host_ : nullptr; }
   void cpu_wrote(Block& block, Pages run, bool update);
   int update_others(Block& block, Pages run);
   void unwatch(Block& block, Pages pages);
   void notice_locked(Block& block, Pages pages, bool update);
+  void tell_locked(Block& block, Pages pages, const PageSet& written, bool update);
   int copy_locked(Block& block, Pages pages, Processor p, Access access, uint64_t address, uint64_t bytes,
                   std::byte* buffer);
   const std::byte* content(Block& block, Pages run, Staging& staging);
@@ -255,6 +259,9 @@ class Driver {
   std::vector<Candidate> hash_pages(Pages pages, bool mergeable, MergeResult& result);
   int serve(Block& block, Processor p, const Fault& fault);
   int bring(Block& block, Pages region, uint64_t address, Request request);
+  void notice_block(Block& block, Pages pages, bool update);
+  void tell_found(Pages pages, bool update);
+  void tell_block(Block& block, Pages pages, bool update);
   bool defer(Block& block, Processor p, uint64_t address);
   void unlock(Block& block, Pages pages);
   void lock_everything();
@@ -265,6 +272,15 @@ class Driver {
   }
   void refuse(Processor p, uint64_t address, int error);
 
+  // Calls act(run) for each run of pages that are in the set.
+  template <class Act> static void for_runs(const Block& block, Pages pages, const PageSet& set, Act act) {
+    for (uint64_t a = pages.begin; a < pages.end;) {
+      Pages run{a, a};
+      while (run.end < pages.end && set[(run.end - block.address) / kPage]) run.end += kPage;
+      a = run.end + kPage;
+      if (!run.empty()) act(run);
+    }
+  }
   // Calls act(run) for each run of like pages, until one returns an error.
   template <class Act> static int each_run(Block& block, Pages pages, Act act) {
     for (uint64_t a = pages.begin; a < pages.end;) {
@@ -318,7 +334,9 @@ class Driver {
   Directory directory_;
   StagingPool staging_;
   Counters counters_;
-  HostTable host_;
+  AliasMap aliases_;
+  std::optional<HostTable> host_;     // under Tracker::Uffd
+  std::optional<AsyncTable> async_;   // under Tracker::Async
   std::optional<SignalTable> signal_; // made when the first memory needs it
   CpuTable* cpu_[kTrackers] = {};
   std::optional<DeviceTable> devices_[kMaxProcessors]; // in place: driver threads must not read the heap

@@ -11,15 +11,20 @@ PageLog::PageLog(Pages range, bool keep_content, Bell* bell)
 }
 
 void PageLog::before_write(Pages run, const std::byte* content) {
-  if (content_.bytes())
+  if (content_.bytes() && content)
     std::memcpy(content_.as<std::byte>() + index(run.begin) * kPage, content, run.bytes());
   const uint64_t first = tail_.fetch_add(run.count(), std::memory_order_relaxed);
   for (uint64_t a = run.begin; a < run.end; a += kPage) {
-    flag(a).store(1, std::memory_order_relaxed);
+    flag(a).fetch_or(kWritten, std::memory_order_relaxed);
     slot(first + (a - run.begin) / kPage)
         .store(static_cast<uint32_t>(index(a)) + 1, std::memory_order_release);
   }
   if (bell_) bell_->ring();
+}
+
+void PageLog::keep(Pages run, const std::byte* content) {
+  std::memcpy(content_.as<std::byte>() + index(run.begin) * kPage, content, run.bytes());
+  for (uint64_t a = run.begin; a < run.end; a += kPage) flag(a).fetch_or(kKept, std::memory_order_release);
 }
 
 uint64_t PageLog::take(uint64_t* pages, uint64_t most) {

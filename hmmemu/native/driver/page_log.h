@@ -3,7 +3,8 @@
 //
 // Dirty logs, snapshots and Python's protectors are all this one. Each page has room of its own for its old
 // content and for its place in the order, as it is told once until it is armed again: nothing can overflow,
-// and the thread that writes never waits for a reader.
+// and the thread that writes never waits for a reader. Where stores are noticed afterwards, the content is
+// kept from the moment the page is armed.
 //
 // INVARIANT: a page is armed again only after its last entry was taken. LOCK: `take` and `forget` by one
 // thread at a time (the owner's).
@@ -41,12 +42,15 @@ class PageLog final : public Protector {
   PageLog(Pages range, bool keep_content, Bell* bell);
 
   void before_write(Pages run, const std::byte* content) override;
+  void keep(Pages run, const std::byte* content) override;
   bool wants_content() const override { return content_.bytes() != 0; }
 
   // Up to `most` pages that were written and not yet taken, in the order of the writes. Returns their number.
   uint64_t take(uint64_t* pages, uint64_t most);
   // Whether the page was written since it was armed first (or forgotten).
-  bool written(uint64_t page) const { return flag(page).load(std::memory_order_acquire); }
+  bool written(uint64_t page) const { return flag(page).load(std::memory_order_acquire) & kWritten; }
+  // Whether `before` is known although the page may not have been written.
+  bool kept(uint64_t page) const { return flag(page).load(std::memory_order_acquire) & kKept; }
   void forget(uint64_t page) { flag(page).store(0, std::memory_order_relaxed); }
   // What a written page held before; nullptr if no content is kept.
   const std::byte* before(uint64_t page) const {
@@ -57,6 +61,7 @@ class PageLog final : public Protector {
   uint64_t written_pages() const { return tail_.load(std::memory_order_relaxed); }
 
  private:
+  static constexpr uint8_t kWritten = 1, kKept = 2;
   std::atomic<uint8_t>& flag(uint64_t page) const { return flags_.as<std::atomic<uint8_t>>()[index(page)]; }
   std::atomic<uint32_t>& slot(uint64_t ticket) const {
     return order_.as<std::atomic<uint32_t>>()[ticket % range().count()];

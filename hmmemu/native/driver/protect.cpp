@@ -1,4 +1,4 @@
-// Driver, third part: protectors, and stores that are noticed and not caught.
+// Driver, third part: protectors.
 //
 // LOCKS: registration and the end of protectors under the range lock. The table of protectors is read by
 // whoever has a watched page locked; so when `drop` has taken an entry out and then locked every page of its
@@ -41,10 +41,21 @@ void Driver::arm(Protector& protector, Pages pages) {
     return each_run(block, part, [&](Pages run) {
       if (!block.page(run.begin).managed()) return 0;
       for (uint64_t a = run.begin; a < run.end; a += kPage) protector.set_armed(a, true);
-      return watch_run(block, run);
+      const int error = watch_run(block, run);
+      return error ? error : keep_content(block, run, protector);
     });
   });
   if (error) throw Failure(FailureKind::Error, std::string("cannot write-protect: ") + strerror(error));
+}
+
+// After the pages are protected: a store in between is told, and kept content holds it already.
+int Driver::keep_content(Block& block, Pages run, Protector& protector) {
+  if (!protector.wants_content() || block.page(run.begin).tracker() != Tracker::Async) return 0;
+  StagingPool::Use staging(staging_);
+  const std::byte* now = content(block, run, *staging);
+  if (!now) return ENXIO;
+  protector.keep(run, now);
+  return 0;
 }
 
 int Driver::watch_run(Block& block, Pages run) {
@@ -116,10 +127,11 @@ int Driver::notify(Block& block, Pages run) {
   StagingPool::Use staging(staging_);
   const std::byte* before = nullptr;
   bool unreadable = false;
+  const bool kept = block.page(run.begin).tracker() == Tracker::Async;
   each_protector([&](Protector& p) {
     const Pages mine{std::max(run.begin, p.range().begin), std::min(run.end, p.range().end)};
     if (mine.empty()) return;
-    if (p.wants_content() && !before) unreadable = !(before = content(block, run, *staging));
+    if (p.wants_content() && !kept && !before) unreadable = !(before = content(block, run, *staging));
     if (unreadable) return;
     for (uint64_t a = mine.begin; a < mine.end;) {
       Pages part{a, a};
@@ -166,77 +178,6 @@ void Driver::read_pages(Pages pages, void (*visit)(void*, uint64_t, const std::b
       return 0;
     });
   });
-}
-
-// --------------------------------------------------------------------------------- stores that were not
-// caught
-
-void Driver::notice_writes(Pages pages, bool update) {
-  if (!cpu_[static_cast<unsigned>(Tracker::Async)]) return;
-  each_block(pages, [&](Block& block, Pages part) {
-    notice_locked(block, part, update);
-    return 0;
-  });
-}
-
-void Driver::notice_all_writes(bool update) {
-  if (!cpu_[static_cast<unsigned>(Tracker::Async)]) return;
-  for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
-    const Block& block = directory_.at(slot);
-    notice_writes({block.address, block.address + kBlock}, update);
-  }
-}
-
-// A store to a Shared page of the CPU, found after the fact: protectors hear of it, and the other copies
-// follow.
-void Driver::notice_locked(Block& block, Pages pages, bool update) {
-  if (!cpu_[static_cast<unsigned>(Tracker::Async)]) return;
-  CpuTable& cpu = cpu_table(Tracker::Async);
-  each_run(block, pages, [&](Pages run) {
-    const PageState state = block.page(run.begin);
-    if (state.tracker() != Tracker::Async || state.hold(kCpu) != Hold::Shared) return 0;
-    PageSet written;
-    if (int error = cpu.written(block, run, written))
-      fatal("page 0x%lx: cannot tell what was written: %s", run.begin, strerror(error));
-    if (written.none()) return 0;
-    for (uint64_t a = run.begin; a < run.end;) {
-      Pages part{a, a};
-      while (part.end < run.end && written[(part.end - block.address) / kPage]) part.end += kPage;
-      a = part.end + kPage;
-      if (!part.empty()) cpu_wrote(block, part, update);
-    }
-    return 0;
-  });
-}
-
-void Driver::cpu_wrote(Block& block, Pages run, bool update) {
-  if (int error = unmerge(block, run)) // what was written is a private copy
-    fatal("page 0x%lx, written while it was merged: %s", run.begin, strerror(error));
-  if (block.page(run.begin).watched()) notify(block, run);
-  const PageState state = block.page(run.begin);
-  if (update) {
-    if (update_others(block, run) == 0) return;
-  }
-  const Transition t = transition(state, kCpu, Access::Write, policy_.protocol);
-  if (t.step != Step::None && perform(block, run, t, {kCpu, Access::Write, Cause::Launch}) != 0)
-    fatal("page 0x%lx: copies of what the CPU wrote cannot be taken back", run.begin);
-}
-
-// Gives all devices that have a copy the CPU's content; everybody's rights stay as they are.
-int Driver::update_others(Block& block, Pages run) {
-  const uint64_t begin = now_ns();
-  const PageState state = block.page(run.begin);
-  StagingPool::Use staging(staging_);
-  const std::byte* now = table(kCpu, state).frames(block, run, *staging);
-  if (!now) return ENXIO;
-  for (Processor p = 1; p < processors(); ++p) {
-    if (state.hold(p) == Hold::Invalid) continue;
-    TransferCounters& count = counters_.transfer[kCpu][p];
-    count.add(run.count(), true, Cause::Launch);
-    if (int error = tables_[p]->update(block, run, now)) return error;
-    count.ns.add(now_ns() - begin);
-  }
-  return 0;
 }
 
 } // namespace hmm

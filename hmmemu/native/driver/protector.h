@@ -21,8 +21,11 @@ class Protector {
   virtual ~Protector() = default;
   Protector(const Protector&) = delete;
 
-  // `content`: of the pages before the write; nullptr unless wants_content.
+  // `content`: of the pages before the write; nullptr unless wants_content, or if it was told by `keep`.
   virtual void before_write(Pages run, const std::byte* content) = 0;
+  // Where stores are noticed and not caught, nobody can read what was there before: who wants that is given
+  // it when the pages are armed.
+  virtual void keep(Pages, const std::byte* /*content*/) {}
   virtual bool wants_content() const = 0;
   Pages range() const { return range_; }
 

@@ -112,6 +112,7 @@ std::vector<Pages> Driver::add_range(Pages pages, MemoryKind kind) {
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
   CpuTable& cpu = cpu_table(tracker);
   std::vector<Pages> fresh = runs(pages, 0);
+  for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
   for (size_t i = 0; i < fresh.size(); ++i) {
     populate(fresh[i]);
     int error = cpu.add(fresh[i], kind);
@@ -150,7 +151,7 @@ std::vector<Pages> Driver::drop_range(Pages pages) {
     });
   each_block(pages, [&](Block& block, Pages part) {
     bring_home(block, part);
-    host_.free_parked(block, part);
+    if (host()) host()->free_parked(block, part);
     hidden_.set(block, part, false);
     for (Processor q = 1; q < processors(); ++q) tables_[q]->release(block, part);
     return each_run(block, part, [&](Pages run) {
@@ -260,6 +261,7 @@ void Driver::after_fork_in_child() {
   // The descriptors speak for the parent's memory: closing them here leaves the parent's registrations alone.
   closed_ = true;
   uffd_ = Userfaultfd();
+  if (async_) async_->close();
   for (uint32_t slot = directory_.size(); slot-- > 0;) {
     Block& block = directory_.at(slot);
     block.lock.reset();

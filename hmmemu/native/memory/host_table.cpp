@@ -11,21 +11,37 @@ namespace hmm {
 #define MADV_DONTNEED_LOCKED 24 // Linux 5.18
 #endif
 
-HostTable::HostTable(const Userfaultfd& uffd) : uffd_(uffd), most_parked_(sysconf(_SC_PHYS_PAGES) / 4) {
+HostTable::HostTable(const Userfaultfd& uffd, AliasMap& aliases)
+    : uffd_(uffd), aliases_(aliases), most_parked_(sysconf(_SC_PHYS_PAGES) / 4) {
   if (!uffd_.can_move()) return;
   try {
     Mapping parking(uint64_t{Directory::kMostBlocks} * kBlock, true);
     madvise(parking.as<void>(), parking.bytes(), MADV_NOHUGEPAGE);
     // The kernel moves frames to registered addresses only.
-    if (uffd_.add({parking.address(), parking.address() + parking.bytes()}) == 0)
+    if (uffd_.add({parking.address(), parking.address() + parking.bytes()}, false) == 0)
       parking_ = std::move(parking);
   } catch (const Failure&) { // a limit of the address space: frames are copied then
   }
 }
 
-int HostTable::zap(Block& block, Pages pages) {
+int HostTable::add(Pages pages, MemoryKind kind) {
+  int error = kind.shared ? aliases_.add(pages) : 0;
+  if (!error) error = uffd_.add(pages, kind.shared);
+  if (error) aliases_.remove(pages);
+  return error;
+}
+
+void HostTable::remove(Pages pages) {
+  uffd_.remove(pages);
+  aliases_.remove(pages);
+}
+
+int HostTable::replaced(Block& block, Pages pages, bool merged) {
+  return uffd_.add(pages, !merged && shared(block, pages));
+}
+
+int HostTable::zap(Block&, Pages pages) {
   void* const at = reinterpret_cast<void*>(pages.begin);
-  if (block.page(pages.begin).shared_mapping()) return madvise(at, pages.bytes(), MADV_REMOVE) ? errno : 0;
   if (madvise(at, pages.bytes(), MADV_DONTNEED) == 0) return 0;
   if (errno != EINVAL) return errno;
   return madvise(at, pages.bytes(), MADV_DONTNEED_LOCKED) ? errno : 0; // mlock'ed memory
@@ -33,13 +49,29 @@ int HostTable::zap(Block& block, Pages pages) {
 
 // For a read the kernel's shared zero page will do. Pages about to be written get frames at once: on the zero
 // page each would fault a second time.
-int HostTable::zero(Block&, Pages pages, Access access, bool writable) {
-  if (access == Access::Write || !writable) return uffd_.copy(pages, zeros_.as<std::byte>(), writable);
-  return uffd_.zero(pages);
+int HostTable::zero(Block& block, Pages pages, Access access, bool writable) {
+  const bool frames = access == Access::Write || !writable;
+  const int error = frames ? uffd_.copy(pages, zeros_.as<std::byte>(), writable) : uffd_.zero(pages);
+  return error == EEXIST && shared(block, pages) ? map_or_zero(pages, writable) : error;
+}
+
+int HostTable::regrant(Block& block, Pages pages, bool writable) {
+  return shared(block, pages) ? map_or_zero(pages, writable) : wake(pages);
+}
+
+int HostTable::map_or_zero(Pages pages, bool writable) {
+  for (uint64_t a = pages.begin; a < pages.end; a += kPage) {
+    const Pages page{a, a + kPage};
+    int error = uffd_.map_frames(page, writable);
+    if (error == EFAULT)
+      error = uffd_.copy(page, zeros_.as<std::byte>(), writable); // the file has a hole here
+    if (error && error != EEXIST) return error;
+  }
+  return wake(pages);
 }
 
 uint64_t HostTable::park(Block& block, Pages pages) {
-  if (!parking_.bytes() || block.page(pages.begin).shared_mapping()) return 0;
+  if (!parking_.bytes() || shared(block, pages)) return 0;
   free_parked(block, pages);
   if (parked_.frames() + pages.count() > most_parked_) return 0;
   const uint64_t moved = uffd_.move(pages, spots(block, pages).begin);
@@ -48,20 +80,41 @@ uint64_t HostTable::park(Block& block, Pages pages) {
 }
 
 const std::byte* HostTable::take(Block& block, Pages pages, bool writable, Staging& staging) {
+  if (shared(block,
+             pages)) { // nobody writes any more once the entries are gone; the frames stay where they are
+    if (int error = zap(block, pages)) fatal("zap of CPU page 0x%lx failed: errno %d", pages.begin, error);
+    return aliases_.readable(block, pages);
+  }
   const uint64_t parked = park(block, pages);
   auto* spot = reinterpret_cast<const std::byte*>(spots(block, pages).begin);
   if (parked == pages.bytes()) return spot;
   const Pages rest{pages.begin + parked, pages.end};
-  int error = writable ? protect(block, rest) : 0;
   std::memcpy(staging.data(), spot, parked);
-  std::memcpy(staging.data() + parked, reinterpret_cast<const void*>(rest.begin), rest.bytes());
-  if (!error) error = zap(block, rest);
-  if (error) fatal("zap of CPU page 0x%lx failed: errno %d", rest.begin, error);
+  if (int error = take_by_copy(block, rest, writable, staging.data() + parked))
+    fatal("CPU page 0x%lx cannot be taken away: errno %d", rest.begin, error);
   return staging.data();
 }
 
+int HostTable::take_by_copy(Block& block, Pages pages, bool writable, std::byte* to) {
+  if (int error = writable ? protect(block, pages) : 0) return error;
+  std::memcpy(to, reinterpret_cast<const void*>(pages.begin), pages.bytes());
+  return zap(block, pages);
+}
+
 int HostTable::install(Block& block, Pages pages, const std::byte* content, bool writable) {
-  if (!writable) return uffd_.copy(pages, content, false); // a frame that is moved becomes writable
+  if (shared(block, pages)) return install_shared(block, pages, content, writable);
+  // A frame that is moved becomes writable.
+  return writable ? install_parked(block, pages, content) : uffd_.copy(pages, content, false);
+}
+
+int HostTable::install_shared(Block& block, Pages pages, const std::byte* content, bool writable) {
+  std::byte* alias = aliases_.writable(block, pages);
+  if (!alias) return EFAULT;
+  std::memcpy(alias, content, pages.bytes());
+  return uffd_.map_frames(pages, writable);
+}
+
+int HostTable::install_parked(Block& block, Pages pages, const std::byte* content) {
   return parked_.each_run(block, pages, [&](Pages run, bool parked) {
     const std::byte* source = content + (run.begin - pages.begin);
     if (parked) {
@@ -78,7 +131,8 @@ int HostTable::install(Block& block, Pages pages, const std::byte* content, bool
 
 int HostTable::release(Block& block, Pages pages) {
   free_parked(block, pages);
-  return zap(block, pages);
+  if (!shared(block, pages)) return zap(block, pages);
+  return madvise(reinterpret_cast<void*>(pages.begin), pages.bytes(), MADV_REMOVE) ? errno : 0;
 }
 
 void HostTable::free_parked(Block& block, Pages pages) {

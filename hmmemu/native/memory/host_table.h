@@ -1,7 +1,10 @@
 // The CPU's page table: this process's own, changed through userfaultfd and madvise.
 //
-// Private anonymous memory and shared memory (shmem) differ in one thing: zapping shared memory must free the
-// frame in its file (MADV_REMOVE), because a frame that stays would be mapped again without a fault.
+// Shared memory (shmem) has its frames in a file, where they stay: to zap a page drops this process's entry
+// for it (MADV_DONTNEED), and the next access is a message because the range is registered for minor faults
+// too. Content is read and written through an alias (memory/alias_map.h), so other processes that map the
+// file see the last content that was here at every moment. Only `release` frees frames in the file
+// (MADV_REMOVE).
 //
 // Frames of private pages that go to a device are not freed but parked: UFFDIO_MOVE (Linux 6.8) moves the
 // frame itself to an address of the driver's own, and back when the page comes home. To move a frame costs a
@@ -9,34 +12,38 @@
 // cannot be moved (older kernels, shared memory, frames shared with a fork child, more parked than the
 // limit), they are copied and freed.
 #pragma once
+#include "memory/alias_map.h"
 #include "memory/frame_map.h"
 #include "memory/page_table.h"
 #include "os/userfaultfd.h"
-#include <cerrno>
 #include <sys/mman.h>
 
 namespace hmm {
 
-class HostTable final : public CpuTable {
+class HostTable : public CpuTable {
  public:
-  explicit HostTable(const Userfaultfd& uffd);
+  HostTable(const Userfaultfd& uffd, AliasMap& aliases);
 
-  int add(Pages pages, MemoryKind) override { return uffd_.add(pages); }
-  void remove(Pages pages) override { uffd_.remove(pages); }
+  int add(Pages pages, MemoryKind kind) override;
+  void remove(Pages pages) override;
   int merged_rights() const override { return PROT_READ | PROT_WRITE; }
-  int replaced(Block&, Pages pages, bool) override { return uffd_.add(pages); }
+  int replaced(Block&, Pages pages, bool merged) override;
   void forget_taken(Block& block, Pages pages) override { free_parked(block, pages); }
 
   int protect(Block&, Pages pages) override { return uffd_.protect(pages); }
   int unprotect(Block&, Pages pages) override { return uffd_.unprotect(pages); }
   int zap(Block& block, Pages pages) override;
   const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) override;
-  const std::byte* frames(Block&, Pages pages, Staging&) override {
+  const std::byte* frames(Block& block, Pages pages, Staging&) override {
+    if (shared(block, pages)) return aliases_.readable(block, pages);
     return reinterpret_cast<const std::byte*>(pages.begin);
   }
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
+  // Shared memory: what another process has put into the file since stays, zeros where there is nothing.
   int zero(Block& block, Pages pages, Access access, bool writable) override;
   int update(Block&, Pages, const std::byte*) override { return EINVAL; } // the CPU's stores are the news
+  // A page of shared memory may have lost its entry, to reclaim for example: its frame is in the file.
+  int regrant(Block& block, Pages pages, bool writable) override;
   int wake(Pages pages) override { return uffd_.wake(pages); }
   // Only freed arena memory can get here: it reads as zeros until it is allocated again.
   int refuse(Pages pages) override { return uffd_.zero(pages); }
@@ -44,6 +51,11 @@ class HostTable final : public CpuTable {
 
   // Frees parked frames that are left of a time when the page came home as a copy.
   void free_parked(Block& block, Pages pages);
+
+ protected:
+  // Takes away private pages whose frames cannot be moved, and copies them to `to`.
+  virtual int take_by_copy(Block& block, Pages pages, bool writable, std::byte* to);
+  static bool shared(Block& block, Pages pages) { return block.page(pages.begin).shared_mapping(); }
 
  private:
   // Where the frames of these pages are parked.
@@ -53,8 +65,12 @@ class HostTable final : public CpuTable {
   }
   // Moves frames into the parking; returns the bytes of those that went, from the first page on.
   uint64_t park(Block& block, Pages pages);
+  int install_shared(Block& block, Pages pages, const std::byte* content, bool writable);
+  int install_parked(Block& block, Pages pages, const std::byte* content);
+  int map_or_zero(Pages pages, bool writable);
 
   const Userfaultfd& uffd_;
+  AliasMap& aliases_;
   Mapping zeros_{kBlock, true}; // never written: the zero page, many times
   Mapping parking_;             // kMostBlocks slots of kBlock; none if frames cannot be moved
   FrameMap parked_;

@@ -25,8 +25,9 @@ namespace {
 constexpr uint64_t kPagefaultFlagWp = 1u << 0, kMissingShmem = 1u << 5, kThreadId = 1u << 8,
                    kMinorShmem = 1u << 10, kWpShmem = 1u << 12, kWpUnpopulated = 1u << 13, kPoison = 1u << 14,
                    kWpAsync = 1u << 15, kMove = 1u << 16;
-constexpr uint64_t kNeeded = kPagefaultFlagWp | kMissingShmem | kWpShmem;
-constexpr uint64_t kWanted = kNeeded | kThreadId | kMinorShmem | kPoison | kMove;
+constexpr uint64_t kNeeded = kPagefaultFlagWp | kMissingShmem | kMinorShmem | kWpShmem;
+constexpr uint64_t kWanted = kNeeded | kThreadId | kPoison | kMove;
+constexpr uint64_t kRegisterMinor = 1u << 2;
 
 struct PoisonRequest {
   uffdio_range range;
@@ -152,7 +153,7 @@ int set_protection(int fd, Pages pages, uint64_t mode) {
 
 } // namespace
 
-Userfaultfd Userfaultfd::open() {
+Userfaultfd Userfaultfd::open(bool async) {
   Opened probe = open_any();
   if (probe.fd < 0) throw Failure(FailureKind::Unsupported, refusal());
   uint64_t have = ask_features(probe.fd);
@@ -161,10 +162,14 @@ Userfaultfd Userfaultfd::open() {
     throw Failure(
         FailureKind::Unsupported,
         "this kernel's userfaultfd cannot write-protect shared memory: Linux 5.19 or later is needed");
+  if (async && !(have & kWpAsync))
+    throw Failure(
+        FailureKind::Unsupported,
+        "this kernel's userfaultfd has no WP_ASYNC, which tracker='async' needs: Linux 6.7 or later");
   Opened opened = open_any();
   uffdio_api api{};
   api.api = UFFD_API;
-  api.features = have & kWanted;
+  api.features = (have & kWanted) | (async ? kWpAsync : 0);
   if (opened.fd < 0 || ioctl(opened.fd, UFFDIO_API, &api) != 0)
     throw_errno(FailureKind::Unsupported, "cannot open a userfaultfd");
   Userfaultfd result(opened.fd);
@@ -184,10 +189,10 @@ Userfaultfd::~Userfaultfd() {
   if (fd_ >= 0) close(fd_);
 }
 
-int Userfaultfd::add(Pages pages) const {
+int Userfaultfd::add(Pages pages, bool shared) const {
   uffdio_register request{};
   request.range = range_of(pages);
-  request.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP;
+  request.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP | (shared ? kRegisterMinor : 0);
   return run(fd_, UFFDIO_REGISTER, request);
 }
 

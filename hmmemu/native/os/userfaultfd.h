@@ -21,8 +21,8 @@ class Userfaultfd final : public FaultSource {
 
   Userfaultfd() = default;
   // Opens one for this process with the features the driver needs. Throws Failure(Unsupported) with the
-  // reason.
-  static Userfaultfd open();
+  // reason. `async`: stores to protected pages are no faults; os/pagemap.h tells of them afterwards.
+  static Userfaultfd open(bool async = false);
   // Takes over a descriptor received from another process.
   explicit Userfaultfd(int fd) : fd_(fd) {}
   Userfaultfd(Userfaultfd&& other) noexcept { *this = static_cast<Userfaultfd&&>(other); }
@@ -33,8 +33,10 @@ class Userfaultfd final : public FaultSource {
   Way way() const { return way_; }
 
   // 0 or errno.
-  int add(Pages pages) const;    // start catching missing pages and writes to protected ones
-  int remove(Pages pages) const; // stop; wakes every waiter
+  // Starts catching missing pages, writes to protected ones and, of shared memory, pages that the file has
+  // but this mapping lacks.
+  int add(Pages pages, bool shared) const;
+  int remove(Pages pages) const;                                       // stop; wakes every waiter
   int copy(Pages pages, const std::byte* source, bool writable) const; // EEXIST if a frame is there already
   int zero(Pages pages) const;
   int map_frames(Pages pages, bool writable) const; // frames that the backing file holds already
