@@ -28,6 +28,8 @@ class AsyncTable final : public HostTable {
   AsyncTable(const Userfaultfd& uffd, AliasMap& aliases, const Directory& directory);
 
   int protect(Block& block, Pages pages) override;
+  // A store while a page is being merged is no message here, and could be lost.
+  int merged_rights() const override { return -1; }
   // Until `told`, whoever asks `telling` knows that somebody works on what was found here.
   int written(Block& block, Pages pages, PageSet& found) override;
   void told() { telling_.fetch_sub(1, std::memory_order_release); }
