@@ -42,8 +42,16 @@ class Session:
     def allocate(self, begin: int, end: int) -> None: ...
     def free(self, begin: int, end: int) -> None: ...
     def add_range(
-        self, begin: int, end: int, shared: bool = False, read_only: bool = False, file: bool = False
+        self,
+        begin: int,
+        end: int,
+        shared: bool = False,
+        read_only: bool = False,
+        file: bool = False,
+        huge: bool = False,
+        executable: bool = False,
     ) -> list[tuple[int, int]]: ...
+    def whole(self, begin: int, end: int) -> tuple[int, int]: ...
     def fresh(self, begin: int, end: int) -> list[tuple[int, int]]: ...
     def write_file(
         self, fd: int, begin: int, end: int, mapped_from: int, offset: int, data: int, bytes: int

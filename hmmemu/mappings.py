@@ -7,12 +7,16 @@ No state, so no lock.
 
 from __future__ import annotations
 
+import functools
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hmmemu.errors import RangeError, UnsupportedError
 
+HUGE_PAGE = 2 << 20
 _NO_FILE = ("[heap]", "[anon", "/dev/zero", "/memfd:", "/dev/shm/", "/SYSV", "/anon_hugepage")
 
 
@@ -62,7 +66,12 @@ class Mapping:
     @property
     def is_file(self) -> bool:
         """Whether the pages are those of a regular file (shared memory is none)."""
-        return bool(self.path) and not self.path.startswith((*_NO_FILE, "["))
+        return bool(self.path) and not self.path.startswith((*_NO_FILE, "[")) and not self.huge_page
+
+    @property
+    def huge_page(self) -> int:
+        """Bytes of one page if the memory is hugetlbfs's (MAP_HUGETLB, MFD_HUGETLB, a file there), else 0."""
+        return _huge_page_of(self.device) if self.inode else 0
 
     def offset_of(self, address: int) -> int:
         """Where in the object an address of the mapping lies, bytes."""
@@ -76,6 +85,8 @@ class Kind:
     shared: bool = False
     read_only: bool = False
     file: bool = False
+    huge: bool = False
+    executable: bool = False
 
 
 def all_mappings() -> Iterator[Mapping]:
@@ -110,12 +121,18 @@ def kind_of(mappings: list[Mapping], what: str) -> Kind:
 
     Raises:
         RangeError: a part cannot be read.
-        UnsupportedError: stacks and other memory of the kernel's or of libraries; kinds that differ.
+        UnsupportedError: stacks and other memory of the kernel's or of libraries; kinds that differ; huge pages
+            that are not of 2 MiB.
     """
-    kinds = {Kind(m.shared, not m.writable, m.is_file) for m in mappings}
+    kinds = {Kind(m.shared, not m.writable, m.is_file, m.huge_page > 0, m.executable) for m in mappings}
     for m in mappings:
         if not m.readable:
             raise RangeError(f"the {what} cannot be read: it is mapped with PROT_NONE at {m.begin:#x}")
+        if m.huge_page not in (0, HUGE_PAGE):
+            raise UnsupportedError(
+                f"the {what} lies on huge pages of {m.huge_page >> 10} KiB: only those of {HUGE_PAGE >> 10} KiB can be "
+                "shared; use hmm.asarray(x), which copies it"
+            )
         if not m.is_file and m.path.startswith("[") and not m.path.startswith(_NO_FILE):
             raise UnsupportedError(
                 f"the {what} lies on {m.path}: stacks cannot be shared; use hmm.asarray(x)"
@@ -127,10 +144,42 @@ def kind_of(mappings: list[Mapping], what: str) -> Kind:
             )
     if len(kinds) > 1:
         raise UnsupportedError(
-            f"the {what} lies on memory of several kinds (private and shared, or read-only and writable): "
+            f"the {what} lies on memory of several kinds (private and shared, say, or read-only and writable): "
             "use hmm.asarray(x), which copies it"
         )
     return kinds.pop()
+
+
+@functools.cache
+def _huge_page_of(device: str) -> int:
+    """The page size of the hugetlbfs that is this device, 0 if it is none."""
+    for size in _huge_page_sizes():
+        try:
+            fd = os.memfd_create("hmmemu", os.MFD_CLOEXEC | os.MFD_HUGETLB | size.bit_length() - 1 << 26)
+        except OSError:
+            continue  # this kernel, or this container, has none of that size
+        try:
+            found = os.fstat(fd).st_dev
+        finally:
+            os.close(fd)
+        if f"{os.major(found):02x}:{os.minor(found):02x}" == device:
+            return size
+    return _mounted_page_size(device)
+
+
+def _huge_page_sizes() -> list[int]:
+    names = (path.name for path in Path("/sys/kernel/mm/hugepages").glob("hugepages-*kB"))
+    return [int(name.removeprefix("hugepages-").removesuffix("kB")) << 10 for name in names]
+
+
+def _mounted_page_size(device: str) -> int:
+    major, minor = (int(x, 16) for x in device.split(":"))
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mount, _, filesystem = line.partition(" - ")
+        if mount.split()[2] == f"{major}:{minor}" and filesystem.startswith("hugetlbfs "):
+            size = re.search(r"pagesize=(\d+)([KMG])", filesystem)
+            return int(size[1]) << {"K": 10, "M": 20, "G": 30}[size[2]] if size else HUGE_PAGE
+    return 0
 
 
 def _is_library(mapping: Mapping) -> bool:

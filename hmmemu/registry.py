@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Protocol
 
 from hmmemu._native import DeviceProcess, RangeGuard, Session
@@ -65,7 +65,7 @@ class Registry:
             if key in self._table:
                 return
             kind, files = self._look_at(memory, describe(array))
-            fresh = self._session.add_range(*memory.pages, kind.shared, kind.read_only, kind.file)
+            fresh = self._session.add_range(*memory.pages, *astuple(kind))
             processes = [device.process for device in self._devices]
             end = RangeGuard(self._session, processes, self._table, key, *memory.pages)
             self._table[key] = _Registration(memory, weakref.ref(owner, end), end, files)
@@ -110,7 +110,7 @@ class Registry:
     def ranges(self) -> list[PageRange]:
         """All registered pages, sorted and merged."""
         merged: list[PageRange] = []
-        for begin, end in sorted(r.memory.pages for r in list(self._table.values())):
+        for begin, end in sorted(self._session.whole(*r.memory.pages) for r in list(self._table.values())):
             if merged and begin <= merged[-1][1]:
                 merged[-1] = merged[-1][0], max(end, merged[-1][1])
             else:

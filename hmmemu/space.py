@@ -278,7 +278,8 @@ class AddressSpace:
             `array` itself.
 
         Raises:
-            UnsupportedError: pages of a regular file, huge pages: use `asarray`, which copies.
+            UnsupportedError: stacks, libraries, huge pages that are not of 2 MiB, pages that another registered
+                mapping shows too: use `asarray`, which copies.
             RangeError: the memory is not mapped, or a device cannot map its addresses.
         """
         self.session_or_raise()

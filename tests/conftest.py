@@ -7,6 +7,7 @@ gets that asks for none.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +96,24 @@ def page_by_page() -> Iterator[hmm.AddressSpace]:
 def two_devices() -> Iterator[hmm.AddressSpace]:
     with hmm.AddressSpace(devices=2, timeout=60, policy=hmm.Policy(grow=False)) as made:
         yield made
+
+
+@pytest.fixture
+def huge_pages() -> Iterator[None]:
+    """Sixteen huge pages of 2 MiB in the kernel's pool."""
+    setting = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
+    try:
+        before = setting.read_text()
+        setting.write_text(str(int(before) + 16))
+    except OSError:
+        pytest.skip("huge pages are root's to reserve, or this kernel has none")
+    try:
+        if int(setting.read_text()) < int(before) + 16:
+            pytest.skip("no memory for huge pages")
+        yield
+    finally:
+        gc.collect()  # arrays of tests before that hang in cycles
+        setting.write_text(before)
 
 
 @pytest.fixture(scope="session")

@@ -93,3 +93,30 @@ except hmm.UnsupportedError as error:
         assert "userfaultfd is refused" in done.stdout
     if name == "uffd":
         assert "vm.unprivileged_userfaultfd=1" in done.stdout and "seccomp" in done.stdout
+
+
+SHARED_HUGE_PAGES = """
+import mmap, os, numpy as np, hmmemu as hmm
+fd = os.memfd_create("huge", os.MFD_HUGETLB)
+os.truncate(fd, 2 << 20)
+x = np.frombuffer(mmap.mmap(fd, 2 << 20), np.int32)
+os.close(fd)
+anonymous = np.frombuffer(mmap.mmap(-1, 2 << 20, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | 0x40000), np.int32)
+with hmm.AddressSpace(device="emulated") as space:
+    space.register(x)  # its mmap object keeps a descriptor
+    space.devices[0].write(x, 5)
+    assert (x == 5).all()
+    try:
+        space.register(anonymous)
+    except hmm.UnsupportedError as error:
+        print(error)
+    anonymous[:] = 3  # plain memory still
+"""
+
+
+@pytest.mark.usefixtures("huge_pages")
+@pytest.mark.parametrize("tracker", [name for name in trackers.IMPLEMENTED if name != "async"], indirect=True)
+def test_shared_huge_pages_of_an_unprivileged_user(tracker: str) -> None:
+    done = run_python(SHARED_HUGE_PAGES, *as_other_user())
+    assert done.returncode == 0, done.stderr
+    assert "map_files" in done.stdout and "hmm.asarray" in done.stdout

@@ -208,11 +208,18 @@ void bind_session(nb::module_& m) {
           Unlocked())
       .def(
           "add_range",
-          [](Session& s, uint64_t b, uint64_t e, bool shared, bool read_only, bool file) {
-            return to_python(s.driver().add_range(pages_of(b, e), {shared, read_only, file}));
+          [](Session& s, uint64_t b, uint64_t e, bool shared, bool read_only, bool file, bool huge,
+             bool executable) {
+            const MemoryKind kind{shared, read_only, file, huge, executable};
+            return to_python(s.driver().add_range(pages_of(b, e), kind));
           },
           nb::arg("begin"), nb::arg("end"), nb::arg("shared") = false, nb::arg("read_only") = false,
-          nb::arg("file") = false)
+          nb::arg("file") = false, nb::arg("huge") = false, nb::arg("executable") = false)
+      .def("whole",
+           [](Session& s, uint64_t b, uint64_t e) {
+             const Pages pages = s.driver().whole(pages_of(b, e));
+             return Range(pages.begin, pages.end);
+           })
       .def("drop_range",
            [](Session& s, uint64_t b, uint64_t e) {
              if (!s.open()) return std::vector<Range>();

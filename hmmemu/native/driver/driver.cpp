@@ -91,6 +91,7 @@ int Driver::serve(Block& block, Processor p, const Fault& fault) {
     if (!granted) region = grow(block, fault.address, p, crowded() ? GrowthPolicy{true, 0} : policy_.growth);
     if (p == kCpu && crowded() && !state.watched()) access = Access::Write; // all of it with one protection
     if (access == Access::Write) region = without_merged(block, region, fault.address);
+    region = block.whole(region);
     PageLocks::mark(block, region, true);
   }
   int error = 0;
@@ -112,7 +113,7 @@ int Driver::serve(Block& block, Processor p, const Fault& fault) {
 int Driver::bring(Block& block, Pages region, uint64_t address, Request request) {
   Request grown = request;
   grown.grown = true;
-  const Pages page{address, address + kPage};
+  const Pages page = block.whole({address, address + kPage});
   if (request.access == Access::Read || !block.page(address).watched()) {
     const int error = access_locked(block, region, grown);
     return error == ENXIO ? access_locked(block, page, request) : error;
@@ -150,7 +151,7 @@ bool Driver::defer(Block& block, Processor p, uint64_t address) {
 // and an Exclusive CPU page that the program itself dropped (madvise), which reads as zeros as it would
 // without us. A device without userfaultfd may also have lost rights that it was given (video_memory.h).
 void Driver::repair(Block& block, uint64_t address, Processor p, bool present) {
-  const Pages page{address, address + kPage};
+  const Pages page = block.whole({address, address + kPage});
   const PageState state = block.page(address);
   PageTable& mine = table(p, state);
   if (state.hold(p) == Hold::Exclusive) {
@@ -207,7 +208,7 @@ int Driver::access_locked(Block& block, Pages pages, Request request) {
 // is.
 int Driver::step(Block& block, Pages run, Request request) {
   const int error = step_at_once(block, run, request);
-  if (error != ENXIO || run.count() == 1) return error;
+  if (error != ENXIO || run.count() == 1 || block.page(run.begin).huge()) return error;
   const uint64_t middle = run.begin + run.count() / 2 * kPage;
   const int first = access_locked(block, {run.begin, middle}, request);
   const int second = access_locked(block, {middle, run.end}, request);
@@ -347,7 +348,7 @@ void Driver::bring_home_run(Block& block, Pages run) {
   });
   if (!error) return;
   if (error != ENOENT) fatal("pages at 0x%lx cannot be brought home: %s", run.begin, strerror(error));
-  if (run.count() > 1) {
+  if (run.count() > 1 && !block.page(run.begin).huge()) {
     const uint64_t middle = run.begin + run.count() / 2 * kPage;
     bring_home_run(block, {run.begin, middle});
     return bring_home_run(block, {middle, run.end});
@@ -372,8 +373,10 @@ int Driver::bring_home_watched(Block& block, Pages run) {
 }
 
 void Driver::discard(Pages pages) {
-  const int error =
-      each_block(pages, [&](Block& block, Pages part) { return release_everywhere(block, part); });
+  const int error = each_block(pages, [&](Block& block, Pages part) {
+    const bool inside = part.begin >= pages.begin && part.end <= pages.end; // else others use the huge page
+    return inside ? release_everywhere(block, part) : 0;
+  });
   if (error) throw Failure(FailureKind::Error, std::string("discard failed: ") + strerror(error));
 }
 
@@ -440,8 +443,8 @@ void Driver::snapshot(Pages pages, uint64_t* words) {
     const Pages part{a, std::min(pages.end, block_down(a) + kBlock)};
     std::memset(buffer.as<void>(), 0, part.count() * sizeof(uint64_t));
     // Locked first: who was served a moment ago must find it said here.
-    each_block(part, [&](Block& block, Pages inner) {
-      std::memcpy(buffer.as<void>(), &block.page(inner.begin), inner.count() * sizeof(uint64_t));
+    each_block(part, [&](Block& block, Pages) {
+      std::memcpy(buffer.as<void>(), &block.page(part.begin), part.count() * sizeof(uint64_t));
       return 0;
     });
     std::memcpy(words + (a - pages.begin) / kPage, buffer.as<void>(), part.count() * sizeof(uint64_t));

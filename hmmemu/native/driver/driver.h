@@ -83,6 +83,8 @@ class Driver {
   // Existing memory. The new pages start Exclusive at the CPU.
   // Returns the runs of pages that were not owned before.
   std::vector<Pages> add_range(Pages pages, MemoryKind kind);
+  // The range, with the whole of the huge pages at its ends.
+  Pages whole(Pages pages) const;
   // The runs of pages that nobody owns.
   std::vector<Pages> unowned(Pages pages) const { return runs(pages, 0); }
   // Brings the pages home; those nobody else owns become plain memory. Returns them.
@@ -292,13 +294,12 @@ class Driver {
     return 0;
   }
   // Locks the pages of one block after the other, in ascending order, and calls visit(block, pages of it)
-  // with them locked, until one returns an error.
+  // with them locked, until one returns an error. Of a huge page it visits the whole.
   template <class Visit> int each_block(Pages pages, Visit visit) {
     for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) {
       Block* block = directory_.find(a);
       if (!block) continue;
-      const Pages part{a, std::min(pages.end, block->address + kBlock)};
-      PageLocks::lock(*block, part);
+      const Pages part = PageLocks::lock(*block, {a, std::min(pages.end, block->address + kBlock)});
       const int error = visit(*block, part);
       check(*block);
       unlock(*block, part);

@@ -37,6 +37,7 @@ bool Driver::evict_from(Block& block, Processor p) {
         return state.managed() && !state.locked() && devices_[p]->missing(block, {page, page + kPage}) == 0;
       };
       while (run.end < block.address + kBlock && takes(run.end)) run.end += kPage;
+      run = block.whole(run); // it is here as a whole
       PageLocks::mark(block, run, true);
     }
     a = run.end + kPage;

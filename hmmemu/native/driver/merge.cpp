@@ -160,7 +160,7 @@ std::vector<Driver::Candidate> Driver::hash_pages(Pages pages, bool mergeable, M
     if (!state.managed() || state.untouched()) continue;
     if (state.merged()) {
       ++result.scanned, ++result.before;
-    } else if (!mergeable || cpu_table(state.tracker()).merged_rights() < 0) {
+    } else if (!mergeable || state.huge() || cpu_table(state.tracker()).merged_rights() < 0) {
       ++result.skipped;
     } else {
       ++result.scanned;

@@ -83,7 +83,7 @@ void Driver::notice_all_writes(bool update) {
 }
 
 void Driver::notice_block(Block& block, Pages pages, bool update) {
-  PageLocks::lock(block, pages);
+  pages = PageLocks::lock(block, pages);
   notice_locked(block, pages, update);
   check(block);
   unlock(block, pages);
@@ -107,7 +107,7 @@ void Driver::tell_found(Pages pages, bool update) {
 void Driver::tell_block(Block& block, Pages pages, bool update) {
   const PageSet found = async_->peek(block);
   for_runs(block, pages, found, [&](Pages run) {
-    PageLocks::lock(block, run);
+    run = PageLocks::lock(block, run);
     const PageSet mine = async_->take_found(block, run); // another thread may have been faster
     tell_locked(block, run, mine, update);
     check(block);

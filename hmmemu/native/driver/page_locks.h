@@ -26,14 +26,17 @@ class PageLocks {
  public:
   static constexpr uint64_t kLimitNs = 120'000'000'000;
 
-  // Locks all of `pages`, sleeping while one of them is locked.
-  static void lock(Block& block, Pages pages) {
+  // Locks all of `pages`, sleeping while one of them is locked. Returns what was locked: the whole of a huge
+  // page.
+  static Pages lock(Block& block, Pages pages) {
     while (uint64_t busy = try_lock(block, pages)) wait(block, busy);
+    return block.whole(pages);
   }
 
   // 0 if all were locked; else nothing was, and the address of one that is locked.
   static uint64_t try_lock(Block& block, Pages pages) {
     std::lock_guard guard(block.lock);
+    pages = block.whole(pages);
     if (uint64_t busy = first_locked(block, pages)) return busy;
     mark(block, pages, true);
     return 0;

@@ -40,7 +40,8 @@ void Driver::arm(Protector& protector, Pages pages) {
     notice_locked(block, part, false); // an earlier store is none of this protector's
     return each_run(block, part, [&](Pages run) {
       if (!block.page(run.begin).managed()) return 0;
-      for (uint64_t a = run.begin; a < run.end; a += kPage) protector.set_armed(a, true);
+      for (uint64_t a = std::max(run.begin, pages.begin); a < std::min(run.end, pages.end); a += kPage)
+        protector.set_armed(a, true);
       const int error = watch_run(block, run);
       return error ? error : keep_content(block, run, protector);
     });
@@ -82,6 +83,12 @@ void Driver::drop(Protector& protector) {
   while (protectors_end_ && !protectors_[protectors_end_ - 1].load()) --protectors_end_;
   if (closed_) return;
   each_block(protector.range(), [&](Block& block, Pages part) {
+    if (block.page(part.begin).huge()) {
+      bool armed = false;
+      for (uint64_t a = part.begin; a < part.end; a += kPage) armed = armed || armed_by_any(a);
+      if (!armed) unwatch(block, part);
+      return 0;
+    }
     const auto last = [&](uint64_t a) { return protector.armed(a) && !armed_by_any(a); };
     for (uint64_t a = part.begin; a < part.end;) {
       Pages run{a, a};
@@ -159,7 +166,7 @@ template <class Visit> void Driver::each_content(Block& block, Pages run, Visit 
   {
     StagingPool::Use staging(staging_);
     const std::byte* now = content(block, run, *staging);
-    if (now || run.count() == 1) {
+    if (now || run.count() == 1 || block.page(run.begin).huge()) {
       for (uint64_t a = run.begin; a < run.end; a += kPage) visit(a, now ? now + (a - run.begin) : nullptr);
       return;
     }
@@ -174,7 +181,9 @@ void Driver::read_pages(Pages pages, void (*visit)(void*, uint64_t, const std::b
     notice_locked(block, part, false);
     return each_run(block, part, [&](Pages run) {
       if (block.page(run.begin).managed())
-        each_content(block, run, [&](uint64_t page, const std::byte* now) { visit(context, page, now); });
+        each_content(block, run, [&](uint64_t page, const std::byte* now) {
+          if (page >= pages.begin && page < pages.end) visit(context, page, now);
+        });
       return 0;
     });
   });

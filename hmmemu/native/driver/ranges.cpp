@@ -78,7 +78,8 @@ void Driver::use_signals() {
 
 // userfaultfd cannot watch pages of regular files.
 Tracker Driver::tracker_for(MemoryKind kind) {
-  if (!kind.file) return tracker_;
+  // What a device reads while the CPU may write (async) is taken by moving it, and huge pages do not move.
+  if (!kind.file && !(kind.huge && tracker_ == Tracker::Async)) return tracker_;
   use_signals();
   return Tracker::Signal;
 }
@@ -106,23 +107,35 @@ void Driver::free(Pages pages) {
   });
 }
 
+Pages Driver::whole(Pages pages) const {
+  if (pages.empty()) return pages;
+  const auto huge = [&](uint64_t a) {
+    Block* block = directory_.find(a);
+    return block && block->page(a).huge();
+  };
+  if (huge(pages.begin)) pages.begin = block_down(pages.begin);
+  if (huge(pages.end - kPage)) pages.end = block_down(pages.end - kPage) + kBlock;
+  return pages;
+}
+
 std::vector<Pages> Driver::add_range(Pages pages, MemoryKind kind) {
   std::lock_guard guard(ranges_);
   const Tracker tracker = tracker_for(kind);
+  pages = kind.huge ? Pages{block_down(pages.begin), block_down(pages.end + kBlock - 1)} : whole(pages);
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
   CpuTable& cpu = cpu_table(tracker);
   std::vector<Pages> fresh = runs(pages, 0);
-  for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
   for (size_t i = 0; i < fresh.size(); ++i) {
     populate(fresh[i]);
     int error = cpu.add(fresh[i], kind);
     if (!error) continue;
     while (i-- > 0) cpu.remove(fresh[i]); // as if nothing had happened
-    if (error == EINVAL)
-      throw Failure(FailureKind::Unsupported,
-                    "this kind of memory (huge pages of hugetlbfs, say) cannot be watched here; use "
-                    "hmm.asarray(x), which copies it");
-    throw Failure(FailureKind::Unsupported, std::string("this memory cannot be watched: ") + strerror(error));
+    const char* why = kind.huge && error == EPERM
+                          ? "shared huge pages must be mapped a second time, and neither is a descriptor of "
+                            "their file open nor may /proc/self/map_files be followed"
+                          : strerror(error);
+    throw Failure(FailureKind::Unsupported, std::string("this memory cannot be watched: ") + why +
+                                                "; use hmm.asarray(x), which copies it");
   }
   each_block(pages, [&](Block& block, Pages part) {
     change(block, part, [&](PageState& state) {
@@ -143,6 +156,7 @@ std::vector<Pages> Driver::add_range(Pages pages, MemoryKind kind) {
 std::vector<Pages> Driver::drop_range(Pages pages) {
   std::lock_guard guard(ranges_);
   if (closed_) return {};
+  pages = whole(pages);
   std::vector<Pages> last = runs(pages, 1);
   for (Pages run : last) // what a snapshot shares with the range would be lost to it
     each_block(run, [&](Block& block, Pages part) {
@@ -212,9 +226,10 @@ void Driver::evacuate(Processor p) {
   for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
     Block& block = directory_.at(slot);
     each_block({block.address, block.address + kBlock}, [&](Block& b, Pages all) {
-      for (uint64_t a = all.begin; a < all.end; a += kPage)
-        if (b.page(a).hold(p) != Hold::Invalid) bring_home(b, {a, a + kPage});
-      return 0;
+      return each_run(b, all, [&](Pages run) {
+        if (b.page(run.begin).hold(p) != Hold::Invalid) bring_home(b, run);
+        return 0;
+      });
     });
   }
 }

@@ -1,5 +1,6 @@
 #include "memory/alias_map.h"
 
+#include "memory/second_mapping.h"
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
@@ -44,13 +45,7 @@ template <class Act> int AliasMap::each_block(Pages pages, Act act) const {
 int AliasMap::add(Pages pages) {
   const int error = each_block(pages, [&](const Block& block, Pages part) {
     made_.as<bool>()[block.slot] = true;
-    void* made = mremap(reinterpret_cast<void*>(part.begin), 0, part.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED,
-                        at(block, part));
-    if (made == MAP_FAILED) return errno;
-    // Refused where the file is open for reading only: then it is only read.
-    mprotect(made, part.bytes(), PROT_READ | PROT_WRITE);
-    madvise(made, part.bytes(), MADV_DONTFORK);
-    return 0;
+    return map_again(part, at(block, part));
   });
   if (error) remove(pages);
   return error;

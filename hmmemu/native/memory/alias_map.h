@@ -1,9 +1,9 @@
 // Second mappings of shared memory, at addresses of the driver's own, where it reads and writes frames while
 // the program's own mapping has no entry for them or must not be touched.
 //
-// An alias is the program's mapping once more (mremap(2) with an old size of 0), so it shows the same frames
-// of the same file, and no userfaultfd watches it. The alias of block number `slot` lies at a fixed place, so
-// finding it is arithmetic: no lock, no allocation, no look-up.
+// An alias is the program's mapping once more (memory/second_mapping.h), and no userfaultfd watches it. The
+// alias of block number `slot` lies at a fixed place, so finding it is arithmetic: no lock, no allocation, no
+// look-up.
 //
 // INVARIANT: there is an alias for each managed page of shared memory, from before the page is managed until
 // after. LOCKS: `add` and `remove` under the range lock (base/lock.h); the rest anywhere.

@@ -26,7 +26,7 @@ HostTable::HostTable(const Userfaultfd& uffd, AliasMap& aliases)
 
 int HostTable::add(Pages pages, MemoryKind kind) {
   int error = kind.shared ? aliases_.add(pages) : 0;
-  if (!error) error = uffd_.add(pages, kind.shared);
+  if (!error) error = uffd_.add(pages, kind.shared || kind.huge); // private ones may show a file's
   if (error) aliases_.remove(pages);
   return error;
 }
@@ -37,7 +37,7 @@ void HostTable::remove(Pages pages) {
 }
 
 int HostTable::replaced(Block& block, Pages pages, bool merged) {
-  return uffd_.add(pages, !merged && shared(block, pages));
+  return uffd_.add(pages, !merged && shared(block, pages)); // never huge pages
 }
 
 int HostTable::zap(Block&, Pages pages) {
@@ -47,21 +47,22 @@ int HostTable::zap(Block&, Pages pages) {
   return madvise(at, pages.bytes(), MADV_DONTNEED_LOCKED) ? errno : 0; // mlock'ed memory
 }
 
-// For a read the kernel's shared zero page will do. Pages about to be written get frames at once: on the zero
-// page each would fault a second time.
+// For a read the kernel's shared zero page will do, but there is none of the size of a huge page. Pages about
+// to be written get frames at once: on the zero page each would fault a second time.
 int HostTable::zero(Block& block, Pages pages, Access access, bool writable) {
-  const bool frames = access == Access::Write || !writable;
+  const bool frames = access == Access::Write || !writable || huge(block, pages);
   const int error = frames ? uffd_.copy(pages, zeros_.as<std::byte>(), writable) : uffd_.zero(pages);
-  return error == EEXIST && shared(block, pages) ? map_or_zero(pages, writable) : error;
+  return error == EEXIST && shared(block, pages) ? map_or_zero(block, pages, writable) : error;
 }
 
 int HostTable::regrant(Block& block, Pages pages, bool writable) {
-  return shared(block, pages) ? map_or_zero(pages, writable) : wake(pages);
+  return shared(block, pages) ? map_or_zero(block, pages, writable) : wake(pages);
 }
 
-int HostTable::map_or_zero(Pages pages, bool writable) {
-  for (uint64_t a = pages.begin; a < pages.end; a += kPage) {
-    const Pages page{a, a + kPage};
+int HostTable::map_or_zero(Block& block, Pages pages, bool writable) {
+  const uint64_t step = huge(block, pages) ? kBlock : kPage;
+  for (uint64_t a = pages.begin; a < pages.end; a += step) {
+    const Pages page{a, a + step};
     int error = uffd_.map_frames(page, writable);
     if (error == EFAULT)
       error = uffd_.copy(page, zeros_.as<std::byte>(), writable); // the file has a hole here
@@ -71,7 +72,7 @@ int HostTable::map_or_zero(Pages pages, bool writable) {
 }
 
 uint64_t HostTable::park(Block& block, Pages pages) {
-  if (!parking_.bytes() || shared(block, pages)) return 0;
+  if (!parking_.bytes() || shared(block, pages) || huge(block, pages)) return 0;
   free_parked(block, pages);
   if (parked_.frames() + pages.count() > most_parked_) return 0;
   const uint64_t moved = uffd_.move(pages, spots(block, pages).begin);

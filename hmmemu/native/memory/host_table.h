@@ -9,8 +9,8 @@
 // Frames of private pages that go to a device are not freed but parked: UFFDIO_MOVE (Linux 6.8) moves the
 // frame itself to an address of the driver's own, and back when the page comes home. To move a frame costs a
 // tenth of freeing one and allocating another. A FrameMap tells which pages have a parked frame. Where frames
-// cannot be moved (older kernels, shared memory, frames shared with a fork child, more parked than the
-// limit), they are copied and freed.
+// cannot be moved (older kernels, shared memory, huge pages, frames shared with a fork child, more
+// parked than the limit), they are copied and freed.
 #pragma once
 #include "memory/alias_map.h"
 #include "memory/frame_map.h"
@@ -56,6 +56,7 @@ class HostTable : public CpuTable {
   // Takes away private pages whose frames cannot be moved, and copies them to `to`.
   virtual int take_by_copy(Block& block, Pages pages, bool writable, std::byte* to);
   static bool shared(Block& block, Pages pages) { return block.page(pages.begin).shared_mapping(); }
+  static bool huge(Block& block, Pages pages) { return block.page(pages.begin).huge(); }
 
  private:
   // Where the frames of these pages are parked.
@@ -67,7 +68,7 @@ class HostTable : public CpuTable {
   uint64_t park(Block& block, Pages pages);
   int install_shared(Block& block, Pages pages, const std::byte* content, bool writable);
   int install_parked(Block& block, Pages pages, const std::byte* content);
-  int map_or_zero(Pages pages, bool writable);
+  int map_or_zero(Block& block, Pages pages, bool writable);
 
   const Userfaultfd& uffd_;
   AliasMap& aliases_;

@@ -1,5 +1,6 @@
 #include "memory/signal_table.h"
 
+#include "memory/second_mapping.h"
 #include "os/probe.h"
 #include "os/segv.h"
 #include <algorithm>
@@ -17,14 +18,12 @@ namespace {
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24 // Linux 5.18
 #endif
-#ifndef MADV_COLD
-#define MADV_COLD 20 // Linux 5.4
-#endif
 
 void* at(Pages pages) { return reinterpret_cast<void*>(pages.begin); }
 
 int right(MemoryKind kind, bool writable) {
-  return writable && !kind.read_only ? PROT_READ | PROT_WRITE : PROT_READ;
+  const int read = kind.executable ? PROT_READ | PROT_EXEC : PROT_READ;
+  return writable && !kind.read_only ? read | PROT_WRITE : read;
 }
 
 // The whole of it, or an errno. The kernel stops early at a page that it cannot get.
@@ -48,16 +47,6 @@ int free_private_frames(Pages pages) {
   if (madvise(at(pages), pages.bytes(), MADV_DONTNEED) == 0) return 0;
   if (errno != EINVAL) return errno;
   return madvise(at(pages), pages.bytes(), MADV_DONTNEED_LOCKED) ? errno : 0; // mlock'ed memory
-}
-
-// Whether the page is a part of one of hugetlbfs, of which a part cannot have a protection of its own. The
-// advice changes nothing that matters; it is refused for such pages, and for mlock'ed ones. There more rights
-// for a moment tell the difference: fewer would be noticed by other threads.
-bool is_huge(Pages page, int right) {
-  if (madvise(at(page), kPage, MADV_COLD) == 0 || errno != EINVAL) return false;
-  const bool huge = mprotect(at(page), kPage, right | PROT_EXEC) != 0 && errno == EINVAL;
-  mprotect(at(page), kPage, right);
-  return huge;
 }
 
 // Calls visit(part) -> 0 or errno for each mapping that the pages lie in.
@@ -95,7 +84,7 @@ SignalTable::~SignalTable() { close(memory_); }
 int SignalTable::add(Pages pages, MemoryKind kind) {
   segv::ensure_installed(); // before any page of a signal stack can go away
   spare_.hold();
-  if (is_huge({pages.end - kPage, pages.end}, right(kind, true))) return EINVAL;
+  if (kind.huge && !kind.shared && !can_write_huge_pages()) return EOPNOTSUPP;
   if (!kind.shared) return 0;
   const int error = each_mapping(pages, [&](Pages mapping) {
     for (uint64_t a = mapping.begin; a < mapping.end; a = block_down(a) + kBlock)
@@ -106,15 +95,9 @@ int SignalTable::add(Pages pages, MemoryKind kind) {
   return error;
 }
 
-// Of a shared mapping, mremap with a length of zero makes a second one.
 int SignalTable::make_alias(Pages pages) {
   const Block* block = directory_.find(pages.begin);
-  if (!block) return EFAULT;
-  void* spot = alias(*block, pages);
-  if (mremap(at(pages), 0, pages.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED, spot) == MAP_FAILED) return errno;
-  madvise(spot, pages.bytes(), MADV_DONTFORK);
-  if (mprotect(spot, pages.bytes(), PROT_READ | PROT_WRITE) == 0 || errno == EACCES) return 0;
-  return errno; // EACCES: the file was opened for reading only; install() knows
+  return block ? map_again(pages, alias(*block, pages)) : EFAULT;
 }
 
 // Memory of ours that nobody touched. Its first page gets a frame before it is split: then all parts share
@@ -170,9 +153,13 @@ int SignalTable::restrict(Pages pages, int protection) {
   return set(pages, protection);
 }
 
-int SignalTable::protect(Block&, Pages pages) { return restrict(pages, PROT_READ); }
+int SignalTable::protect(Block& block, Pages pages) {
+  return restrict(pages, right(block.page(pages.begin).kind(), false));
+}
 
-int SignalTable::unprotect(Block& block, Pages pages) { return grant(block, pages, true, PROT_READ); }
+int SignalTable::unprotect(Block& block, Pages pages) {
+  return grant(block, pages, true, right(block.page(pages.begin).kind(), false));
+}
 
 int SignalTable::regrant(Block& block, Pages pages, bool writable) {
   return set(pages, right(block.page(pages.begin).kind(), writable));
@@ -191,11 +178,12 @@ int SignalTable::drop_frames(Block& block, Pages pages) {
   return free_private_frames(pages);
 }
 
-// A file keeps its pages, so those are filled with zeros; other memory goes back to the kernel.
+// A file keeps its pages, and private huge pages may be a file's: those are filled with zeros. Other memory
+// goes back to the kernel.
 int SignalTable::release(Block& block, Pages pages) {
   if (int error = restrict(pages, PROT_NONE)) return error == ENOENT ? 0 : error;
   const MemoryKind kind = block.page(pages.begin).kind();
-  if (kind.file) return write(block, pages, zeros_.as<std::byte>());
+  if (kind.file || (kind.huge && !kind.shared)) return write(block, pages, zeros_.as<std::byte>());
   if (kind.shared) return madvise(alias(block, pages), pages.bytes(), MADV_REMOVE) ? errno : 0;
   return drop_frames(block, pages);
 }

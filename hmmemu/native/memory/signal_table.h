@@ -26,8 +26,8 @@ class SignalTable final : public CpuTable {
   explicit SignalTable(const Directory& directory);
   ~SignalTable() override;
 
-  // The blocks of the pages must be in the directory. EINVAL: hugetlbfs, whose pages can only be protected 2
-  // MiB at a time.
+  // The blocks of the pages must be in the directory. EOPNOTSUPP: private huge pages, which this kernel does
+  // not let anybody write against their protection; EPERM: see memory/second_mapping.h.
   int add(Pages pages, MemoryKind kind) override;
   int reserve(Pages pages) override;
   void remove(Pages pages) override;

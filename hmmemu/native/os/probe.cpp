@@ -15,6 +15,9 @@
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY 1
 #endif
+#ifndef MADV_POPULATE_WRITE // Linux 5.14
+#define MADV_POPULATE_WRITE 23
+#endif
 
 namespace hmm {
 namespace {
@@ -103,6 +106,19 @@ std::string why_no_signal_tracker() {
                    "proc_mem.force_override=never");
   if (mprotect(page.as<void>(), kPage, PROT_READ) != 0) return because("mprotect is refused");
   return *page.as<const char>() == content ? "" : "a write through /proc/self/mem did not arrive";
+}
+
+bool can_write_huge_pages() {
+  void* page = mmap(nullptr, kBlock, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE, -1, 0);
+  if (page == MAP_FAILED) return false;
+  Descriptor memory(open("/proc/self/mem", O_RDWR | O_CLOEXEC));
+  const char content = 42;
+  const bool can = madvise(page, kBlock, MADV_POPULATE_WRITE) == 0 &&
+                   mprotect(page, kBlock, PROT_NONE) == 0 &&
+                   pwrite(memory.get(), &content, 1, reinterpret_cast<off_t>(page)) == 1;
+  munmap(page, kBlock);
+  return can;
 }
 
 std::string why_no_async_tracker() {

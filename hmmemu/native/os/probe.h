@@ -9,4 +9,8 @@ namespace hmm {
 std::string why_no_signal_tracker();
 std::string why_no_async_tracker();
 
+// Whether huge pages can be written against their protection through /proc/self/mem. It takes one for a
+// moment: false also if there is none to be had.
+bool can_write_huge_pages();
+
 } // namespace hmm

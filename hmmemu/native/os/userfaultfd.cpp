@@ -22,11 +22,11 @@
 namespace hmm {
 namespace {
 
-constexpr uint64_t kPagefaultFlagWp = 1u << 0, kMissingShmem = 1u << 5, kThreadId = 1u << 8,
-                   kMinorShmem = 1u << 10, kWpShmem = 1u << 12, kWpUnpopulated = 1u << 13, kPoison = 1u << 14,
-                   kWpAsync = 1u << 15, kMove = 1u << 16;
+constexpr uint64_t kPagefaultFlagWp = 1u << 0, kMissingHuge = 1u << 4, kMinorHuge = 1u << 9,
+                   kMissingShmem = 1u << 5, kThreadId = 1u << 8, kMinorShmem = 1u << 10, kWpShmem = 1u << 12,
+                   kWpUnpopulated = 1u << 13, kPoison = 1u << 14, kWpAsync = 1u << 15, kMove = 1u << 16;
 constexpr uint64_t kNeeded = kPagefaultFlagWp | kMissingShmem | kMinorShmem | kWpShmem;
-constexpr uint64_t kWanted = kNeeded | kThreadId | kPoison | kMove;
+constexpr uint64_t kWanted = kNeeded | kMissingHuge | kMinorHuge | kThreadId | kPoison | kMove;
 constexpr uint64_t kRegisterMinor = 1u << 2;
 
 struct PoisonRequest {
@@ -189,10 +189,10 @@ Userfaultfd::~Userfaultfd() {
   if (fd_ >= 0) close(fd_);
 }
 
-int Userfaultfd::add(Pages pages, bool shared) const {
+int Userfaultfd::add(Pages pages, bool file) const {
   uffdio_register request{};
   request.range = range_of(pages);
-  request.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP | (shared ? kRegisterMinor : 0);
+  request.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP | (file ? kRegisterMinor : 0);
   return run(fd_, UFFDIO_REGISTER, request);
 }
 

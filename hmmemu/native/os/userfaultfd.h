@@ -33,9 +33,9 @@ class Userfaultfd final : public FaultSource {
   Way way() const { return way_; }
 
   // 0 or errno.
-  // Starts catching missing pages, writes to protected ones and, of shared memory, pages that the file has
-  // but this mapping lacks.
-  int add(Pages pages, bool shared) const;
+  // Starts catching missing pages, writes to protected ones and, of memory with a file behind it (shared
+  // memory, huge pages), pages that the file has but this mapping lacks.
+  int add(Pages pages, bool file) const;
   int remove(Pages pages) const;                                       // stop; wakes every waiter
   int copy(Pages pages, const std::byte* source, bool writable) const; // EEXIST if a frame is there already
   int zero(Pages pages) const;

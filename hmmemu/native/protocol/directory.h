@@ -24,6 +24,10 @@ struct Block {
   std::array<WaitList, kPagesPerBlock> waiting;
 
   PageState& page(uint64_t a) { return pages[(a - address) / kPage]; }
+  Pages all() const { return {address, address + kBlock}; }
+  // What must be treated as one: these pages, or the huge page that they are a part of. Caller must hold the
+  // lock, or some of the pages.
+  Pages whole(Pages some) { return some.empty() || !page(some.begin).huge() ? some : all(); }
 };
 
 class Directory {

@@ -5,6 +5,7 @@
 //   bits 32..47  how many registered ranges cover the page (neighbours share edge pages); 0: nobody owns it
 //   bit  48      first page of an allocation: a fault does not grow across it
 //   bits 49..51  what the CPU's mapping is: MAP_SHARED; read-only; pages of a regular file
+//   bits 57..58  and: huge pages of hugetlbfs; executable
 //   bits 52..53  how the CPU's accesses are caught: Tracker
 //   bit  54      watched: a protector is armed on the page
 //   bit  55      merged: the CPU's frame is shared with identical pages
@@ -13,6 +14,8 @@
 // INVARIANTS
 //   - Single writer or many readers: at most one processor is Exclusive, and then no other is Shared.
 //   - A watched page has no writer: a lone holder is Shared.
+//   - The pages of a huge page are all managed and all alike (PageState::like): they are locked and treated
+//   as one.
 // A page that is Invalid everywhere was never touched, or was discarded: it reads as zeros.
 #pragma once
 #include <cstdint>
@@ -33,6 +36,8 @@ struct MemoryKind {
   bool shared = false;    // MAP_SHARED
   bool read_only = false; // the program itself may not write it
   bool file = false;      // pages of a regular file
+  bool huge = false;      // huge pages of hugetlbfs, of one block each
+  bool executable = false;
 };
 
 class PageState {
@@ -58,12 +63,16 @@ class PageState {
   constexpr bool starts_allocation() const { return has(kStart); }
   constexpr void set_start(bool on) { put(kStart, on); }
 
-  constexpr MemoryKind kind() const { return {has(kSharedMapping), has(kReadOnly), has(kFile)}; }
+  constexpr MemoryKind kind() const {
+    return {has(kSharedMapping), has(kReadOnly), has(kFile), has(kHuge), has(kExecutable)};
+  }
   constexpr void set_kind(MemoryKind kind) {
     put(kSharedMapping, kind.shared), put(kReadOnly, kind.read_only), put(kFile, kind.file);
+    put(kHuge, kind.huge), put(kExecutable, kind.executable);
   }
   constexpr bool shared_mapping() const { return has(kSharedMapping); }
   constexpr bool read_only() const { return has(kReadOnly); }
+  constexpr bool huge() const { return has(kHuge); }
 
   constexpr Tracker tracker() const { return Tracker((word_ >> kTrackerShift) & 3); }
   constexpr void set_tracker(Tracker t) {
@@ -87,7 +96,8 @@ class PageState {
   static constexpr unsigned kTrackerShift = 52;
   static constexpr uint64_t kBit = 1, kStart = kBit << 48, kSharedMapping = kBit << 49,
                             kReadOnly = kBit << 50, kFile = kBit << 51, kWatched = kBit << 54,
-                            kMerged = kBit << 55, kLocked = kBit << 56;
+                            kMerged = kBit << 55, kLocked = kBit << 56, kHuge = kBit << 57,
+                            kExecutable = kBit << 58;
   constexpr bool has(uint64_t flag) const { return word_ & flag; }
   constexpr void put(uint64_t flag, bool on) { word_ = on ? word_ | flag : word_ & ~flag; }
   uint64_t word_ = 0;

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import hmmemu as hmm
+from hmmemu.mappings import mappings_of
 
 N = 5 * 1024 + 100  # int32: pages, the last one not full
 
@@ -128,32 +129,6 @@ def test_two_mappings_of_one_memory_in_two_processes(space: hmm.AddressSpace) ->
     memory.unlink()
 
 
-@pytest.fixture
-def huge_pages() -> Iterator[None]:
-    setting = Path("/proc/sys/vm/nr_hugepages")
-    before = setting.read_text()
-    try:
-        setting.write_text(str(int(before) + 2))
-    except OSError:
-        pytest.skip("huge pages are root's to reserve")
-    if int(setting.read_text()) < int(before) + 2:
-        setting.write_text(before)
-        pytest.skip("no memory for huge pages")
-    yield
-    setting.write_text(before)
-
-
-@pytest.mark.parametrize("flags", [mmap.MAP_PRIVATE, mmap.MAP_SHARED])
-def test_hugetlb_is_refused(space: hmm.AddressSpace, huge_pages: None, flags: int) -> None:
-    memory = mmap.mmap(-1, 2 << 20, flags=flags | mmap.MAP_ANONYMOUS | 0x40000)  # MAP_HUGETLB
-    x = np.frombuffer(memory, np.int32)
-    x[:] = 3
-    with pytest.raises(hmm.UnsupportedError):
-        space.register(x)
-    x[:] = 4
-    assert (x == 4).all()
-
-
 def test_transparent_huge_pages(space: hmm.AddressSpace) -> None:
     memory = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
@@ -164,3 +139,17 @@ def test_transparent_huge_pages(space: hmm.AddressSpace) -> None:
     assert x[999] == 999
     assert x[3000] == 3000
     assert not x[1000:3000].any()
+
+
+def test_executable_memory_stays_executable(space: hmm.AddressSpace) -> None:
+    memory = mmap.mmap(-1, 8192, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)
+    x = np.frombuffer(memory, np.int32)
+    address = x.ctypes.data
+    space.register(x)
+    assert (space.devices[0].read(x) == 0).all()
+    assert [m.executable for m in mappings_of(address, address + 8192)] == [True]
+    x[5] = 1
+    space.devices[0].write(x, 5)
+    space.unregister(x)
+    found = mappings_of(address, address + 8192)
+    assert [(m.readable, m.writable, m.executable) for m in found] == [(True, True, True)]
