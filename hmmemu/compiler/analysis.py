@@ -29,6 +29,7 @@ WARP = {
 TELLS_THREAD = {"assert", "__assert_fail", "__assertfail", "__trap", "hmm_here"}
 _CONTEXT = INDICES.keys() | BARRIERS | WARP
 _LOOPS = {"while_statement", "do_statement", "for_statement"}
+_MEETS_OTHERS = {"__ldcg", "__nanosleep", "__threadfence", "__threadfence_system"}
 
 
 @dataclass
@@ -45,6 +46,8 @@ class Analysis:
     )  # __shared__ variables at namespace scope, by name
     ways: dict[Function, str] = field(default_factory=dict)
     closures: dict[Function, set[str]] = field(default_factory=dict)
+    turns: dict[Function, list[Node]] = field(default_factory=dict)  # loops that may wait, and do not `spin`
+    waits: set[Function] = field(default_factory=set)  # kernels whose blocks may wait for one another
 
     def takes_parameter(self, function: Function) -> bool:
         """Whether this function is rewritten to take the context as its first parameter."""
@@ -63,17 +66,22 @@ def analyse(source: Source, name_expressions: Sequence[str] = ()) -> Analysis:
     }
     volatile = _volatile_names(source)
     for function in source.functions:
-        loops = [loop for loop in _loops(function) if _waits(loop, volatile)]
-        if loops:
-            found.spins[function] = loops
+        loops = _loops(function)
+        if spins := [loop for loop in loops if _waits(loop, volatile)]:
+            found.spins[function] = spins
+        if turns := [loop for loop in loops if loop not in spins and _may_wait(loop, volatile)]:
+            found.turns[function] = turns
     _find_needs(found)
     graph = _graph(source)
+    waiting = {f.name for f in (*found.spins, *found.turns)}
     found.recursive = {f.name for f in source.functions if f.name in _reach(graph, graph.get(f.name, set()))}
     for kernel in source.functions:
         if kernel.is_kernel and kernel.body is not None:
             closure = _reach(graph, kernel.mentions | (instances if kernel.is_template else set()))
             found.closures[kernel] = closure
             found.ways[kernel] = _way(found, kernel, closure)
+            if waiting & (closure | {kernel.name}):
+                found.waits.add(kernel)
     return found
 
 
@@ -265,15 +273,30 @@ def _waits(loop: Node, volatile: set[str]) -> bool:
             if body is not None
             else []
         )
-        return any(
-            _reads_volatile(c, volatile)
-            for n in exits
-            if (c := n.child_by_field_name("condition")) is not None
+        asked = [c for n in exits if (c := n.child_by_field_name("condition")) is not None]
+        return any(_reads_volatile(c, volatile) for c in asked) or (
+            any(_is_atomic(c) for c in asked) and _does_nothing(body)
         )
     if _reads_volatile(condition, volatile):
         return True
-    atomic = any(n.type == "identifier" and text(n).startswith("atomic") for n in walk(condition))
-    return atomic and (body is None or _does_nothing(body))
+    return _is_atomic(condition) and _does_nothing(body)
+
+
+def _may_wait(loop: Node, volatile: set[str]) -> bool:
+    """Whether what other blocks write may decide how often a loop runs. Rather yes than no: it costs little."""
+    parts = [loop.child_by_field_name("condition")]
+    if loop.type != "for_statement" or parts[0] is None:
+        parts.append(loop.child_by_field_name("body"))
+    return any(_reads_volatile(p, volatile) or _meets_others(p) for p in parts if p is not None)
+
+
+def _meets_others(node: Node) -> bool:
+    names = {text(n) for n in walk(node) if n.type in ("identifier", "field_identifier")}
+    return _is_atomic(node) or not names.isdisjoint(_MEETS_OTHERS)
+
+
+def _is_atomic(node: Node) -> bool:
+    return any(n.type == "identifier" and text(n).startswith("atomic") for n in walk(node))
 
 
 def _reads_volatile(node: Node, volatile: set[str]) -> bool:
@@ -285,6 +308,16 @@ def _reads_volatile(node: Node, volatile: set[str]) -> bool:
     return False
 
 
-def _does_nothing(body: Node) -> bool:
-    names = {text(n) for n in walk(body) if n.type == "identifier"}
+def _does_nothing(body: Node | None) -> bool:
+    """Whether a loop's body only waits, and asks whether to go on."""
+    if body is None:
+        return True
+    asked = {
+        a for n in walk(body) if n.type == "if_statement" for a in _below(n.child_by_field_name("condition"))
+    }
+    names = {text(n) for n in walk(body) if n.type == "identifier" and n.id not in asked}
     return names <= {"__nanosleep", "__threadfence", "__threadfence_block", "__threadfence_system"}
+
+
+def _below(node: Node | None) -> set[int]:
+    return {n.id for n in walk(node)} if node is not None else set()

@@ -7,6 +7,7 @@ add or remove a line, so messages keep the user's line numbers.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from hmmemu.compiler.analysis import INDICES, Analysis, called_by, uses_context
@@ -77,7 +78,8 @@ def rewrite(analysis: Analysis) -> Rewritten:
         _variable(analysis, variable, done)
     for loops in analysis.spins.values():
         for loop in loops:
-            _spin(loop, done.edits)
+            _begin_body(loop, "HMM_SPIN();", done.edits)
+    _turns([loop for loops in analysis.turns.values() for loop in loops], done.edits)
     return done
 
 
@@ -212,15 +214,28 @@ def _qualified_shared(analysis: Analysis, node: Node, edits: Edits) -> None:
         edits.replace(node.start_byte, node.end_byte, name)
 
 
-def _spin(loop: Node, edits: Edits) -> None:
+def _begin_body(loop: Node, what: str, edits: Edits) -> None:
     body = loop.child_by_field_name("body")
     if body is None:
         return
     if body.type == "compound_statement":
-        edits.insert(body.start_byte + 1, " HMM_SPIN();")
+        edits.insert(body.start_byte + 1, f" {what}")
     else:
-        edits.insert(body.start_byte, "{ HMM_SPIN(); ")
+        edits.insert(body.start_byte, f"{{ {what} ")
         edits.insert(body.end_byte, " }")
+
+
+def _turns(loops: list[Node], edits: Edits) -> None:
+    """Loops that may wait for other blocks give way to them now and then; each counts its turns."""
+    ends: Counter[int] = Counter()
+    last: dict[int, str] = {}
+    for loop in loops:
+        edits.insert(loop.start_byte, "{ unsigned hmm_turns = 0; ")
+        _begin_body(loop, "HMM_TURN(hmm_turns);", edits)
+        ends[loop.end_byte] += 1
+        last[loop.end_byte] = text(loop)[-1]
+    for end, count in ends.items():
+        edits.replace(end - 1, end, last[end] + " }" * count)
 
 
 # -- variables --------------------------------------------------------------------------------------------------

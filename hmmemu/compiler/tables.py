@@ -25,7 +25,8 @@ def tables(analysis: Analysis, rewritten: Rewritten, name_expressions: Sequence[
         way, bound = analysis.ways[kernel], _bound(analysis, kernel)
         block = ", " + _block_function(expression, kernel) if way == "HMM_WAY_FISSION" else ""
         calls += f'# 1 "{where}"\n  hmm_describe<{expression}, {tag(analysis, kernel)}, {way}{block}>'
-        calls += f"(hmm_kernels[{i}], {json.dumps(name)}, hmm_written_{i}, hmm_params_{i}, {bound});\n"
+        calls += f"(hmm_kernels[{i}], {json.dumps(name)}, hmm_written_{i}, hmm_params_{i}, {bound}, "
+        calls += f"{int(kernel in analysis.waits)});\n"
     fills = "".join(_global_entry(i, g) for i, g in enumerate(rewritten.globals))
     kernels, variables = len(entries), len(rewritten.globals)
     return f"""

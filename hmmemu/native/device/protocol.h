@@ -23,8 +23,9 @@ inline constexpr uint32_t kSlots = 512;            // launches and markers under
 inline constexpr uint32_t kParamBytes = 4096;      // CUDA's limit for a kernel's parameters
 inline constexpr uint32_t kOutputBytes = 1u << 20; // printf text not yet taken
 inline constexpr uint32_t kMaxWorkers = 256;
-inline constexpr uint32_t kMaxCpus = 1024; // CPU numbers known to the shootdown table
-inline constexpr uint32_t kLayouts = 4;    // address layouts a device process can be started in
+inline constexpr uint32_t kMaxBlocks = 1024; // resident at a time: workers and the threads that relieve them
+inline constexpr uint32_t kMaxCpus = 1024;   // CPU numbers known to the shootdown table
+inline constexpr uint32_t kLayouts = 4;      // address layouts a device process can be started in
 
 // ---- the queue of launches: CPU process produces, worker 0 of the device consumes ----
 
@@ -102,7 +103,7 @@ struct alignas(64) FaultSlot {
   uint64_t begin, length;
   int32_t error;
 };
-inline constexpr uint32_t kFaultSlots = kMaxWorkers + 1;
+inline constexpr uint32_t kFaultSlots = kMaxBlocks + 1;
 
 // ---- why the device died: written once, by the first thread that fails ----
 
@@ -163,6 +164,7 @@ struct Channel {
   WorkerInfo workers[kMaxWorkers];
   int16_t mailbox_of_cpu[kMaxCpus]; // -1: none
   Mailbox mailboxes[kMaxWorkers];
+  std::atomic<uint32_t> block_threads; // workers and relief: those that ever ran; may grow at any time
   FaultSlot faults[kFaultSlots];
   std::atomic<uint32_t> crash_state; // CrashState
   Crash crash;

@@ -212,10 +212,10 @@ static const hmm_param store_params[] = {
     {"workers", "unsigned \"int\"*", 8, 8, HMM_PARAM_POINTER, 0, 1, 4},
     {"value", "unsigned int", 16, 4, HMM_PARAM_INTEGER, 0, 0, 0},
 };
-#define KERNEL(name, bytes) {#name, "loop", nullptr, 0, bytes, 0, HMM_MAX_THREADS, name}
+#define KERNEL(name, bytes) {#name, "loop", nullptr, 0, bytes, 0, HMM_MAX_THREADS, 0, 0, name}
 static const hmm_kernel kernels[] = {
     KERNEL(empty, 0),
-    {"store", "loop", store_params, 3, 24, 1024, 256, store},
+    {"store", "loop", store_params, 3, 24, 1024, 256, 0, 0, store},
     KERNEL(busy, sizeof(Busy)),
     KERNEL(chain, sizeof(Chain)),
     KERNEL(print, sizeof(Print)),

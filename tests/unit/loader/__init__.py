@@ -37,7 +37,8 @@ class Param(C.Structure):
 class Kernel(C.Structure):
     _fields_ = (
         ("name", C.c_char_p), ("mode", C.c_char_p), ("params", C.POINTER(Param)), ("param_count", C.c_uint32),
-        ("param_bytes", C.c_uint32), ("static_shared", C.c_uint32), ("max_threads", C.c_uint32), ("run", C.c_void_p),
+        ("param_bytes", C.c_uint32), ("static_shared", C.c_uint32), ("max_threads", C.c_uint32),
+        ("waits", C.c_uint32), ("reserved", C.c_uint32), ("run", C.c_void_p),
     )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ void print(hmm_worker*, const char* text, size_t bytes) {
 
 void yield(hmm_worker*) { sched_yield(); }
 
-const hmm_services services = {print, fail, yield};
+const hmm_services services = {print, fail, yield, yield};
 
 unsigned char* reserve(size_t bytes) {
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

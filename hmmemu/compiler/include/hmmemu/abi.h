@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define HMMEMU_ABI 1u
+#define HMMEMU_ABI 2u
 
 #define HMM_SHARED_BYTES (256u * 1024u) // block-shared memory of a worker: static and dynamic together
 #define HMM_MAX_THREADS 1024u           // threads a block, as in CUDA
@@ -33,8 +33,10 @@ typedef struct {
   void (*print)(hmm_worker*, const char* text, size_t bytes);
   // Ends the kernel with an error. `message` is the whole text for the user. Does not return.
   void (*fail)(hmm_worker*, int failure, const char* message) __attribute__((noreturn));
-  // Called now and then by code that spins, so that another worker or process can run.
+  // Called now and then by code that may spin, so that another worker or process can run.
   void (*yield)(hmm_worker*);
+  // The same for code that does nothing but wait: may sleep, the longer the longer the wait lasts.
+  void (*wait)(hmm_worker*);
 } hmm_services;
 
 // One worker thread of the device. The loader fills the first part once; the kernel runtime keeps the second
@@ -89,6 +91,8 @@ typedef struct {
   uint32_t param_count, param_bytes;
   uint32_t static_shared; // bytes of `__shared__`
   uint32_t max_threads;   // from __launch_bounds__, else HMM_MAX_THREADS
+  uint32_t waits;         // a block may wait for what another block writes
+  uint32_t reserved;
   // Runs blocks [first, end) of the launch, numbered x first, then y, then z, on the calling thread.
   void (*run)(hmm_worker*, const hmm_launch*, uint64_t first, uint64_t end);
 } hmm_kernel;

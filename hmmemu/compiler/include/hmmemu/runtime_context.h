@@ -57,7 +57,8 @@ struct hmm_runtime {
   uint32_t voters, votes;  // of the __syncthreads_count under way
   uint32_t last_voters, last_votes;
   uint64_t progress;             // grows whenever a fiber arrives somewhere or is let go
-  uint32_t spins;                // yields by spinning fibers in this round
+  uint32_t spins;                // turns of spinning fibers in this round
+  uint32_t waits;                // ... and ever
   unsigned char* device_shared;  // __shared__ variables of device functions
   unsigned char* dynamic_shared; // extern __shared__
   uint3 block;

@@ -61,7 +61,8 @@ HMM_INLINE int hmm_ctx::sync_or(int predicate) const { return sync_count(predica
 // Called in loops that wait for another thread: lets the block's other threads run, and now and then other
 // workers.
 HMM_INLINE void hmm_ctx::spin() const {
-  if ((++rt->spins & 255) == 0) worker->services->yield(worker);
+  ++rt->spins;
+  if ((++rt->waits & 255) == 0) worker->services->wait(worker);
   if (!me) return;
   void** m = me;
   hmm_switch_slow(rt, m);

@@ -28,6 +28,11 @@ const int warpSize = HMM_WARP;
 
 // A spin: the rewriter puts it into loops that wait for memory to change.
 #define HMM_SPIN() hmm_c.spin()
+// A turn of a loop that may wait for other blocks, and may as well be at work.
+#define HMM_TURN(turns)                                                                                      \
+  do                                                                                                         \
+    if ((++turns & 1023) == 0) hmmemu_worker_self->services->yield(hmmemu_worker_self);                      \
+  while (0)
 
 #define __syncthreads() hmm_c.sync()
 #define __syncthreads_count(...) hmm_c.sync_count(__VA_ARGS__)

@@ -99,7 +99,7 @@ template <class... A, void (*Kernel)(const hmm_ctx&, A...)> struct hmm_kernel_of
 // Fills one entry of the kernel table; `params` has room for the kernel's parameters.
 template <auto Kernel, class Tag, hmm_way Way, auto Block = 0, int Written>
 inline void hmm_describe(hmm_kernel& k, const char* name, const hmm_written (&written)[Written],
-                         hmm_param* params, uint32_t max_threads) {
+                         hmm_param* params, uint32_t max_threads, uint32_t waits) {
   typedef hmm_kernel_of<Kernel> of;
   static_assert(Written == of::count + 1,
                 "hmmemu: the parser and the compiler disagree about a kernel's parameters");
@@ -108,5 +108,5 @@ inline void hmm_describe(hmm_kernel& k, const char* name, const hmm_written (&wr
   k.params = params, k.param_count = of::count, k.param_bytes = of::layout.offset[of::count];
   k.static_shared =
       hmm_round_up(hmm_shared_use<Tag>::bytes, 16) + hmm_shared_use<hmm_device_functions>::bytes;
-  k.max_threads = max_threads, k.run = of::template run<Tag, Way, Block>();
+  k.waits = waits, k.max_threads = max_threads, k.run = of::template run<Tag, Way, Block>();
 }

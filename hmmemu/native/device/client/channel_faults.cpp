@@ -25,10 +25,10 @@ void empty(int bell) {
 } // namespace
 
 template <class Visit> void ChannelFaults::each_slot(Visit visit) const {
-  const uint32_t workers = std::min(channel_->worker_count, kMaxWorkers);
-  for (uint32_t i = 0; i < workers; i++)
+  const uint32_t threads = std::min(channel_->block_threads.load(std::memory_order_acquire), kMaxBlocks);
+  for (uint32_t i = 0; i < threads; i++)
     if (!visit(channel_->faults[i])) return;
-  visit(channel_->faults[kMaxWorkers]);
+  visit(channel_->faults[kMaxBlocks]);
 }
 
 unsigned ChannelFaults::scan(hmm::Fault* faults, unsigned limit) const {

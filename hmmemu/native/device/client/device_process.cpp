@@ -146,6 +146,7 @@ void DeviceProcess::reset_channel() {
   c.tracker = tracker_;
   c.stack_limit = stack_limit();
   c.worker_count = c.mailbox_count = 0;
+  c.block_threads = 0;
   for (Mailbox& box : c.mailboxes) {
     box.request = 0;
     box.done = 0;

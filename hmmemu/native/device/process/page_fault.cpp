@@ -22,8 +22,8 @@ constexpr unsigned kMostSlices = 300;      // counted, not timed: the whole prog
 int bell_fd = -1;
 
 FaultSlot& slot_of_this_thread() {
-  const uint32_t index = hmmemu_worker_self ? hmmemu_worker_self->index : kMaxWorkers;
-  return channel->faults[index < kMaxWorkers ? index : kMaxWorkers];
+  const uint32_t index = hmmemu_worker_self ? hmmemu_worker_self->index : kMaxBlocks;
+  return channel->faults[index < kMaxBlocks ? index : kMaxBlocks];
 }
 
 // Sleeps while the word's state is not one that `wanted` says true to. Returns the word.

@@ -22,9 +22,15 @@
 // what is left, down to one block or a fraction of a microsecond), so that all workers end at about
 // the same time however unequal the blocks are.
 //
+// Kernels whose blocks may wait for each other (hmm_kernel::waits) are handed out block by block, and
+// relief.h adds threads when no block begins any more.
+//
 // Invariant: the job, the parts and `smallest` are written only while the gate is shut and nobody is inside.
 #include "pool.h"
+#include "relief.h"
+#include "workers.h"
 #include <algorithm>
+#include <limits>
 #include <sched.h>
 
 namespace hmmemu::device {
@@ -96,10 +102,11 @@ Chunk take_chunk(Part& part) {
   return {first, end};
 }
 
-bool chunks_left() {
+uint64_t blocks_left() {
+  uint64_t left = 0;
   for (uint32_t i = 0; i < part_count; i++)
-    if (parts[i].next.load(std::memory_order_relaxed) < parts[i].end) return true;
-  return false;
+    left += parts[i].end - std::min(parts[i].next.load(std::memory_order_relaxed), parts[i].end);
+  return left;
 }
 
 void run_blocks(Worker& w, const Job& j, uint64_t first, uint64_t end) {
@@ -133,9 +140,12 @@ void wake_two() {
   if (sleepers.load() != 0) futex_wake(bell, 2, Scope::process);
 }
 
+// What is left of a part goes in shares, or block by block.
+uint64_t share_of(uint64_t usual) { return job.kernel->waits ? std::numeric_limits<uint64_t>::max() : usual; }
+
 void call_helpers() {
   called = true;
-  share.store(kSharePerWorker * worker_count / part_count, std::memory_order_relaxed);
+  share.store(share_of(kSharePerWorker * worker_count / part_count), std::memory_order_relaxed);
   wake_two();
 }
 
@@ -158,9 +168,9 @@ uint64_t smallest_chunk(double ns_per_block) {
 void work_with_help(Worker& w) {
   Habit& habit = habit_of(job.kernel, job.launch);
   called = false;
-  share.store(kShareAlone, std::memory_order_relaxed);
+  share.store(share_of(kShareAlone), std::memory_order_relaxed);
   cut(job.total, 1 + awake.load(std::memory_order_relaxed));
-  smallest = smallest_chunk(habit.ns_per_block);
+  smallest = job.kernel->waits ? 1 : smallest_chunk(habit.ns_per_block);
   gate.store(kOpen, std::memory_order_release);
   bell.fetch_add(1);
   const uint64_t waiting = channel->queue.produced.load(std::memory_order_relaxed) - job.ticket;
@@ -234,15 +244,33 @@ void yield(hmm_worker* worker) {
 
 void run_launch(Worker& w, const hmm_kernel* kernel, const hmm_launch& launch, uint64_t ticket) {
   job = {launch, kernel, ticket, block_count(launch)};
-  if (job.total == 1 || worker_count == 1) {
+  const bool waits = kernel->waits && job.total > worker_count;
+  if (job.total == 1 || (worker_count == 1 && !waits)) {
     cut(job.total, 1);
     smallest = 1;
     share.store(1, std::memory_order_relaxed);
     work(w, job, [] {});
     return;
   }
+  if (waits) watch_launch();
   work_with_help(w);
   close_and_wait();
+  if (waits) unwatch_launch();
+}
+
+uint64_t look_at_launch() {
+  if (!enter()) return 0;
+  const uint64_t left = blocks_left();
+  leave();
+  return left;
+}
+
+void join_launch(Worker& w) {
+  if (!enter()) return;
+  const hmm_dim3& block = job.launch.block;
+  guard_stacks(w, std::min(block.x * block.y * block.z, HMM_MAX_THREADS));
+  work(w, job, [] {});
+  leave();
 }
 
 void help(Worker& w) {
@@ -263,7 +291,7 @@ void help(Worker& w) {
     }
     heard = now;
     if (may_look && look_limit == 0) awake.fetch_add(1, std::memory_order_relaxed);
-    if (chunks_left()) wake_two();
+    if (blocks_left()) wake_two();
     work(w, job, [] {});
     leave();
     if (may_look) look_limit = now_ns() + kStayAwake;

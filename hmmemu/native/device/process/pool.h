@@ -17,4 +17,10 @@ void yield(hmm_worker* worker);
 // Workers 1 and up: helps with launches, for ever.
 void help(Worker& worker);
 
+// How many blocks of the launch under way have not begun; 0 if there is none.
+uint64_t look_at_launch();
+
+// Helps with the launch under way, if there is one.
+void join_launch(Worker& worker);
+
 } // namespace hmmemu::device

@@ -6,6 +6,7 @@
 #include "failure.h"
 #include "output.h"
 #include "pool.h"
+#include "relief.h"
 #include <cstdio>
 #include <pthread.h>
 #include <sched.h>
@@ -14,27 +15,15 @@
 namespace hmmemu::device {
 namespace {
 
-constexpr int kGuardInstall = 102;         // MADV_GUARD_INSTALL, Linux 6.13
-constexpr size_t kGuardedMappings = 32768; // half of the usual vm.max_map_count
+constexpr int kGuardInstall = 102;       // MADV_GUARD_INSTALL, Linux 6.13
+constexpr size_t kGuardMappings = 16384; // for workers, and again for relief threads: half of the usual limit
 constexpr size_t kStackBytes = size_t(HMM_MAX_THREADS) * HMM_STACK_BYTES;
 
-Worker workers[kMaxWorkers];
+Worker workers[kMaxBlocks];
 std::atomic<uint32_t> running{0};
+void (*relief_body)(Worker&);
 
-const hmm_services services = {print, fail_kernel, yield};
-
-// The lowest page of each stack becomes a guard. Older kernels need two mappings for each one;
-// where that would use up the process's mappings, only the stacks that every launch uses first are
-// guarded.
-void guard_stacks(unsigned char* stacks, uint32_t worker_count) {
-  const size_t limit = kGuardedMappings / 2 / worker_count;
-  bool cheap = true;
-  for (size_t i = 0; i < HMM_MAX_THREADS; i++) {
-    unsigned char* const low = stacks + i * HMM_STACK_BYTES;
-    cheap = cheap && madvise(low, kPage, kGuardInstall) == 0;
-    if (!cheap && (i >= limit || mprotect(low, kPage, PROT_NONE) != 0)) return;
-  }
-}
+const hmm_services services = {print, fail_kernel, yield, wait_for_others};
 
 bool prepare(Worker& w, uint32_t index, int cpu) {
   w.abi.index = index;
@@ -47,12 +36,23 @@ bool prepare(Worker& w, uint32_t index, int cpu) {
   return w.abi.shared && w.abi.stacks && w.stack && w.alternate_stack;
 }
 
-void* worker_main(void* argument) {
-  Worker& w = *static_cast<Worker*>(argument);
+void settle(Worker& w) {
   hmmemu_worker_self = &w.abi;
   use_alternate_stack(w.alternate_stack + kThreadGuard, kThreadStack);
   pin_to_cpu(w.cpu);
-  guard_stacks(w.abi.stacks, channel->worker_count);
+}
+
+void* relief_main(void* argument) {
+  Worker& w = *static_cast<Worker*>(argument);
+  settle(w);
+  relief_body(w);
+  return nullptr;
+}
+
+void* worker_main(void* argument) {
+  Worker& w = *static_cast<Worker*>(argument);
+  settle(w);
+  guard_stacks(w, HMM_MAX_THREADS);
   channel->workers[w.abi.index] = {int32_t(gettid()), w.cpu};
   running.fetch_add(1);
   if (w.abi.index == 0)
@@ -62,17 +62,17 @@ void* worker_main(void* argument) {
   return nullptr;
 }
 
-bool start(Worker& w) {
+bool start(Worker& w, void* (*main)(void*), const char* kind) {
   pthread_attr_t attributes;
   pthread_attr_init(&attributes);
   pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   pthread_attr_setstack(&attributes, w.stack + kThreadGuard, kThreadStack);
   pthread_t thread;
-  const bool started = pthread_create(&thread, &attributes, worker_main, &w) == 0;
+  const bool started = pthread_create(&thread, &attributes, main, &w) == 0;
   pthread_attr_destroy(&attributes);
   if (started) {
     char name[16];
-    snprintf(name, sizeof name, "worker-%u", w.abi.index);
+    snprintf(name, sizeof name, "%s-%u", kind, w.abi.index);
     pthread_setname_np(thread, name);
   }
   return started;
@@ -88,6 +88,19 @@ int cpu_of(const cpu_set_t& allowed, uint32_t index) {
 
 } // namespace
 
+// Older kernels need two mappings for each guard; where that would use up the process's mappings, only the
+// stacks that every launch uses first are guarded.
+void guard_stacks(Worker& w, uint32_t count) {
+  static std::atomic<bool> cheap{true};
+  const bool relief = w.abi.index >= channel->worker_count;
+  const size_t limit = kGuardMappings / 2 / (relief ? kMaxBlocks : channel->worker_count);
+  for (; w.guarded < count; w.guarded++) {
+    unsigned char* const low = w.abi.stacks + w.guarded * size_t(HMM_STACK_BYTES);
+    if (cheap && madvise(low, kPage, kGuardInstall) != 0) cheap = false;
+    if (!cheap && (w.guarded >= limit || mprotect(low, kPage, PROT_NONE) != 0)) return;
+  }
+}
+
 const char* start_workers(uint32_t count) {
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
@@ -100,9 +113,20 @@ const char* start_workers(uint32_t count) {
   for (uint32_t i = 0; i < count; i++)
     if (!prepare(workers[i], i, cpu_of(allowed, i))) return "no memory for the workers' stacks";
   for (uint32_t i = 0; i < count; i++)
-    if (!start(workers[i])) return "cannot start the worker threads";
+    if (!start(workers[i], worker_main, "worker")) return "cannot start the worker threads";
   while (running.load() < count) sched_yield();
+  channel->block_threads = count;
   return nullptr;
+}
+
+bool start_relief(uint32_t number, void (*body)(Worker&)) {
+  const uint32_t index = channel->worker_count + number;
+  if (index >= kMaxBlocks) return false;
+  Worker& w = workers[index];
+  if (!w.stack && !prepare(w, index, workers[index % channel->worker_count].cpu)) return false;
+  relief_body = body;
+  channel->block_threads.store(index + 1);
+  return start(w, relief_main, "relief");
 }
 
 } // namespace hmmemu::device

@@ -9,4 +9,11 @@ namespace hmmemu::device {
 // failed.
 const char* start_workers(uint32_t count);
 
+// Starts one more thread, the `number`th of its kind, that runs blocks: `body` is called on it and never
+// returns. False: there cannot be more.
+bool start_relief(uint32_t number, void (*body)(Worker&));
+
+// Makes the lowest page of each of the worker's first `count` stacks a guard. On the worker's own thread.
+void guard_stacks(Worker& worker, uint32_t count);
+
 } // namespace hmmemu::device
