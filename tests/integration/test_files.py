@@ -256,6 +256,19 @@ def test_a_device_behind_the_end(
     assert (x[: 4 * INTS] == 2).all()
 
 
+@pytest.mark.parametrize("pages", [1, 3, PAGES - 1])
+def test_a_device_behind_the_end_of_pages_it_wrote(
+    space: hmm.AddressSpace, file: hmm.SharedFile, kernels: hmm.RawModule, pages: int
+) -> None:
+    """However few pages are lost: what the device had of them must not answer, nor keep the kernel waiting."""
+    space.devices[0].write(file.array, 1)
+    file.truncate((PAGES - pages) * PAGE)
+    for _ in range(2):  # the second time on a device that was started again
+        with pytest.raises(hmm.KernelFault, match="behind the end"):
+            add(kernels, file.array, 1)
+            space.synchronize()
+
+
 def test_the_cpu_behind_the_end(
     space: hmm.AddressSpace, file: hmm.SharedFile, kernels: hmm.RawModule
 ) -> None:

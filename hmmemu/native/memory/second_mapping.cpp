@@ -28,8 +28,8 @@ bool find_line(uint64_t address, Line& found) {
   for (std::string text; std::getline(maps, text);) {
     unsigned long begin, end, offset, inode;
     unsigned major, minor;
-    if (std::sscanf(text.c_str(), "%lx-%lx %*s %lx %x:%x %lu", &begin, &end, &offset, &major, &minor, &inode) !=
-        6)
+    if (std::sscanf(text.c_str(), "%lx-%lx %*s %lx %x:%x %lu", &begin, &end, &offset, &major, &minor,
+                    &inode) != 6)
       continue;
     if (address < begin || address >= end) continue;
     found = {text.substr(0, text.find(' ')), begin, offset, makedev(major, minor), inode};

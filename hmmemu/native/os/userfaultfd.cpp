@@ -240,8 +240,11 @@ int Userfaultfd::wake(Pages pages) const {
   return done_if_gone(run(fd_, UFFDIO_WAKE, range));
 }
 
+// A page that was write-protected when its frame went has left a marker behind, which counts as a page
+// (EEXIST).
 int Userfaultfd::poison(Pages pages) const {
   PoisonRequest request{};
+  if (int error = set_protection(fd_, pages, UFFDIO_WRITEPROTECT_MODE_DONTWAKE)) return error;
   request.range = range_of(pages);
   return done_if_gone(run(fd_, kIoctlPoison, request));
 }

@@ -9,10 +9,10 @@ namespace hmmemu::device {
 namespace {
 
 constexpr uint64_t kLook = 3'000'000, kSleep = 5'000'000'000; // ns
-constexpr uint64_t kInARow = 100'000;                            // ns between two waits, at most
-constexpr uint32_t kAwake = 32;                                  // waits before the first sleep
-constexpr uint64_t kShortest = 20'000, kLongest = 10'000'000;    // sleep, ns
-constexpr uint64_t kEach = 5'000;                                // ... for each thread that may want a CPU
+constexpr uint64_t kInARow = 100'000;                         // ns between two waits, at most
+constexpr uint32_t kAwake = 32;                               // waits before the first sleep
+constexpr uint64_t kShortest = 20'000, kLongest = 10'000'000; // sleep, ns
+constexpr uint64_t kEach = 5'000;                             // ... for each thread that may want a CPU
 constexpr size_t kStack = 256u << 10;
 
 std::atomic<uint32_t> never{0};   // nobody changes it: to sleep on

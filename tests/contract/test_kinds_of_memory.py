@@ -1,10 +1,11 @@
-"""What tracker `signal` catches on each kind of memory, and what it says of memory that it cannot catch."""
+"""Each kind of memory under each tracker: what is caught, what stays as it was, and what is said of the rest."""
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing import shared_memory
 from pathlib import Path
 
@@ -12,15 +13,10 @@ import numpy as np
 import pytest
 
 import hmmemu as hmm
+from hmmemu import trackers
 from hmmemu.mappings import mappings_of
 
 N = 5 * 1024 + 100  # int32: pages, the last one not full
-
-
-@pytest.fixture
-def space() -> Iterator[hmm.AddressSpace]:
-    with hmm.AddressSpace(device="emulated", tracker="signal") as made:
-        yield made
 
 
 def anonymous(folder: Path) -> np.ndarray:
@@ -52,7 +48,13 @@ def file_private(folder: Path) -> np.ndarray:
     return np.memmap(folder / "file", np.int32, "c", shape=N)
 
 
-KINDS = [anonymous, anonymous_shared, heap, memfd, file_shared, file_private]
+def transparent_huge(folder: Path) -> np.ndarray:
+    memory = mmap.mmap(-1, 4 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.int32)[:N]
+
+
+KINDS = [anonymous, anonymous_shared, heap, memfd, file_shared, file_private, transparent_huge]
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
@@ -62,6 +64,77 @@ def x(request: pytest.FixtureRequest, tmp_path: Path, space: hmm.AddressSpace) -
     array[:] = np.arange(N)
     space.register(array)
     return array
+
+
+# ------------------------------------------------------------------------------------ each way of writing
+
+
+class Listener:
+    """Keeps what it is told: page numbers, and what the pages held before."""
+
+    def __init__(self) -> None:
+        self.before: dict[int, np.ndarray] = {}
+
+    def on_write(self, pages: hmm.WrittenPages) -> None:
+        for index, content in zip(pages.indices, pages.before, strict=True):
+            self.before[int(index)] = content.view(np.int32)
+
+
+def store(space: hmm.AddressSpace, x: np.ndarray) -> None:
+    x[:] = -1
+
+
+def system_call(space: hmm.AddressSpace, x: np.ndarray) -> None:
+    """read(2) into the page; where the kernel's accesses are not caught, an error and nothing changed, then `prefetch`."""
+    reader, writer = os.pipe()
+    os.write(writer, np.full(x.size, -1, np.int32).tobytes())
+    with os.fdopen(reader, "rb", buffering=0) as pipe, os.fdopen(writer, "wb"):
+        try:
+            pipe.readinto(memoryview(x))
+        except OSError as error:
+            watched_by_protection = space.registry.file_at(x.ctypes.data) is not None
+            assert error.errno == errno.EFAULT
+            assert watched_by_protection or not trackers.probe(space.tracker).system_calls
+            np.testing.assert_array_equal(x, ITEM)
+            space.prefetch(x, hmm.cpu)
+            pipe.readinto(memoryview(x))
+
+
+def device_write(space: hmm.AddressSpace, x: np.ndarray) -> None:
+    space.devices[0].write(x, -1)
+
+
+ITEM = 100 + np.arange(8, dtype=np.int32)
+
+
+@pytest.mark.parametrize("way", [store, system_call, device_write], ids=lambda way: way.__name__)
+def test_a_write_is_caught(
+    space: hmm.AddressSpace, x: np.ndarray, way: Callable[[hmm.AddressSpace, np.ndarray], None]
+) -> None:
+    """Wherever the page is: protectors hear of it with the content before, `dirty` says it, both sides see it."""
+    device = space.devices[0]
+    item = slice(2 * 1024 + 200, 2 * 1024 + 208)  # on one page, which is none of the array's ends
+    page, at = divmod(x.ctypes.data % 4096 + 4 * item.start, 4096)
+    inner = set(range(1, 5))  # the first and the last page of heap memory hold other things, too
+    space.dirty(x)
+    for copies in ("cpu", "both", "device"):
+        x[item] = ITEM
+        expected = x.copy()
+        if copies != "cpu":
+            space.prefetch(x, device, write=copies == "device")
+        space.dirty(x)
+        listener = Listener()
+        with space.protect(x, listener) as protection:
+            way(space, x[item])
+            protection.flush()
+            assert inner & set(listener.before) == inner & set(space.dirty(x).tolist()) == {page}
+        np.testing.assert_array_equal(listener.before[page][at // 4 : at // 4 + 8], ITEM)
+        expected[item] = -1
+        np.testing.assert_array_equal(x, expected)
+        np.testing.assert_array_equal(device.read(x), expected)
+
+
+# ------------------------------------------------------------------------------------------ what stays as it was
 
 
 def test_back_and_forth(space: hmm.AddressSpace, x: np.ndarray) -> None:
