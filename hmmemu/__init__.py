@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hmmemu._public import *  # noqa: F403
+    from hmmemu._version import __version__ as __version__
 
 
 def __getattr__(name: str) -> object:
     if name.startswith("_") and name not in ("__all__", "__version__"):
         # Tools ask every module for names like __wrapped__; `from hmmemu import _native` asks before it imports.
         raise AttributeError(f"module 'hmmemu' has no attribute {name!r}")
+    if name == "__version__":
+        # By itself: the installed package's metadata takes longer to read than all else together, and the libraries
+        # that this loads make every later fork slower.
+        return str(import_module("hmmemu._version").__version__)
     _public = import_module("hmmemu._public")
     globals().update({public: getattr(_public, public) for public in ("__all__", *_public.__all__)})
     if name not in globals():
@@ -27,4 +32,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *import_module("hmmemu._public").__all__})
+    return sorted({*globals(), "__version__", *import_module("hmmemu._public").__all__})

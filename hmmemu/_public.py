@@ -1,6 +1,5 @@
 """The public names of hmmemu, nothing else; `hmmemu/__init__.py` gives them out when first asked for."""
 
-from hmmemu._version import __version__
 from hmmemu.arguments import In, InOut, Out
 from hmmemu.creation import (
     array,
@@ -82,7 +81,6 @@ __all__ = [
     "TruncatedError",
     "UnsupportedError",
     "WrittenPages",
-    "__version__",
     "array",
     "asarray",
     "cpu",

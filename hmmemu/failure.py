@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import shutil
 import signal
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 from hmmemu.errors import DeviceError, KernelAssertion, KernelError, KernelFault, OutOfMemoryError
@@ -92,6 +90,9 @@ def _triple(value: Any) -> str:
 
 def _source_line(crash: dict[str, Any]) -> str | None:
     """ "file:line" of the instruction, if the module has line tables and addr2line (binutils) is there."""
+    import shutil  # here: a program whose kernels do not fail should not carry their libraries through each fork
+    import subprocess
+
     tool = shutil.which("addr2line")
     if not tool or not crash["module"].endswith(".so"):
         return None

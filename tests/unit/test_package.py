@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -33,5 +34,21 @@ def test_star_import():
 
 def test_import_alone_loads_nothing_heavy():
     code = "import sys, hmmemu; print([m for m in ('numpy', 'hmmemu._native') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version_is_known():
+    assert hmm.__version__ == version("hmmemu")
+    assert "__version__" in dir(hmm)
+
+
+def test_an_open_space_carries_few_libraries():
+    """Each makes every fork of the program slower. These come with the first use of what needs them."""
+    code = (
+        "import sys, numpy; before = set(sys.modules); import hmmemu\n"
+        "with hmmemu.AddressSpace(device='emulated'): after = set(sys.modules)\n"
+        "print(sorted((after - before) & {'importlib.metadata', 'zipfile', 'lzma', 'email', 'subprocess', 'socket'}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
