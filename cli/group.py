@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from hmmemu._version import __version__
+from hmmemu.cli.atomics import atomics
 from hmmemu.cli.bench import bench
 from hmmemu.cli.doctor import doctor
 from hmmemu.cli.run import run
@@ -69,7 +70,7 @@ def _version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
 
 @click.group(
     cls=Commands,
-    commands=[run, doctor, bench],
+    commands=[run, doctor, atomics, bench],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="HMMEMU_TRACEBACK=1 shows the traceback of an error.",
 )

@@ -1,6 +1,7 @@
 """The public names of hmmemu, nothing else; `hmmemu/__init__.py` gives them out when first asked for."""
 
 from hmmemu.arguments import In, InOut, Out
+from hmmemu.atomics import AtomicSite
 from hmmemu.creation import (
     array,
     asarray,
@@ -39,6 +40,7 @@ from hmmemu.errors import (
 from hmmemu.files import SharedFile
 from hmmemu.kernel import Kernel, RawKernel, RawModule
 from hmmemu.ksm import MergeResult, Owner
+from hmmemu.link import AtomicCapability, AtomicOperation, Fallback, Link, Route, links
 from hmmemu.policy import Policy
 from hmmemu.protect import Protection, Protector, Snapshot, WrittenPages
 from hmmemu.space import AddressSpace, cpu, current_space
@@ -48,11 +50,15 @@ from hmmemu.trace import Stats
 __all__ = [
     "AddressSpace",
     "ArgumentError",
+    "AtomicCapability",
+    "AtomicOperation",
+    "AtomicSite",
     "CompileError",
     "Device",
     "DeviceError",
     "Error",
     "Event",
+    "Fallback",
     "FallbackWarning",
     "FileConflictWarning",
     "In",
@@ -62,6 +68,7 @@ __all__ = [
     "KernelError",
     "KernelFault",
     "KernelTimeout",
+    "Link",
     "MergeResult",
     "NoCompilerError",
     "Out",
@@ -73,6 +80,7 @@ __all__ = [
     "RangeError",
     "RawKernel",
     "RawModule",
+    "Route",
     "SharedFile",
     "Snapshot",
     "SpaceClosedError",
@@ -91,6 +99,7 @@ __all__ = [
     "full",
     "full_like",
     "get_elapsed_time",
+    "links",
     "ones",
     "ones_like",
     "register",

@@ -16,8 +16,10 @@ from hmmemu.space import current_space
 from hmmemu.stream import Stream, current_stream
 
 if TYPE_CHECKING:
+    from hmmemu.atomics import AtomicSite
     from hmmemu.compiler import Compiled
     from hmmemu.device import Device
+    from hmmemu.link import Fallback, Link
     from hmmemu.modules import LoadedKernel
 
 Dimensions = int | Sequence[int]
@@ -74,6 +76,23 @@ class Kernel:
             "shared_size_bytes": kernel.static_shared,
             "mode": kernel.mode,
         }
+
+    def atomics(self, link: Link | str = "pcie4", fallback: Fallback | str = "migrate") -> list[AtomicSite]:
+        """The kernel's atomic operations and what each does on a link; needs no compiler and no device.
+
+        Args:
+            link: the name of a profile (`hmm.links()`), the path of a .toml file, or an `hmm.Link`.
+            fallback: what is done with operations that a link lacks: "migrate", "exclusive", "cas-loop", "fault"
+                or "silent".
+
+        Returns:
+            A record for each operation and memory that it goes to, in the order of the source.
+
+        Raises:
+            ArgumentError: there is no such kernel, link or fallback.
+            CompileError: the source's preprocessor directives make no sense.
+        """
+        return self._module.atomics(link, fallback, kernel=self.name)
 
     def __call__(
         self,
@@ -205,6 +224,23 @@ class RawModule:
     def compile(self, log_stream: Any = None) -> None:
         """Compiles now; see `Kernel.compile`. `log_stream` is accepted as in CuPy."""
         self.compiled  # noqa: B018
+
+    def atomics(
+        self, link: Link | str = "pcie4", fallback: Fallback | str = "migrate", *, kernel: str | None = None
+    ) -> list[AtomicSite]:
+        """The atomic operations of all kernels, or of one; see `Kernel.atomics`."""
+        from hmmemu.atomics import find_sites
+
+        assert self.code is not None
+        return find_sites(
+            self.code,
+            kernel=kernel,
+            filename=self.filename,
+            options=self.options,
+            name_expressions=self.name_expressions,
+            links=(link,),
+            fallback=fallback,
+        )
 
     def get_function(self, name: str) -> Kernel:
         """The kernel `name`, or the template instance of that name expression.

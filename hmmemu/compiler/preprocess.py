@@ -20,7 +20,7 @@ from hmmemu.errors import CompileError
 INCLUDE = Path(__file__).parent / "include"
 
 # As NVRTC defines them; cuda/attributes.h has the same values for the compiler proper.
-_DEFINITIONS = (
+DEFINITIONS = (
     "-D__CUDACC__=1",
     "-D__CUDACC_RTC__=1",
     "-D__CUDACC_VER_MAJOR__=12",
@@ -37,7 +37,7 @@ _SYSTEM = "3"
 
 def preprocess(code: str, filename: str, options: CompilerOptions, tools: Toolchain) -> str:
     """The source with macros and the user's headers expanded. Raises CompileError."""
-    words = [*tools.command, "-x", "c++", "-E", "-dI", "-w", f"-std={options.standard}", *_DEFINITIONS]
+    words = [*tools.command, "-x", "c++", "-E", "-dI", "-w", f"-std={options.standard}", *DEFINITIONS]
     folder = os.path.dirname(filename) or "."
     words += [*options.preprocessor, "-iquote", folder, "-isystem", str(INCLUDE / "stub"), "-"]
     text = f'# 1 "{escape(filename)}"\n{code}\n'
@@ -79,6 +79,7 @@ def _without_system_text(text: str) -> str:
         elif not inside_system:
             if re.match(r"#\s*include\b", line):
                 pending = line
+                kept.append("")  # no marker follows where the file is skipped (#pragma once)
             else:
                 kept.append(line)
     return "\n".join(kept)

@@ -18,11 +18,11 @@ from hmmemu.cli import main
 def test_help_lists_the_commands():
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    for command in ("run", "doctor", "bench"):
+    for command in ("run", "doctor", "atomics", "bench"):
         assert f"\n  {command} " in result.output
 
 
-@pytest.mark.parametrize("command", ["run", "doctor", "bench"])
+@pytest.mark.parametrize("command", ["run", "doctor", "atomics", "bench"])
 def test_help_of_a_command(command):
     result = CliRunner().invoke(main, [command, "-h"])
     assert result.exit_code == 0 and "--json FILE" in result.output

@@ -1,0 +1,227 @@
+"""The atomic operations in a kernel's source: where, which, of what type and scope, and on which memory.
+
+Works on preprocessed source, without a compiler. From each kernel the calls are followed into device functions,
+methods and lambdas, with what their parameters stand for. Functions that are reached in another way (by a pointer,
+from a constructor or an operator) are searched too, with parameters of which nothing is known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from hmmemu.compiler.analysis import Analysis, analyse
+from hmmemu.compiler.frame import Frame, unbound
+from hmmemu.compiler.parse import Function, Node, Source, text, walk
+from hmmemu.compiler.places import NOWHERE, Bound, Places, Program
+from hmmemu.compiler.types import Scalar, Type, Types, split_arguments, template_parameters, whole
+
+_FUNCTION = re.compile(r"atomic(Add|Sub|Exch|Min|Max|Inc|Dec|CAS|And|Or|Xor)(_block|_system)?")
+_SCOPES = {None: "device", "_block": "block", "_system": "system"}
+# Methods of cuda::atomic and cuda::atomic_ref, and operators, by the function that does the same.
+_METHODS = {
+    "fetch_add": "Add", "fetch_sub": "Sub", "fetch_and": "And", "fetch_or": "Or", "fetch_xor": "Xor",
+    "fetch_min": "Min", "fetch_max": "Max", "exchange": "Exch", "compare_exchange_weak": "CAS",
+    "compare_exchange_strong": "CAS",
+}  # fmt: skip
+_OPERATORS = {"++": "Add", "--": "Sub", "+=": "Add", "-=": "Sub", "&=": "And", "|=": "Or", "^=": "Xor"}
+_ATOMIC_TYPE = re.compile(r"(?:::)?(?:cuda::(?:std::)?|std::)?atomic(?:_ref)?<(.*)>", re.DOTALL)
+_INTEGER = {"Add": "INTEGER_ADD", "Sub": "INTEGER_ADD", "Min": "INTEGER_MIN", "Max": "INTEGER_MAX",
+            "Inc": "INTEGER_INCREMENT", "Dec": "INTEGER_DECREMENT", "And": "AND", "Or": "OR", "Xor": "XOR",
+            "Exch": "EXCHANGE", "CAS": "CAS"}  # fmt: skip
+_FLOAT = {"Add": "FLOAT_ADD", "Sub": "FLOAT_ADD", "Min": "FLOAT_MIN", "Max": "FLOAT_MAX"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One atomic operation, in one kernel, on one type and one set of places."""
+
+    kernel: str
+    function: str  # the function that it stands in
+    called: str  # as written: "atomicAdd_system", "fetch_add", "++"
+    operation: str  # a name of link.AtomicOperation
+    type: str  # "" if it cannot be told
+    scalar: Scalar | None
+    scope: str  # "system", "device", "block" or "thread"
+    line: int
+    file: str
+    at: int  # byte in the preprocessed source
+    places: Places
+    returns: bool  # whether the old value is used
+
+
+def atomic_sites(source: Source, name_expressions: Sequence[str] = ()) -> list[Found]:
+    """The atomic operations that each kernel reaches, in the order of kernels and lines.
+
+    A template kernel is searched once for each name expression that names it, or once with its types unknown.
+    """
+    analysis = analyse(source, name_expressions)
+    program = Program(source, Types(source))
+    found: dict[Found, None] = {}
+    for kernel in analysis.closures:
+        for name, templates in _instances(program.types, kernel, name_expressions):
+            sites = _Kernel(program, analysis, kernel, name, templates).sites()
+            found |= dict.fromkeys(sorted(sites, key=lambda s: (s.at, str(sorted(map(str, s.places))))))
+    return list(found)
+
+
+def _instances(
+    types: Types, kernel: Function, expressions: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Type]]]:
+    named = [
+        e.strip()
+        for e in expressions
+        if e.partition("<")[0].strip().lstrip("&:") in (kernel.name, kernel.qualified)
+    ]
+    if not kernel.is_template or not named:
+        yield kernel.qualified, {}
+    names = template_parameters(kernel.node)
+    for expression in named if kernel.is_template else []:
+        given = split_arguments(expression.partition("<")[2].rpartition(">")[0])
+        yield expression, {n: types.parse(a) for n, a in zip(names, given, strict=False)}
+
+
+class _Kernel:
+    """The search from one kernel."""
+
+    def __init__(
+        self, program: Program, analysis: Analysis, kernel: Function, name: str, templates: dict[str, Type]
+    ) -> None:
+        self.program, self.analysis, self.kernel, self.name = program, analysis, kernel, name
+        self.templates = templates
+        self.seen: set[tuple[object, ...]] = set()
+        self.entered: set[Function] = set()
+        self.found: set[Found] = set()
+
+    def sites(self) -> set[Found]:
+        start = unbound(self.program, self.kernel)
+        if self.templates:
+            kinds = {p.name: self.program.types.parse(p.type, self.templates) for p in self.kernel.parameters}
+            bound = {n: Bound(kinds[n], b.leads, b.lies) for n, b in start.bound.items()}
+            start = Frame(self.program, self.kernel, bound, self.templates, start.this)
+        self._search(start)
+        reached = self.analysis.closures[self.kernel]
+        for function in self.program.source.functions:
+            hangs_on = function.owner if function.is_operator and function.owner else function.name
+            if (
+                function.body is not None
+                and hangs_on in reached
+                and function not in self.entered
+                and not function.is_kernel
+            ):
+                self._search(unbound(self.program, function))
+        return self.found
+
+    def _search(self, frame: Frame) -> None:
+        todo = [frame]
+        while todo:
+            current = todo.pop()
+            if current.key in self.seen or current.function.body is None:
+                continue
+            self.seen.add(current.key)
+            self.entered.add(current.function)
+            todo += current.special_members()
+            for node in walk(current.function.body):
+                if node.type == "call_expression":
+                    called = current.calls(node)
+                    todo += called
+                    if not called:
+                        self._call(current, node)
+                elif node.type in ("update_expression", "assignment_expression"):
+                    self._operator(current, node)
+
+    def _call(self, frame: Frame, node: Node) -> None:
+        function = node.child_by_field_name("function")
+        arguments = node.child_by_field_name("arguments")
+        if function is None or arguments is None:
+            return
+        if function.type == "field_expression":
+            field = function.child_by_field_name("field")
+            if field is not None and text(field) in _METHODS:
+                self._method(frame, node, function, text(field))
+            return
+        name = text(function).split("<")[0].removeprefix("::")
+        known = _FUNCTION.fullmatch(name)
+        if known and arguments.named_children:
+            address = arguments.named_children[0]
+            pointed = frame.type(address)
+            kind = pointed.element() if pointed is not None else None
+            if kind is None and len(arguments.named_children) > 1 and known[1] != "CAS":
+                kind = frame.type(
+                    arguments.named_children[-1]
+                )  # the operand has the same type, or becomes it
+            self._add(frame, node, name, known[1], kind, _SCOPES[known[2]], frame.leads(address))
+
+    def _method(self, frame: Frame, node: Node, function: Node, name: str) -> None:
+        """A method of cuda::atomic_ref and the like, on a variable, a temporary, or what a pointer leads to."""
+        instance = function.child_by_field_name("argument")
+        pointer = any(c.type == "->" for c in function.children)
+        owner = frame.type(instance)
+        owner = owner.element() if owner is not None and pointer else owner
+        self._atomic_object(frame, node, name, _METHODS[name], owner, instance, pointer)
+
+    def _operator(self, frame: Frame, node: Node) -> None:
+        sign = next((c.type for c in node.children if c.type in _OPERATORS), None)
+        instance = node.child_by_field_name("argument") or node.child_by_field_name("left")
+        if sign is not None and instance is not None:
+            self._atomic_object(frame, node, sign, _OPERATORS[sign], frame.type(instance), instance, False)
+
+    def _atomic_object(
+        self,
+        frame: Frame,
+        node: Node,
+        called: str,
+        operation: str,
+        owner: Type | None,
+        instance: Node | None,
+        pointer: bool,
+    ) -> None:
+        written = _ATOMIC_TYPE.fullmatch(owner.name) if owner is not None and not owner.points else None
+        if written is None:
+            return
+        parts = split_arguments(written[1])
+        scope = re.search(r"thread_scope_(\w+)", written[1])
+        kind = self.program.types.parse(parts[0], frame.templates)
+        if "atomic_ref<" in (owner.name if owner is not None else ""):
+            places = frame.leads(instance)
+        else:
+            places = frame.leads(instance) if pointer else frame.lies(instance)
+        self._add(frame, node, called, operation, kind, scope[1] if scope else "system", places, library=True)
+
+    def _add(self, frame: Frame, node: Node, called: str, operation: str, kind: Type | None, scope: str, places: Places,
+             *, library: bool = False) -> None:  # fmt: skip
+        scalar = self.program.types.scalar(kind)
+        if operation in ("CAS", "Exch"):
+            scalar = whole(kind, scalar)
+        line, file = self.program.source.line(node.start_byte)
+        named = _operation(operation, scalar)
+        if library and scalar is not None and (scalar.bits < 32 or named in ("FLOAT_MIN", "FLOAT_MAX")):
+            # libcu++ has no instruction for these, and repeats compare-and-swap of the word around it.
+            named, scalar = "CAS", replace(scalar, kind="unsigned", bits=max(32, scalar.bits))
+        parent = node.parent
+        while parent is not None and parent.type == "comma_expression":
+            parent = parent.parent
+        returns = parent is None or parent.type != "expression_statement"
+        function = frame.function
+        self.found.add(
+            Found(
+                kernel=self.name,
+                function=f"{function.owner}::{function.name}" if function.owner else function.qualified,
+                called=called,
+                operation=named,
+                type=str(kind) if kind is not None and scalar is not None else "",
+                scalar=scalar,
+                scope=scope,
+                line=line,
+                file=file,
+                at=node.start_byte,
+                places=places or NOWHERE,
+                returns=returns,
+            )
+        )
+
+
+def _operation(name: str, scalar: Scalar | None) -> str:
+    floating = scalar is not None and scalar.kind == "float"
+    return _FLOAT.get(name, _INTEGER[name]) if floating else _INTEGER[name]
