@@ -10,7 +10,6 @@ Everything here is immutable, so no lock guards it. (The module is not called `l
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import IntEnum, IntFlag, StrEnum
@@ -188,6 +187,8 @@ class Link:
         Raises:
             ArgumentError: the file cannot be read, is not TOML, or says something that cannot be meant.
         """
+        import tomllib  # most programs need it never
+
         try:
             said = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
