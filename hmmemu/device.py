@@ -167,8 +167,7 @@ class Device:
         packed = pack(kernel.name, kernel.parameters, kernel.parameter_bytes, args)
         for pointer in packed.pointers:
             self.space.prepare(pointer, self)
-        self.space.session.notice_all_writes(True)
-        self.space.registry.notice_writers()
+        self.space.notice_before_launch(packed.pointers, self)
         ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block)
         if packed.pointers:
             self._pending.append((ticket, packed.pointers))

@@ -326,14 +326,25 @@ class AddressSpace:
         """Gets an argument ready for a launch (for the library's own use)."""
         if pointer.address not in self.arena:
             self.register(pointer.array)
-        prefetch = self.policy.launch == "prefetch" and pointer.array.size > 0
-        if not prefetch and not pointer.discards:
-            return
-        memory = extent(pointer.array)
         if pointer.discards and pointer.array.flags.forc:
-            self.session.discard(*memory.inner_pages)
-        if prefetch:
-            self.session.access(*memory.pages, device.processor, pointer.writes, CAUSES.index("launch"))
+            self.session.discard(*extent(pointer.array).inner_pages)
+        if pointer.writes:
+            self._bring(pointer, device)
+
+    def notice_before_launch(self, pointers: Sequence[Pointer], device: Device) -> None:
+        """Gives devices what the CPU wrote without being caught, and then what a kernel only reads (for the
+        library's own use). In this order, as copies that are updated in place need not be made again.
+        """
+        self.session.notice_all_writes(True)
+        self.registry.notice_writers()
+        for pointer in pointers:
+            if not pointer.writes:
+                self._bring(pointer, device)
+
+    def _bring(self, pointer: Pointer, device: Device) -> None:
+        if self.policy.launch == "prefetch" and pointer.array.size:
+            pages = extent(pointer.array).pages
+            self.session.access(*pages, device.processor, pointer.writes, CAUSES.index("launch"))
 
     def prefetch(self, array: Array, location: Location, *, write: bool = True) -> None:
         """Brings an array's pages to a device or to `hmm.cpu`, before they are touched there.

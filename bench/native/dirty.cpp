@@ -110,8 +110,7 @@ class Memory {
   // The pages to be written are the first `count` of order_.
   void choose(size_t count, bool random) {
     if (random) {
-      for (size_t i = 0; i < count; ++i)
-        std::swap(order_[i], order_[i + random_() % (order_.size() - i)]);
+      for (size_t i = 0; i < count; ++i) std::swap(order_[i], order_[i + random_() % (order_.size() - i)]);
     } else {
       std::iota(order_.begin(), order_.end(), size_t{0});
       std::rotate(order_.begin(), order_.begin() + random_() % (order_.size() - count + 1), order_.end());

@@ -26,3 +26,13 @@ def test_launch(tmp_path):
     document = json.loads((tmp_path / "out.json").read_text())
     assert document["name"] == "launch" and document["quick"] is True and document["result"]
     assert done.stdout.strip()
+
+
+def test_a_size_for_a_bench_that_takes_none_is_bad_usage():
+    done = hmmemu("bench", "launch", "--bytes", 4096)
+    assert done.returncode == 2 and "the bench 'launch' has sizes of its own" in done.stderr
+
+
+def test_a_size_that_cannot_be_measured():
+    done = hmmemu("bench", "dirty", "--bytes", 4096)
+    assert done.returncode == 1 and "multiple of 2 MiB" in done.stderr

@@ -1,6 +1,5 @@
 // Pages, blocks and ranges: the units in which everything below counts.
 #pragma once
-#include <bitset>
 #include <cstddef>
 #include <cstdint>
 
@@ -28,8 +27,5 @@ struct Pages {
     return {page_down(address), length ? page_up(address + length) : page_down(address)};
   }
 };
-
-// Some of the pages of a block, one bit each.
-using PageSet = std::bitset<kPagesPerBlock>;
 
 } // namespace hmm

@@ -32,13 +32,11 @@ void Driver::check([[maybe_unused]] Block& block) const {
 #endif
 }
 
-void Driver::unlock(Block& block, Pages pages) {
-  PageLocks::unlock(block, pages, [this, &block](DeferredFault& fault) {
-    const Processor p = fault.processor;
-    const uint64_t page = fault.address;
-    fault.used.store(false, std::memory_order_release);
-    table(p, block.page(page)).wake({page, page + kPage});
-  });
+void Driver::retry(Block& block, DeferredFault& fault) {
+  const Processor p = fault.processor;
+  const uint64_t page = fault.address;
+  fault.used.store(false, std::memory_order_release);
+  table(p, block.page(page)).wake({page, page + kPage});
 }
 
 // ---------------------------------------------------------------------------------------------------- faults
@@ -47,13 +45,13 @@ void Driver::fault(Processor p, const Fault& fault) {
   const uint64_t begin = now_ns();
   Block* block = directory_.find(fault.address);
   const int error = block ? until_room([&] { return serve(*block, p, fault); }) : EFAULT;
-  if (error == EAGAIN) {
+  if (error == EAGAIN && !show_dropped(*block, p, fault)) {
     // In transition. Who works on it wakes the thread, or, when there are very many, this one waits.
     if (!defer(*block, p, fault.address)) {
       PageLocks::wait(*block, fault.address);
       table(p, block->page(fault.address)).wake({fault.address, fault.address + kPage});
     }
-  } else if (error) {
+  } else if (error && error != EAGAIN) {
     refuse(p, fault.address, error);
   }
   counters_.processor[p].fault_ns.add(now_ns() - begin);
@@ -135,7 +133,7 @@ bool Driver::defer(Block& block, Processor p, uint64_t address) {
     {
       std::lock_guard guard(block.lock);
       if (block.page(address).locked()) {
-        PageLocks::list(block, address).push(fault);
+        PageLocks::enter(block, address, fault);
         return true;
       }
     }
@@ -184,7 +182,9 @@ Driver::Refusal Driver::take_refusal(Processor p) {
 
 int Driver::access(Pages pages, Processor p, Access access, Cause cause) {
   if (crowded()) pages = {block_down(pages.begin), block_down(pages.end + kBlock - 1)};
-  return in_parallel(pages, [&](Pages part) {
+  const auto done = [&](Pages part) { return granted(part, p, access); };
+  return in_parallel(without_ends(pages, done), [&](Pages part) {
+    if (done(part)) return 0;
     return until_room([&] {
       return each_block(
           part, [&](Block& block, Pages inner) { return access_locked(block, inner, {p, access, cause}); });
@@ -192,10 +192,21 @@ int Driver::access(Pages pages, Processor p, Access access, Cause cause) {
   });
 }
 
+// Whether `p` has the right already; part of a block.
+bool Driver::granted(Pages part, Processor p, Access access) {
+  Block* block = directory_.find(part.begin);
+  if (!block) return true;
+  std::lock_guard guard(block->lock);
+  const PageState all(block->summary().all);
+  const bool has = access == Access::Write ? all.hold(p) == Hold::Exclusive : all.hold(p) != Hold::Invalid;
+  return has && !block->locked;
+}
+
 int Driver::access_locked(Block& block, Pages pages, Request request) {
   return each_run(block, pages, [&](Pages run) {
     PageState state = block.page(run.begin);
     if (!state.managed()) return 0;
+    if (transition(state, request.p, request.access, policy_.protocol).step == Step::None) return 0;
     if (state.tracker() == Tracker::Async && request.p != kCpu) {
       notice_locked(block, run, false); // what the CPU wrote comes first; pages may differ now
       return each_run(block, run, [&](Pages part) { return step(block, part, request); });

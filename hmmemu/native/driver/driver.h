@@ -181,6 +181,7 @@ class Driver {
   bool crowded() const { return signal_ && signal_->tight(); }
 
   // `pages` lie in the block, and the caller has locked them, for all of these.
+  bool granted(Pages part, Processor p, Access access);
   int access_locked(Block& block, Pages pages, Request request);
   int step(Block& block, Pages run, Request request);
   int step_at_once(Block& block, Pages run, Request request);
@@ -225,11 +226,18 @@ class Driver {
   Pages lock_around(Block& block, Pages run);
   void unlock_around(Block& block, Pages run, Pages wide);
   HostTable* host() { return async_ ? &*async_ : host_ ? &*host_ : nullptr; }
-  void cpu_wrote(Block& block, Pages run, bool update);
-  int update_others(Block& block, Pages run);
+  // What devices were given in one go: pages, and since when.
+  struct DeviceUpdate {
+    uint64_t begin;
+    Moves moved[kMaxProcessors];
+  };
+  static void set_reading(Block& block, const PageSet& pages, bool on);
+  void cpu_wrote(Block& block, Pages run);
+  bool update_devices(Block& block, Pages run, DeviceUpdate& news);
+  void count(const DeviceUpdate& news);
   void unwatch(Block& block, Pages pages);
   void notice_locked(Block& block, Pages pages, bool update);
-  void tell_locked(Block& block, Pages pages, const PageSet& written, bool update);
+  void tell_locked(Block& block, const PageSet& written, DeviceUpdate* news);
   int copy_locked(Block& block, Pages pages, Processor p, Access access, uint64_t address, uint64_t bytes,
                   std::byte* buffer);
   const std::byte* content(Block& block, Pages run, Staging& staging);
@@ -263,9 +271,14 @@ class Driver {
   int bring(Block& block, Pages region, uint64_t address, Request request);
   void notice_block(Block& block, Pages pages, bool update);
   void tell_found(Pages pages, bool update);
-  void tell_block(Block& block, Pages pages, bool update);
+  void tell_block(Block& block, Pages pages, DeviceUpdate* news);
   bool defer(Block& block, Processor p, uint64_t address);
-  void unlock(Block& block, Pages pages);
+  bool show_dropped(Block& block, Processor p, const Fault& fault);
+  // Pages or a PageSet.
+  template <class Some> void unlock(Block& block, const Some& pages) {
+    PageLocks::unlock(block, pages, [this, &block](DeferredFault& fault) { retry(block, fault); });
+  }
+  void retry(Block& block, DeferredFault& fault);
   void lock_everything();
   void unlock_everything();
   void close_protector_holes();
@@ -274,15 +287,6 @@ class Driver {
   }
   void refuse(Processor p, uint64_t address, int error);
 
-  // Calls act(run) for each run of pages that are in the set.
-  template <class Act> static void for_runs(const Block& block, Pages pages, const PageSet& set, Act act) {
-    for (uint64_t a = pages.begin; a < pages.end;) {
-      Pages run{a, a};
-      while (run.end < pages.end && set[(run.end - block.address) / kPage]) run.end += kPage;
-      a = run.end + kPage;
-      if (!run.empty()) act(run);
-    }
-  }
   // Calls act(run) for each run of like pages, until one returns an error.
   template <class Act> static int each_run(Block& block, Pages pages, Act act) {
     for (uint64_t a = pages.begin; a < pages.end;) {
@@ -299,7 +303,7 @@ class Driver {
     for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) {
       Block* block = directory_.find(a);
       if (!block) continue;
-      const Pages part = PageLocks::lock(*block, {a, std::min(pages.end, block->address + kBlock)});
+      const Pages part = PageLocks::lock(*block, Pages{a, std::min(pages.end, block->address + kBlock)});
       const int error = visit(*block, part);
       check(*block);
       unlock(*block, part);
@@ -321,6 +325,7 @@ class Driver {
   // Changes the states of locked pages: others look at them under the block's lock.
   template <class Change> static void change(Block& block, Pages pages, Change act) {
     std::lock_guard guard(block.lock);
+    block.summed = false;
     for (uint64_t a = pages.begin; a < pages.end; a += kPage) act(block.page(a));
   }
   // Runs of pages in the range that have exactly `owners` owners.

@@ -446,14 +446,14 @@ Pages Driver::lock_around(Block& block, Pages run) {
   Pages wide = run;
   while (wide.begin > block.address && joins(wide.begin - kPage)) wide.begin -= kPage;
   while (wide.end < block.address + kBlock && joins(wide.end)) wide.end += kPage;
-  PageLocks::mark(block, {wide.begin, run.begin}, true);
-  PageLocks::mark(block, {run.end, wide.end}, true);
+  PageLocks::mark(block, Pages{wide.begin, run.begin}, true);
+  PageLocks::mark(block, Pages{run.end, wide.end}, true);
   return wide;
 }
 
 void Driver::unlock_around(Block& block, Pages run, Pages wide) {
-  unlock(block, {wide.begin, run.begin});
-  unlock(block, {run.end, wide.end});
+  unlock(block, Pages{wide.begin, run.begin});
+  unlock(block, Pages{run.end, wide.end});
 }
 
 // --------------------------------------------------------------------------------------------------- record

@@ -30,20 +30,25 @@ bool readable(PageState state) {
 
 // Pages of a block as somebody sees them who has locked nothing.
 struct Glance {
-  bool moving;       // some are locked
-  uint64_t readable; // so many
+  bool moving = false;            // some of the block are locked
+  bool some = false, all = false; // the CPU may read them, and stores to them are not caught
 };
+
 Glance glance(Block& block, Pages pages) {
-  const PageState* page = &block.page(pages.begin);
-  uint64_t locked = 0, found = 0;
-  for (uint64_t i = 0; i < pages.count(); ++i) {
-    const PageState state(__atomic_load_n(reinterpret_cast<const uint64_t*>(page + i), __ATOMIC_RELAXED));
-    locked += state.locked();
-    found += readable(state);
+  std::lock_guard guard(block.lock);
+  const auto [any, all] = block.summary();
+  if (any == all) { // most blocks
+    const bool all_readable = readable(PageState(all));
+    return {block.locked != 0, all_readable, all_readable};
   }
-  return {locked != 0, found};
+  Glance seen{block.locked != 0, false, true};
+  for (uint64_t a = pages.begin; a < pages.end; a += kPage)
+    if (readable(block.page(a)))
+      seen.some = true;
+    else
+      seen.all = false;
+  return seen;
 }
-static_assert(sizeof(PageState) == sizeof(uint64_t));
 
 constexpr uint64_t kWorthThreads = 8 * 1024 * 1024;
 
@@ -58,17 +63,17 @@ void Driver::notice_writes(Pages pages, bool update) {
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) {
     const Pages part{a, std::min(pages.end, block_down(a) + kBlock)};
     Block* block = directory_.find(a);
-    const Glance seen = block ? glance(*block, part) : Glance{false, 0};
-    if (!seen.moving && seen.readable == part.count()) {
+    const Glance seen = block ? glance(*block, part) : Glance{};
+    if (!seen.moving && seen.all) {
       whole.end = part.end;
       continue;
     }
     scan();
     whole = {part.end, part.end};
-    if (seen.moving || seen.readable) notice_block(*block, part, update);
+    if (seen.moving || seen.some) notice_block(*block, part, update);
   }
   scan();
-  tell_found(pages, update);
+  if (async_->found_pages()) tell_found(pages, update);
   // Another thread may have found some of it first.
   if (async_->telling()) each_block(pages, [](Block&, Pages) { return 0; });
 }
@@ -92,80 +97,114 @@ void Driver::notice_block(Block& block, Pages pages, bool update) {
 // Tells what scans have found in the range.
 void Driver::tell_found(Pages pages, bool update) {
   const auto tell = [&](Pages part) {
+    DeviceUpdate news{.begin = now_ns()};
     for (uint64_t a = part.begin; a < part.end; a = block_down(a) + kBlock)
-      if (Block* block = directory_.find(a); block && async_->found_pages(*block))
-        tell_block(*block, {a, std::min(part.end, block->address + kBlock)}, update);
+      if (Block* block = directory_.find(a); block && async_->found(*block))
+        tell_block(*block, {a, std::min(part.end, block->address + kBlock)}, update ? &news : nullptr);
+    count(news);
     return 0;
   };
   // Threads only where there is much to copy: to start them takes as long as a hundred pages.
-  uint64_t count = 0;
-  for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock)
-    if (const Block* block = directory_.find(a)) count += async_->found_pages(*block);
-  count* kPage < kWorthThreads ? tell(pages) : in_parallel(pages, tell);
+  async_->found_pages() * kPage < kWorthThreads ? tell(pages) : in_parallel(pages, tell);
 }
 
-void Driver::tell_block(Block& block, Pages pages, bool update) {
-  const PageSet found = async_->peek(block);
-  for_runs(block, pages, found, [&](Pages run) {
-    run = PageLocks::lock(block, run);
-    const PageSet mine = async_->take_found(block, run); // another thread may have been faster
-    tell_locked(block, run, mine, update);
-    check(block);
-    unlock(block, run);
-  });
+void Driver::tell_block(Block& block, Pages pages, DeviceUpdate* news) {
+  const PageSet found = async_->peek(block, pages);
+  if (found.empty()) return;
+  PageLocks::lock(block, found);
+  async_->tell();
+  const PageSet mine = async_->take_found(block, found); // another thread may have been faster
+  tell_locked(block, mine, news);
+  check(block);
+  unlock(block, found);
+  async_->told();
 }
 
 // With the pages locked: what was written to them, known already or not.
 void Driver::notice_locked(Block& block, Pages pages, bool update) {
   if (!async_) return;
+  DeviceUpdate news{.begin = now_ns()};
   each_run(block, pages, [&](Pages run) {
     if (!readable(block.page(run.begin))) return 0;
     PageSet written;
     if (int error = async_->written(block, run, written)) scan_failed(run, error);
-    tell_locked(block, run, written, update);
+    tell_locked(block, written, update ? &news : nullptr);
     async_->told();
     return 0;
   });
+  count(news);
 }
 
-void Driver::tell_locked(Block& block, Pages pages, const PageSet& written, bool update) {
-  for_runs(block, pages, written, [&](Pages run) {
-    each_run(block, run, [&](Pages part) {
-      if (readable(block.page(part.begin))) cpu_wrote(block, part, update);
+// `news`: devices get the new content and keep their copies, else they lose them.
+void Driver::tell_locked(Block& block, const PageSet& written, DeviceUpdate* news) {
+  PageSet told;
+  written.each_run([&](unsigned begin, unsigned end) {
+    for (unsigned i = begin; i < end; ++i)
+      if (readable(block.pages[i])) told.set(i);
+  });
+  set_reading(block, told, true);
+  told.each_run([&](unsigned begin, unsigned end) {
+    each_run(block, block.range(begin, end), [&](Pages part) {
+      if (block.page(part.begin).watched()) notify(block, part);
+      if (!news || !update_devices(block, part, *news)) cpu_wrote(block, part);
       return 0;
     });
   });
+  set_reading(block, told, false);
 }
 
-// A store to Shared pages of the CPU, after the fact: protectors hear of it, and the other copies follow.
-void Driver::cpu_wrote(Block& block, Pages run, bool update) {
-  if (int error = unmerge(block, run)) // what was written is a private copy
-    fatal("page 0x%lx, written while it was merged: %s", run.begin, strerror(error));
-  if (block.page(run.begin).watched()) notify(block, run);
-  const PageState state = block.page(run.begin);
-  if (update) {
-    if (update_others(block, run) == 0) return;
+void Driver::set_reading(Block& block, const PageSet& pages, bool on) {
+  std::lock_guard guard(block.lock);
+  for (unsigned i = 0; i < PageSet::kWords; ++i)
+    block.reading.word(i) =
+        on ? block.reading.word(i) | pages.word(i) : block.reading.word(i) & ~pages.word(i);
+}
+
+// A page that is being read, so the CPU may read it, is not there: the program dropped it (madvise). It reads
+// as zeros, as it would without us. The thread that faults may be the driver's own, which has it locked.
+bool Driver::show_dropped(Block& block, Processor p, const Fault& fault) {
+  if (p != kCpu) return false;
+  {
+    std::lock_guard guard(block.lock);
+    if (!block.reading[(fault.address - block.address) / kPage]) return false;
+    if (block.page(fault.address).shared_mapping())
+      return false; // it is in the file, and read through an alias
   }
-  const Transition t = transition(state, kCpu, Access::Write, policy_.protocol);
+  const Pages page{fault.address, fault.address + kPage};
+  // A frame of zeros: the scan left a mark there, over which the kernel puts no zero page.
+  if (async_->zero(block, page, Access::Write, false) != 0) uffd_.wake(page); // another thread was faster
+  return true;
+}
+
+// A store to Shared pages of the CPU, after the fact: the other copies go.
+void Driver::cpu_wrote(Block& block, Pages run) {
+  const Transition t = transition(block.page(run.begin), kCpu, Access::Write, policy_.protocol);
   if (t.step != Step::None && perform(block, run, t, {kCpu, Access::Write, Cause::Launch}) != 0)
     fatal("page 0x%lx: copies of what the CPU wrote cannot be taken back", run.begin);
 }
 
-// Gives all devices that have a copy the CPU's content; everybody's rights stay as they are.
-int Driver::update_others(Block& block, Pages run) {
-  const uint64_t begin = now_ns();
+// Gives all devices that have a copy the CPU's content; everybody's rights stay as they are. False: it cannot
+// be had.
+bool Driver::update_devices(Block& block, Pages run, DeviceUpdate& news) {
   const PageState state = block.page(run.begin);
   StagingPool::Use staging(staging_);
   const std::byte* now = table(kCpu, state).frames(block, run, *staging);
-  if (!now) return ENXIO;
+  if (!now) return false;
   for (Processor p = 1; p < processors(); ++p) {
     if (state.hold(p) == Hold::Invalid) continue;
-    TransferCounters& count = counters_.transfer[kCpu][p];
-    count.add(run.count(), true, Cause::Launch);
-    if (int error = tables_[p]->update(block, run, now)) return error;
-    count.ns.add(now_ns() - begin);
+    news.moved[p].add(run.count());
+    if (tables_[p]->update(block, run, now) != 0) return false;
   }
-  return 0;
+  return true;
+}
+
+void Driver::count(const DeviceUpdate& news) {
+  const uint64_t spent = now_ns() - news.begin;
+  for (Processor p = 1; p < processors(); ++p) {
+    if (!news.moved[p].moves) continue;
+    counters_.transfer[kCpu][p].add(news.moved[p], true, Cause::Launch);
+    counters_.transfer[kCpu][p].ns.add(spent);
+  }
 }
 
 } // namespace hmm

@@ -26,33 +26,41 @@ class PageLocks {
  public:
   static constexpr uint64_t kLimitNs = 120'000'000'000;
 
-  // Locks all of `pages`, sleeping while one of them is locked. Returns what was locked: the whole of a huge
-  // page.
-  static Pages lock(Block& block, Pages pages) {
+  // Locks all of `pages` (Pages or a PageSet), sleeping while one of them is locked. Returns what was locked: the
+  // whole of a huge page.
+  template <class Some> static Some lock(Block& block, const Some& pages) {
     while (uint64_t busy = try_lock(block, pages)) wait(block, busy);
-    return block.whole(pages);
+    return whole(block, pages);
   }
 
   // 0 if all were locked; else nothing was, and the address of one that is locked.
-  static uint64_t try_lock(Block& block, Pages pages) {
+  template <class Some> static uint64_t try_lock(Block& block, const Some& some) {
     std::lock_guard guard(block.lock);
-    pages = block.whole(pages);
+    const Some pages = whole(block, some);
     if (uint64_t busy = first_locked(block, pages)) return busy;
     mark(block, pages, true);
     return 0;
   }
 
   // Caller must hold the block's lock for these three.
-  static uint64_t first_locked(Block& block, Pages pages) {
-    for (uint64_t a = pages.begin; a < pages.end; a += kPage)
-      if (block.page(a).locked()) return a;
-    return 0;
+  template <class Some> static uint64_t first_locked(Block& block, const Some& pages) {
+    uint64_t found = 0;
+    if (!block.locked) return 0;
+    each_page(block, pages, [&](uint64_t a) {
+      if (block.page(a).locked()) found = a;
+    });
+    return found;
   }
-  static void mark(Block& block, Pages pages, bool locked) {
-    for (uint64_t a = pages.begin; a < pages.end; a += kPage) block.page(a).set_locked(locked);
+  template <class Some> static void mark(Block& block, const Some& pages, bool locked) {
+    each_page(block, pages, [&](uint64_t a) {
+      PageState& state = block.page(a);
+      block.locked += uint32_t{locked} - uint32_t{state.locked()};
+      state.set_locked(locked);
+    });
   }
-  static WaitList& list(Block& block, uint64_t address) {
-    return block.waiting[(address - block.address) / kPage];
+  static void enter(Block& block, uint64_t address, Waiter& waiter) {
+    list(block, address).push(waiter);
+    ++block.waiters;
   }
 
   // Sleeps until the transition of the page that runs now has ended.
@@ -61,27 +69,27 @@ class PageLocks {
     {
       std::lock_guard guard(block.lock);
       if (!block.page(address).locked()) return;
-      list(block, address).push(me);
+      enter(block, address, me);
     }
     if (me.sleep(kLimitNs)) return;
     std::lock_guard guard(block.lock);
-    if (list(block, address).remove(me))
+    if (list(block, address).remove(me)) // and never more
       fatal("page 0x%lx was in transition for more than 120 s: this is a bug, please report it", address);
     me.sleep(kLimitNs); // it was taken from the list at the last moment: the wake-up is on its way
   }
 
   // Unlocks and wakes. `retry(deferred)` makes a deferred fault's thread try again.
-  template <class Retry> static void unlock(Block& block, Pages pages, Retry retry) {
+  template <class Some, class Retry> static void unlock(Block& block, const Some& pages, Retry retry) {
     Waiter* all = nullptr;
     Waiter** end = &all;
     {
       std::lock_guard guard(block.lock);
       mark(block, pages, false);
-      for (uint64_t a = pages.begin; a < pages.end; a += kPage) {
-        if (list(block, a).empty()) continue;
-        *end = list(block, a).take_all();
-        while (*end) end = &(*end)->next;
-      }
+      if (block.waiters)
+        each_page(block, pages, [&](uint64_t a) {
+          *end = list(block, a).take_all();
+          for (; *end; end = &(*end)->next) --block.waiters;
+        });
     }
     while (all) {
       Waiter* next = all->next; // first: a woken thread's waiter is gone
@@ -91,6 +99,19 @@ class PageLocks {
         retry(static_cast<DeferredFault&>(*all));
       all = next;
     }
+  }
+
+ private:
+  static Pages whole(Block& block, Pages pages) { return block.whole(pages); }
+  static const PageSet& whole(Block&, const PageSet& pages) { return pages; } // under Tracker::Async none is huge
+  static WaitList& list(Block& block, uint64_t address) {
+    return block.waiting[(address - block.address) / kPage];
+  }
+  template <class Act> static void each_page(const Block&, Pages pages, Act act) {
+    for (uint64_t a = pages.begin; a < pages.end; a += kPage) act(a);
+  }
+  template <class Act> static void each_page(const Block& block, const PageSet& pages, Act act) {
+    pages.each_run([&](unsigned begin, unsigned end) { each_page(block, block.range(begin, end), act); });
   }
 };
 

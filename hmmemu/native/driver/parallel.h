@@ -18,6 +18,21 @@ inline unsigned allowed_cpus() {
   return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
+// The range without the blocks at both ends of which done(part of the range) says true.
+template <class Done> Pages without_ends(Pages pages, Done done) {
+  while (!pages.empty()) {
+    const Pages first{pages.begin, std::min(pages.end, block_down(pages.begin) + kBlock)};
+    if (!done(first)) break;
+    pages.begin = first.end;
+  }
+  while (!pages.empty()) {
+    const Pages last{std::max(pages.begin, block_down(pages.end - kPage)), pages.end};
+    if (!done(last)) break;
+    pages.end = last.begin;
+  }
+  return pages;
+}
+
 // Calls act(part) -> 0 or errno for every part of the range, one block each, in any order, until one fails.
 // Returns an error of those that failed.
 template <class Act> int in_parallel(Pages pages, Act act) {

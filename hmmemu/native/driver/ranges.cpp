@@ -261,14 +261,14 @@ void Driver::after_fork_in_parent() {
 void Driver::lock_everything() {
   for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
     Block& block = directory_.at(slot);
-    PageLocks::lock(block, {block.address, block.address + kBlock});
+    PageLocks::lock(block, block.all());
   }
 }
 
 void Driver::unlock_everything() {
   for (uint32_t slot = directory_.size(); slot-- > 0;) {
     Block& block = directory_.at(slot);
-    unlock(block, {block.address, block.address + kBlock});
+    unlock(block, block.all());
   }
 }
 
@@ -285,8 +285,9 @@ void Driver::after_fork_in_child() {
       if (state.managed()) cpu_table(state.tracker()).abandon(run, state.kind());
       return 0;
     });
-    PageLocks::mark(block, {block.address, block.address + kBlock}, false);
+    PageLocks::mark(block, block.all(), false);
     block.waiting.fill({});
+    block.waiters = 0;
   }
   ranges_.reset();
 }

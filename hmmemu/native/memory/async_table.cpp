@@ -13,19 +13,13 @@ namespace {
 #define MREMAP_DONTUNMAP 4
 #endif
 
-// Calls act(index of a word of 64 pages, mask) for all pages, which lie in one block.
-template <class Act> void each_word(const Block& block, Pages pages, Act act) {
-  uint64_t page = (pages.begin - block.address) / kPage;
-  const uint64_t end = (pages.end - block.address) / kPage;
-  while (page < end) {
-    const uint64_t count = std::min(64 - page % 64, end - page);
-    act(static_cast<unsigned>(page / 64), (~uint64_t{0} >> (64 - count)) << (page % 64));
-    page += count;
-  }
-}
-
-void add_bits(PageSet& set, unsigned index, uint64_t bits) {
-  for (; bits; bits &= bits - 1) set.set(index * 64 + static_cast<unsigned>(std::countr_zero(bits)));
+// The pages, which lie in one block.
+PageSet set_of(const Block& block, Pages pages) {
+  PageSet set;
+  PageSet::each_word(static_cast<unsigned>((pages.begin - block.address) / kPage),
+                     static_cast<unsigned>((pages.end - block.address) / kPage),
+                     [&](unsigned index, uint64_t mask) { set.word(index) |= mask; });
+  return set;
 }
 
 // Takes pages of one mapping away, entries and frames, and copies them to `to`. Later accesses find nothing,
@@ -47,7 +41,7 @@ AsyncTable::AsyncTable(const Userfaultfd& uffd, AliasMap& aliases, const Directo
 int AsyncTable::protect(Block& block, Pages pages) {
   {
     std::lock_guard guard(scanning_);
-    take_found(block, pages);
+    take_found(block, set_of(block, pages));
   }
   return HostTable::protect(block, pages);
 }
@@ -55,8 +49,8 @@ int AsyncTable::protect(Block& block, Pages pages) {
 int AsyncTable::written(Block& block, Pages pages, PageSet& found) {
   std::lock_guard guard(scanning_);
   if (int error = scan_locked(pages)) return error;
-  found = take_found(block, pages);
-  telling_.fetch_add(1, std::memory_order_relaxed);
+  tell();
+  found = take_found(block, set_of(block, pages));
   return 0;
 }
 
@@ -70,46 +64,47 @@ int AsyncTable::scan(Pages pages) {
   return 0;
 }
 
-// The scan counts pages that are not there as written. Those were dropped by the program: nothing to read.
+// The scan counts pages that are not there as written. Those were dropped by the program, and are zeros now.
 int AsyncTable::scan_locked(Pages pages) {
-  int failed = 0;
-  const int error = pagemap_.take_written(pages, [&](Pages run) {
-    if (int e = pagemap_.each_present(run, [&](Pages part) { note(part); })) failed = e;
-  });
-  return error ? error : failed;
+  return pagemap_.take_written(pages, [&](Pages run) { note(run); });
 }
 
 void AsyncTable::note(Pages run) {
   while (!run.empty()) {
     const uint64_t end = std::min(run.end, block_down(run.begin) + kBlock);
-    if (const Block* block = directory_.find(run.begin))
-      each_word(*block, {run.begin, end}, [&](unsigned index, uint64_t mask) {
-        word(*block, index).fetch_or(mask, std::memory_order_release);
-      });
+    if (const Block* block = directory_.find(run.begin)) {
+      const PageSet set = set_of(*block, {run.begin, end});
+      found_pages_.fetch_add(set.count(), std::memory_order_relaxed); // first: never less than there are
+      for (unsigned i = 0; i < PageSet::kWords; ++i) {
+        if (!set.word(i)) continue;
+        const uint64_t old = word(*block, i).fetch_or(set.word(i), std::memory_order_release);
+        if (old & set.word(i)) found_pages_.fetch_sub(std::popcount(old & set.word(i)));
+      }
+    }
     run.begin = end;
   }
 }
 
-unsigned AsyncTable::found_pages(const Block& block) const {
-  unsigned count = 0;
-  for (unsigned i = 0; i < kWords; ++i)
-    count += static_cast<unsigned>(std::popcount(word(block, i).load(std::memory_order_acquire)));
-  return count;
+bool AsyncTable::found(const Block& block) const {
+  uint64_t any = 0;
+  for (unsigned i = 0; i < PageSet::kWords; ++i) any |= word(block, i).load(std::memory_order_acquire);
+  return any != 0;
 }
 
-PageSet AsyncTable::peek(const Block& block) const {
-  PageSet set;
-  for (unsigned i = 0; i < kWords; ++i) add_bits(set, i, word(block, i).load(std::memory_order_acquire));
+PageSet AsyncTable::peek(const Block& block, Pages pages) const {
+  PageSet set = set_of(block, pages);
+  for (unsigned i = 0; i < PageSet::kWords; ++i)
+    set.word(i) &= word(block, i).load(std::memory_order_acquire);
   return set;
 }
 
-PageSet AsyncTable::take_found(const Block& block, Pages pages) {
-  PageSet set;
-  each_word(block, pages, [&](unsigned index, uint64_t mask) {
-    if (word(block, index).load(std::memory_order_relaxed) & mask)
-      add_bits(set, index, word(block, index).fetch_and(~mask, std::memory_order_acq_rel) & mask);
-  });
-  return set;
+PageSet AsyncTable::take_found(const Block& block, const PageSet& pages) {
+  PageSet taken;
+  for (unsigned i = 0; i < PageSet::kWords; ++i)
+    if (word(block, i).load(std::memory_order_relaxed) & pages.word(i))
+      taken.word(i) = word(block, i).fetch_and(~pages.word(i), std::memory_order_acq_rel) & pages.word(i);
+  found_pages_.fetch_sub(taken.count(), std::memory_order_release);
+  return taken;
 }
 
 // By halves where the pages lie in several mappings (huge-page advice on a part is enough for that).

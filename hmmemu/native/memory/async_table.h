@@ -30,17 +30,20 @@ class AsyncTable final : public HostTable {
   int protect(Block& block, Pages pages) override;
   // A store while a page is being merged is no message here, and could be lost.
   int merged_rights() const override { return -1; }
-  // Until `told`, whoever asks `telling` knows that somebody works on what was found here.
+  // Until `told`, whoever asks `telling` knows that somebody works on what was found here, or taken after
+  // `tell`.
   int written(Block& block, Pages pages, PageSet& found) override;
+  void tell() { telling_.fetch_add(1, std::memory_order_release); }
   void told() { telling_.fetch_sub(1, std::memory_order_release); }
   bool telling() const { return telling_.load(std::memory_order_acquire) != 0; }
 
   // Looks for stores to pages that the CPU may read, in any number of blocks, locked or not. 0 or errno.
   int scan(Pages pages);
   // What scans have found and nobody has taken yet; `take` by who has the pages locked. No system calls.
-  unsigned found_pages(const Block& block) const;
-  PageSet peek(const Block& block) const;
-  PageSet take_found(const Block& block, Pages pages);
+  uint64_t found_pages() const { return found_pages_.load(std::memory_order_acquire); }
+  bool found(const Block& block) const;
+  PageSet peek(const Block& block, Pages pages) const;
+  PageSet take_found(const Block& block, const PageSet& pages);
 
   // The process has forked: the child has another page table.
   void close() { pagemap_ = Pagemap(); }
@@ -49,11 +52,10 @@ class AsyncTable final : public HostTable {
   int take_by_copy(Block& block, Pages pages, bool writable, std::byte* to) override;
 
  private:
-  static constexpr unsigned kWords = kPagesPerBlock / 64;
   static constexpr uint64_t kMostScanned = 64 * 1024 * 1024; // about 30 us
 
   std::atomic<uint64_t>& word(const Block& block, unsigned index) const {
-    return found_.as<std::atomic<uint64_t>>()[uint64_t{block.slot} * kWords + index];
+    return found_.as<std::atomic<uint64_t>>()[uint64_t{block.slot} * PageSet::kWords + index];
   }
   int scan_locked(Pages pages);
   void note(Pages run);
@@ -62,6 +64,7 @@ class AsyncTable final : public HostTable {
   Pagemap pagemap_;
   Lock scanning_;
   std::atomic<unsigned> telling_{0};
+  std::atomic<uint64_t> found_pages_{0}; // bits in found_, or more for a moment
   Mapping found_{uint64_t{Directory::kMostBlocks} * kPagesPerBlock / 8, true};
 };
 

@@ -7,7 +7,7 @@
 // write-protected or Exclusive. Return values are 0 or an errno; ENOMEM from an operation that gives or takes
 // rights means that nothing changed, or that the processor has less right than before, never more.
 #pragma once
-#include "base/pages.h"
+#include "base/page_set.h"
 #include "memory/staging.h"
 #include "protocol/directory.h"
 #include <cerrno>

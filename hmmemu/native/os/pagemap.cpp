@@ -1,7 +1,6 @@
 #include "os/pagemap.h"
 
 #include "base/failure.h"
-#include <algorithm>
 #include <fcntl.h>
 #include <linux/ioctl.h>
 #include <sys/ioctl.h>
@@ -20,25 +19,8 @@ struct Request {
   uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
 };
 constexpr unsigned long kIoctlScan = _IOWR('f', 16, Request);
-constexpr uint64_t kProtect = 1u << 0, kCheckAsync = 1u << 1;                  // flags
-constexpr uint64_t kWritten = 1u << 1, kPresent = 1u << 3, kSwapped = 1u << 4; // categories
-
-int scan(int fd, Pages& pages, Pages* runs, unsigned limit, Request request) {
-  constexpr unsigned kMost = 128;
-  Region regions[kMost];
-  request.size = sizeof request;
-  request.start = pages.begin;
-  request.end = pages.end;
-  request.vec = reinterpret_cast<uint64_t>(regions);
-  request.vec_len = std::min(limit, kMost);
-  int found;
-  do found = ioctl(fd, kIoctlScan, &request);
-  while (found < 0 && errno == EINTR);
-  if (found < 0) return -errno;
-  for (int i = 0; i < found; ++i) runs[i] = {regions[i].start, regions[i].end};
-  pages.begin = request.walk_end;
-  return found;
-}
+constexpr uint64_t kProtect = 1u << 0, kCheckAsync = 1u << 1; // flags
+constexpr uint64_t kWritten = 1u << 1;                        // category
 
 } // namespace
 
@@ -59,18 +41,24 @@ Pagemap::~Pagemap() {
   if (fd_ >= 0) close(fd_);
 }
 
-// Nothing but "written" is asked for: for that the kernel has a way that is twice as fast.
-int Pagemap::scan_written(Pages& pages, Pages* runs, unsigned limit) const {
+// Nothing but "written" is asked for: for that the kernel has a way that is ten times as fast.
+int Pagemap::scan(Pages& pages, Pages* runs) const {
+  Region regions[kRuns];
   Request request{};
+  request.size = sizeof request;
   request.flags = kProtect | kCheckAsync;
+  request.start = pages.begin;
+  request.end = pages.end;
+  request.vec = reinterpret_cast<uint64_t>(regions);
+  request.vec_len = kRuns;
   request.category_mask = request.return_mask = kWritten;
-  return scan(fd_, pages, runs, limit, request);
-}
-
-int Pagemap::scan_present(Pages& pages, Pages* runs, unsigned limit) const {
-  Request request{};
-  request.category_anyof_mask = request.return_mask = kPresent | kSwapped;
-  return scan(fd_, pages, runs, limit, request);
+  int found;
+  do found = ioctl(fd_, kIoctlScan, &request);
+  while (found < 0 && errno == EINTR);
+  if (found < 0) return -errno;
+  for (int i = 0; i < found; ++i) runs[i] = {regions[i].start, regions[i].end};
+  pages.begin = request.walk_end;
+  return found;
 }
 
 } // namespace hmm

@@ -20,30 +20,20 @@ class Pagemap {
 
   // Calls visit(run) for each run of pages that were written, and protects them. 0 or errno.
   template <class Visit> int take_written(Pages pages, Visit visit) const {
-    return each_run<&Pagemap::scan_written>(pages, visit);
-  }
-  // Calls visit(run) for each run of pages that have content of their own, in memory or swapped out.
-  template <class Visit> int each_present(Pages pages, Visit visit) const {
-    return each_run<&Pagemap::scan_present>(pages, visit);
-  }
-
- private:
-  static constexpr unsigned kRuns = 128; // a call; on the stack
-  // These find up to `limit` runs, from `pages.begin` on, and move it behind what was looked at. The number
-  // of runs, or -errno.
-  int scan_written(Pages& pages, Pages* runs, unsigned limit) const;
-  int scan_present(Pages& pages, Pages* runs, unsigned limit) const;
-
-  template <int (Pagemap::*scan)(Pages&, Pages*, unsigned) const, class Visit>
-  int each_run(Pages pages, Visit visit) const {
     Pages runs[kRuns];
     while (!pages.empty()) {
-      const int found = (this->*scan)(pages, runs, kRuns);
+      const int found = scan(pages, runs);
       if (found < 0) return -found;
       for (int i = 0; i < found; ++i) visit(runs[i]);
     }
     return 0;
   }
+
+ private:
+  static constexpr unsigned kRuns = 128; // a call; on the stack
+  // Finds up to kRuns runs, from `pages.begin` on, and moves it behind what was looked at. The number of
+  // runs, or -errno.
+  int scan(Pages& pages, Pages* runs) const;
 
   int fd_ = -1;
 };

@@ -7,6 +7,12 @@ Directory::Directory()
     : table_((uint64_t{1} << kAddressBits) / kBlock * sizeof(std::atomic<Block*>)),
       blocks_(uint64_t{kMostBlocks} * sizeof(Block)) {}
 
+Summary Block::sum_up() const {
+  Summary made{0, ~uint64_t{0}};
+  for (PageState page : pages) made.any |= page.outline(), made.all &= page.outline();
+  return made;
+}
+
 Block& Directory::make(uint64_t address) {
   if (Block* block = find(address)) return *block;
   uint32_t slot = used_.load(std::memory_order_relaxed);

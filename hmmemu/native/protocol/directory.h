@@ -9,6 +9,7 @@
 #include "base/lock.h"
 #include "base/mapping.h"
 #include "base/pages.h"
+#include "base/page_set.h"
 #include "base/wait_list.h"
 #include "protocol/state.h"
 #include <array>
@@ -16,18 +17,43 @@
 
 namespace hmm {
 
+// All pages of a block in two words: the bits of their states that some have, and those that all have.
+// Owners count as one bit, whether there is one; locks are left out.
+struct Summary {
+  uint64_t any = 0, all = 0;
+};
+
 struct Block {
   Lock lock;
+  bool summed = false;  // `sum` is what the states are
+  uint32_t locked = 0;  // so many pages are
+  uint32_t waiters = 0; // in all wait lists
   uint32_t slot = 0;    // dense number: where devices' aliases of this block lie
   uint64_t address = 0; // 2 MiB aligned
   std::array<PageState, kPagesPerBlock> pages;
   std::array<WaitList, kPagesPerBlock> waiting;
+  // Locked, and being read by the driver at the program's address, where they are or were dropped
+  // (Driver::show_dropped).
+  PageSet reading;
 
   PageState& page(uint64_t a) { return pages[(a - address) / kPage]; }
   Pages all() const { return {address, address + kBlock}; }
   // What must be treated as one: these pages, or the huge page that they are a part of. Caller must hold the
   // lock, or some of the pages.
   Pages whole(Pages some) { return some.empty() || !page(some.begin).huge() ? some : all(); }
+  // Pages [begin, end) by number.
+  Pages range(unsigned begin, unsigned end) const { return {address + begin * kPage, address + end * kPage}; }
+
+  // Caller must hold the lock.
+  const Summary& summary() {
+    if (!summed) sum = sum_up();
+    summed = true;
+    return sum;
+  }
+
+ private:
+  Summary sum_up() const;
+  Summary sum;
 };
 
 class Directory {

@@ -60,6 +60,11 @@ class PageState {
   constexpr void add_owner() { word_ += uint64_t{1} << 32; }
   constexpr void drop_owner() { word_ -= uint64_t{1} << 32; }
 
+  // The word with a single bit for any number of owners, and none for the lock.
+  constexpr uint64_t outline() const {
+    return (word_ & ~(uint64_t{0xffff} << 32 | kLocked)) | uint64_t{managed()} << 32;
+  }
+
   constexpr bool starts_allocation() const { return has(kStart); }
   constexpr void set_start(bool on) { put(kStart, on); }
 

@@ -36,21 +36,32 @@ struct ProcessorCounters {
   Count evicted_pages; // copies given up for want of memory
 };
 
+// Some moves of pages from one processor to another.
+struct Moves {
+  uint64_t moves = 0, pages = 0, fewest = 0, most = 0;
+  void add(uint64_t n) {
+    ++moves, pages += n;
+    if (fewest == 0 || n < fewest) fewest = n;
+    if (n > most) most = n;
+  }
+};
+
 // Pages copied from one processor to another.
 struct TransferCounters {
   Count moves, pages, duplicated_pages, ns;
   Count by_cause[kCauses];
   std::atomic<uint64_t> fewest{0}, most{0}; // pages of one move
 
-  void add(uint64_t n, bool duplicate, Cause cause) {
-    moves.add();
-    pages.add(n);
-    if (duplicate) duplicated_pages.add(n);
-    by_cause[static_cast<unsigned>(cause)].add(n);
+  void add(uint64_t n, bool duplicate, Cause cause) { add(Moves{1, n, n, n}, duplicate, cause); }
+  void add(const Moves& done, bool duplicate, Cause cause) {
+    moves.add(done.moves);
+    pages.add(done.pages);
+    if (duplicate) duplicated_pages.add(done.pages);
+    by_cause[static_cast<unsigned>(cause)].add(done.pages);
     uint64_t seen = fewest.load(std::memory_order_relaxed);
-    while ((seen == 0 || n < seen) && !fewest.compare_exchange_weak(seen, n)) {}
+    while ((seen == 0 || done.fewest < seen) && !fewest.compare_exchange_weak(seen, done.fewest)) {}
     seen = most.load(std::memory_order_relaxed);
-    while (n > seen && !most.compare_exchange_weak(seen, n)) {}
+    while (done.most > seen && !most.compare_exchange_weak(seen, done.most)) {}
   }
   void reset() {
     for (Count* count : {&moves, &pages, &duplicated_pages, &ns}) count->reset();
