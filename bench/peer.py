@@ -9,7 +9,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -75,12 +75,11 @@ class Peer:
 
     def close(self) -> None:
         """Ends the program and removes it."""
-        if self._process.poll() is None:
-            assert self._process.stdin
+        assert self._process.stdin and self._process.stdout
+        with suppress(BrokenPipeError):  # it has ended, with a request unread
             self._process.stdin.close()
-            self._process.wait(timeout=60)
-        if self._process.stdout:
-            self._process.stdout.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
         self._folder.cleanup()
 
     def __enter__(self) -> Peer:

@@ -26,8 +26,8 @@ class PageLocks {
  public:
   static constexpr uint64_t kLimitNs = 120'000'000'000;
 
-  // Locks all of `pages` (Pages or a PageSet), sleeping while one of them is locked. Returns what was locked: the
-  // whole of a huge page.
+  // Locks all of `pages` (Pages or a PageSet), sleeping while one of them is locked. Returns what was locked:
+  // the whole of a huge page.
   template <class Some> static Some lock(Block& block, const Some& pages) {
     while (uint64_t busy = try_lock(block, pages)) wait(block, busy);
     return whole(block, pages);
@@ -103,7 +103,9 @@ class PageLocks {
 
  private:
   static Pages whole(Block& block, Pages pages) { return block.whole(pages); }
-  static const PageSet& whole(Block&, const PageSet& pages) { return pages; } // under Tracker::Async none is huge
+  static const PageSet& whole(Block&, const PageSet& pages) {
+    return pages;
+  } // under Tracker::Async none is huge
   static WaitList& list(Block& block, uint64_t address) {
     return block.waiting[(address - block.address) / kPage];
   }
