@@ -50,6 +50,7 @@ class Peer:
             [*command, "-o", str(program), str(source), "-lpthread"], capture_output=True, text=True
         )
         if done.returncode != 0:
+            self._folder.cleanup()
             raise CompileError(f"{source} does not compile:\n{done.stderr}")
         self._process = subprocess.Popen(
             [str(program), *arguments],
