@@ -45,7 +45,7 @@ void Driver::fault(Processor p, const Fault& fault) {
   const uint64_t begin = now_ns();
   Block* block = directory_.find(fault.address);
   const int error = block ? until_room([&] { return serve(*block, p, fault); }) : EFAULT;
-  if (error == EAGAIN && !show_dropped(*block, p, fault)) {
+  if (error == EAGAIN && !(p == kCpu && read_by_driver(*block, fault))) {
     // In transition. Who works on it wakes the thread, or, when there are very many, this one waits.
     if (!defer(*block, p, fault.address)) {
       PageLocks::wait(*block, fault.address);
@@ -93,6 +93,7 @@ int Driver::serve(Block& block, Processor p, const Fault& fault) {
     PageLocks::mark(block, region, true);
   }
   int error = 0;
+  if (p == kCpu && !fault.present) notice_dropped(block, fault.address);
   if (granted) {
     repair(block, fault.address, p, fault.present);
     count.spurious_faults.add();
@@ -142,6 +143,32 @@ bool Driver::defer(Block& block, Processor p, uint64_t address) {
     return true;
   }
   return false;
+}
+
+// A fault on a page that the CPU has, and yet it is not there: mostly another fault on it was served
+// meanwhile. Or the program has dropped it (madvise), and it is one of zeros, as it would be without us. Then
+// copies of what it held go; if the page is Exclusive, `repair` does all there is to do.
+void Driver::notice_dropped(Block& block, uint64_t address) {
+  const Pages page = block.whole({address, address + kPage});
+  PageState next = block.page(address);
+  if (next.hold(kCpu) != Hold::Shared || next.merged()) return;
+  if (cpu_table(next.tracker()).restore(block, page) != 0) return;
+  for (Processor q = 1; q < processors(); ++q) {
+    if (next.hold(q) == Hold::Invalid) continue;
+    if (int error = zap_others(block, page, 1u << q))
+      fatal("copies of page 0x%lx cannot be dropped: %s", address, strerror(error));
+    next.set(q, Hold::Invalid);
+  }
+  commit(block, page, next);
+}
+
+// The thread that faulted is at work on this very page: the program has dropped it, and the driver reads it.
+bool Driver::read_by_driver(Block& block, const Fault& fault) {
+  if (fault.present || !PageLocks::owned_by(block, fault.address, fault.thread)) return false;
+  const Pages page = block.whole({fault.address, fault.address + kPage});
+  CpuTable& cpu = cpu_table(block.page(fault.address).tracker());
+  if (cpu.restore(block, page) != 0) cpu.wake(page);
+  return true;
 }
 
 // The state grants the access, and yet it faulted: mostly another fault on the same page was served

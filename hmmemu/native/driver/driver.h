@@ -193,6 +193,8 @@ class Driver {
   int zap_others(Block& block, Pages run, uint16_t processors);
   void commit(Block& block, Pages run, PageState next);
   void repair(Block& block, uint64_t address, Processor p, bool present);
+  void notice_dropped(Block& block, uint64_t address);
+  bool read_by_driver(Block& block, const Fault& fault);
   int release_everywhere(Block& block, Pages pages);
   void bring_home(Block& block, Pages pages);
   void bring_home_run(Block& block, Pages run);
@@ -231,7 +233,6 @@ class Driver {
     uint64_t begin;
     Moves moved[kMaxProcessors];
   };
-  static void set_reading(Block& block, const PageSet& pages, bool on);
   void cpu_wrote(Block& block, Pages run);
   bool update_devices(Block& block, Pages run, DeviceUpdate& news);
   void count(const DeviceUpdate& news);
@@ -273,7 +274,6 @@ class Driver {
   void tell_found(Pages pages, bool update);
   void tell_block(Block& block, Pages pages, DeviceUpdate* news);
   bool defer(Block& block, Processor p, uint64_t address);
-  bool show_dropped(Block& block, Processor p, const Fault& fault);
   // Pages or a PageSet.
   template <class Some> void unlock(Block& block, const Some& pages) {
     PageLocks::unlock(block, pages, [this, &block](DeferredFault& fault) { retry(block, fault); });

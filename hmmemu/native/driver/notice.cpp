@@ -142,7 +142,6 @@ void Driver::tell_locked(Block& block, const PageSet& written, DeviceUpdate* new
     for (unsigned i = begin; i < end; ++i)
       if (readable(block.pages[i])) told.set(i);
   });
-  set_reading(block, told, true);
   told.each_run([&](unsigned begin, unsigned end) {
     each_run(block, block.range(begin, end), [&](Pages part) {
       if (block.page(part.begin).watched()) notify(block, part);
@@ -150,30 +149,6 @@ void Driver::tell_locked(Block& block, const PageSet& written, DeviceUpdate* new
       return 0;
     });
   });
-  set_reading(block, told, false);
-}
-
-void Driver::set_reading(Block& block, const PageSet& pages, bool on) {
-  std::lock_guard guard(block.lock);
-  for (unsigned i = 0; i < PageSet::kWords; ++i)
-    block.reading.word(i) =
-        on ? block.reading.word(i) | pages.word(i) : block.reading.word(i) & ~pages.word(i);
-}
-
-// A page that is being read, so the CPU may read it, is not there: the program dropped it (madvise). It reads
-// as zeros, as it would without us. The thread that faults may be the driver's own, which has it locked.
-bool Driver::show_dropped(Block& block, Processor p, const Fault& fault) {
-  if (p != kCpu) return false;
-  {
-    std::lock_guard guard(block.lock);
-    if (!block.reading[(fault.address - block.address) / kPage]) return false;
-    if (block.page(fault.address).shared_mapping())
-      return false; // it is in the file, and read through an alias
-  }
-  const Pages page{fault.address, fault.address + kPage};
-  // A frame of zeros: the scan left a mark there, over which the kernel puts no zero page.
-  if (async_->zero(block, page, Access::Write, false) != 0) uffd_.wake(page); // another thread was faster
-  return true;
 }
 
 // A store to Shared pages of the CPU, after the fact: the other copies go.

@@ -52,9 +52,11 @@ class PageLocks {
     return found;
   }
   template <class Some> static void mark(Block& block, const Some& pages, bool locked) {
+    const pid_t owner = locked ? this_thread() : 0;
     each_page(block, pages, [&](uint64_t a) {
       PageState& state = block.page(a);
       block.locked += uint32_t{locked} - uint32_t{state.locked()};
+      block.owner[(a - block.address) / kPage] = owner;
       state.set_locked(locked);
     });
   }
@@ -62,6 +64,14 @@ class PageLocks {
     list(block, address).push(waiter);
     ++block.waiters;
   }
+
+  // Whether this thread has the page locked.
+  static bool owned_by(Block& block, uint64_t address, pid_t thread) {
+    std::lock_guard guard(block.lock);
+    return thread && block.owner[(address - block.address) / kPage] == thread;
+  }
+  // In a fork child the thread has another number.
+  static void forget_thread() { known_thread() = 0; }
 
   // Sleeps until the transition of the page that runs now has ended.
   static void wait(Block& block, uint64_t address) {
@@ -114,6 +124,16 @@ class PageLocks {
   }
   template <class Act> static void each_page(const Block& block, const PageSet& pages, Act act) {
     pages.each_run([&](unsigned begin, unsigned end) { each_page(block, block.range(begin, end), act); });
+  }
+  // initial-exec: the first use of any other thread-local variable in a thread may call malloc.
+  static pid_t& known_thread() {
+    static thread_local __attribute__((tls_model("initial-exec"))) pid_t known = 0;
+    return known;
+  }
+  static pid_t this_thread() {
+    pid_t& known = known_thread();
+    if (!known) known = static_cast<pid_t>(syscall(SYS_gettid));
+    return known;
   }
 };
 

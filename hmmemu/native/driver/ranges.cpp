@@ -275,6 +275,7 @@ void Driver::unlock_everything() {
 void Driver::after_fork_in_child() {
   // The descriptors speak for the parent's memory: closing them here leaves the parent's registrations alone.
   closed_ = true;
+  PageLocks::forget_thread();
   uffd_ = Userfaultfd();
   if (async_) async_->close();
   for (uint32_t slot = directory_.size(); slot-- > 0;) {

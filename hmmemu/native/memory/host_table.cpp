@@ -59,6 +59,22 @@ int HostTable::regrant(Block& block, Pages pages, bool writable) {
   return shared(block, pages) ? map_or_zero(block, pages, writable) : wake(pages);
 }
 
+int HostTable::restore(Block& block, Pages pages) {
+  if (shared(block, pages)) return EEXIST;
+  int result = EEXIST;
+  const uint64_t step = huge(block, pages) ? kBlock : kPage;
+  for (uint64_t a = pages.begin; a < pages.end; a += step)
+    if (uffd_.copy({a, a + step}, zeros_.as<std::byte>(), false) == 0) result = 0;
+  return result;
+}
+
+const std::byte* HostTable::touch(const std::byte* content, uint64_t bytes) const {
+  if (uffd_.way() == Userfaultfd::Way::UserModeOnly)
+    for (uint64_t at = 0; at < bytes; at += kPage)
+      (void)*reinterpret_cast<const volatile std::byte*>(content + at);
+  return content;
+}
+
 int HostTable::map_or_zero(Block& block, Pages pages, bool writable) {
   const uint64_t step = huge(block, pages) ? kBlock : kPage;
   for (uint64_t a = pages.begin; a < pages.end; a += step) {
@@ -88,7 +104,7 @@ const std::byte* HostTable::take(Block& block, Pages pages, bool writable, Stagi
   }
   const uint64_t parked = park(block, pages);
   auto* spot = reinterpret_cast<const std::byte*>(spots(block, pages).begin);
-  if (parked == pages.bytes()) return spot;
+  if (parked == pages.bytes()) return touch(spot, parked);
   const Pages rest{pages.begin + parked, pages.end};
   std::memcpy(staging.data(), spot, parked);
   if (int error = take_by_copy(block, rest, writable, staging.data() + parked))

@@ -36,7 +36,7 @@ class HostTable : public CpuTable {
   const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) override;
   const std::byte* frames(Block& block, Pages pages, Staging&) override {
     if (shared(block, pages)) return aliases_.readable(block, pages);
-    return reinterpret_cast<const std::byte*>(pages.begin);
+    return touch(reinterpret_cast<const std::byte*>(pages.begin), pages.bytes());
   }
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
   // Shared memory: what another process has put into the file since stays, zeros where there is nothing.
@@ -44,6 +44,7 @@ class HostTable : public CpuTable {
   int update(Block&, Pages, const std::byte*) override { return EINVAL; } // the CPU's stores are the news
   // A page of shared memory may have lost its entry, to reclaim for example: its frame is in the file.
   int regrant(Block& block, Pages pages, bool writable) override;
+  int restore(Block& block, Pages pages) override;
   int wake(Pages pages) override { return uffd_.wake(pages); }
   // Only freed arena memory can get here: it reads as zeros until it is allocated again.
   int refuse(Pages pages) override { return uffd_.zero(pages); }
@@ -59,6 +60,9 @@ class HostTable : public CpuTable {
   static bool huge(Block& block, Pages pages) { return block.page(pages.begin).huge(); }
 
  private:
+  // Content that is about to be read. Where the kernel must not wait for a page (Way::UserModeOnly), but a
+  // thread may: it waits here for those that the program has dropped.
+  const std::byte* touch(const std::byte* content, uint64_t bytes) const;
   // Where the frames of these pages are parked.
   Pages spots(const Block& block, Pages pages) const {
     const uint64_t begin = parking_.address() + block.slot * kBlock + (pages.begin - block.address);

@@ -64,6 +64,9 @@ class CpuTable : public PageTable {
   virtual int replaced(Block&, Pages, bool /*merged*/) { return EOPNOTSUPP; }
   // Pages that were taken will not come back in the frames that they had.
   virtual void forget_taken(Block&, Pages) {}
+  // Makes those of the pages that are missing pages of zeros, write-protected: the program itself dropped
+  // them. EEXIST: none was, or whoever touches one gets it without our help.
+  virtual int restore(Block&, Pages) { return EEXIST; }
   // In a fork child, where nobody catches anything any more: makes present pages plain memory.
   virtual void abandon(Pages, MemoryKind) {}
   // Which of these Shared pages were written since they were protected, one bit a page of the block; they are

@@ -14,6 +14,7 @@
 #include "protocol/state.h"
 #include <array>
 #include <atomic>
+#include <sys/types.h>
 
 namespace hmm {
 
@@ -32,9 +33,7 @@ struct Block {
   uint64_t address = 0; // 2 MiB aligned
   std::array<PageState, kPagesPerBlock> pages;
   std::array<WaitList, kPagesPerBlock> waiting;
-  // Locked, and being read by the driver at the program's address, where they are or were dropped
-  // (Driver::show_dropped).
-  PageSet reading;
+  std::array<pid_t, kPagesPerBlock> owner; // the thread that has the page locked; 0: nobody
 
   PageState& page(uint64_t a) { return pages[(a - address) / kPage]; }
   Pages all() const { return {address, address + kBlock}; }
