@@ -58,6 +58,26 @@ def expressions() -> dict[str, tuple[str, list[str], str]]:
     return made
 
 
+VECTORS = {"float2": 2, "float4": 4}
+WIDE = ("ulonglong2", "float4", "int4", "unsigned __int128", "double2")
+
+
+def wide_name(kind: str) -> str:
+    return kind.replace(" ", "_")
+
+
+def expressions_90() -> dict[str, tuple[str, list[str], str]]:
+    """What needs compute capability 9, for test_nvrtc.py."""
+    made = {}
+    for scope in SCOPES:
+        made |= {f"Add{scope}_{v}": (f"atomicAdd{scope}(&target, a)", [v], v) for v in VECTORS}
+        for kind in WIDE:
+            name = wide_name(kind)
+            made[f"Exch{scope}_{name}"] = (f"atomicExch{scope}(&target, a)", [kind], kind)
+            made[f"CAS{scope}_{name}"] = (f"atomicCAS{scope}(&target, a, b)", [kind, kind], kind)
+    return made
+
+
 HAMMER = """
 extern "C" void hammer_add(int* i, unsigned* u, unsigned long long* ull, float* f, double* d, long n) {
   for (long k = 0; k < n; ++k) {
@@ -82,6 +102,35 @@ extern "C" void hammer_max(long long* greatest, unsigned long long* bits, long s
     atomicMax(greatest, (long long)seed), atomicOr(bits, 1ull << (seed >> 8 & 63));
   }
 }
+extern "C" void hammer_wide(ulonglong2* pair, long n) {  // both halves move together, or the pair is torn
+  for (long k = 0; k < n; ++k) {
+    ulonglong2 old = *pair, seen;
+    for (;;) {
+      seen = atomicCAS(pair, old, ulonglong2{old.x + 1, old.y + 3});
+      if (seen.x == old.x && seen.y == old.y) break;
+      old = seen;
+    }
+  }
+}
+extern "C" long hammer_wide_exch(ulonglong2* pair, unsigned long long first, long n) {  // how many pairs were torn
+  long torn = 0;
+  for (unsigned long long k = first; k < first + n; ++k) {
+    ulonglong2 old = atomicExch(pair, ulonglong2{k, ~k});
+    torn += old.y != ~old.x;
+  }
+  return torn;
+}
+extern "C" long hammer_wide_read(ulonglong2* pair, long n) {  // a compare-and-swap that fails reads it whole
+  long torn = 0;
+  for (long k = 0; k < n; ++k) {
+    ulonglong2 old = atomicCAS(pair, ulonglong2{1, 1}, ulonglong2{2, 2});
+    torn += old.y != ~old.x;
+  }
+  return torn;
+}
+extern "C" void hammer_vectors(float2* two, float4* four, long n) {
+  for (long k = 0; k < n; ++k) atomicAdd(two, float2{1, 2}), atomicAdd_system(four, float4{1, 2, 3, 4});
+}
 """
 
 
@@ -92,7 +141,21 @@ def library() -> ctypes.CDLL:
         text += f'extern "C" void {name}{scope}_{SHORT[kind]}({kind}* p, const {kind}* v, {kind}* old) {{ *old = atomic{name}{scope}(p, *v); }}\n'
     for kind, scope in CAS_CASES:
         text += f'extern "C" void CAS{scope}_{SHORT[kind]}({kind}* p, const {kind}* v, {kind}* old) {{ *old = atomicCAS{scope}(p, v[0], v[1]); }}\n'
+    for scope in SCOPES:
+        for v in VECTORS:
+            text += f'extern "C" void Add{scope}_{v}({v}* p, const {v}* v, {v}* old) {{ *old = atomicAdd{scope}(p, *v); }}\n'
+        for kind in WIDE:
+            name = wide_name(kind)
+            text += f'extern "C" void Exch{scope}_{name}({kind}* p, const {kind}* v, {kind}* old) {{ *old = atomicExch{scope}(p, *v); }}\n'
+            text += f'extern "C" void CAS{scope}_{name}({kind}* p, const {kind}* v, {kind}* old) {{ *old = atomicCAS{scope}(p, v[0], v[1]); }}\n'
     return build(text)
+
+
+def aligned(words: int) -> np.ndarray:
+    """Zeroed 64-bit words, the first of them on a 16-byte boundary."""
+    block = np.zeros(words + 1, np.uint64)
+    skip = block.ctypes.data % 16 // 8
+    return block[skip : skip + words]
 
 
 def pointer(array: np.ndarray) -> ctypes.c_void_p:
@@ -160,6 +223,44 @@ def test_compare_and_swap(library: ctypes.CDLL, memory: np.ndarray, kind: str, s
         assert old[0] == before and memory.tolist() == [3, value if before == compare else before, 4]
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("kind", WIDE)
+def test_128_bits(library: ctypes.CDLL, kind: str, scope: str, shared: bool) -> None:
+    memory = aligned(6)
+    library.mock_shared(pointer(memory) if shared else None)
+    target, old = memory[2:4], aligned(2)
+    memory[:] = [7, 7, 1 << 63 | 5, 6, 7, 7]
+    operands = aligned(4)
+    operands[:] = [10, 11, 12, 13]
+    getattr(library, f"Exch{scope}_{wide_name(kind)}")(pointer(target), pointer(operands), pointer(old))
+    assert old.tolist() == [1 << 63 | 5, 6] and memory.tolist() == [7, 7, 10, 11, 7, 7]
+    swap = getattr(library, f"CAS{scope}_{wide_name(kind)}")
+    swap(pointer(target), pointer(operands), pointer(old))
+    assert old.tolist() == [10, 11] and memory.tolist() == [7, 7, 12, 13, 7, 7]
+    for wrong in ([12, 14], [14, 13]):  # one half is as expected
+        operands[:] = [*wrong, 1, 2]
+        swap(pointer(target), pointer(operands), pointer(old))
+        assert old.tolist() == [12, 13] and memory.tolist() == [7, 7, 12, 13, 7, 7]
+    library.mock_shared(None)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("kind", VECTORS)
+def test_vectors(library: ctypes.CDLL, kind: str, scope: str, shared: bool) -> None:
+    lanes, memory = VECTORS[kind], aligned(6).view(np.float32)
+    library.mock_shared(pointer(memory) if shared else None)
+    memory[:] = 0.5
+    operand, old = aligned(2).view(np.float32), aligned(2).view(np.float32)
+    operand[:] = [1, -2, 4, 1e6]
+    getattr(library, f"Add{scope}_{kind}")(pointer(memory[4:]), pointer(operand), pointer(old))
+    expected = np.full(12, 0.5, np.float32)
+    expected[4 : 4 + lanes] += operand[:lanes]
+    assert np.array_equal(memory, expected) and (old[:lanes] == 0.5).all()
+    library.mock_shared(None)
+
+
 def together(count: int, body: Callable[[int], None]) -> None:
     """Runs body(0) ... body(count - 1) at the same time; ctypes lets go of the GIL."""
     start = threading.Barrier(count)
@@ -186,6 +287,32 @@ def test_compare_and_swap_between_threads(library: ctypes.CDLL) -> None:
     value = np.zeros(1, np.int32)
     together(4, lambda _: library.hammer_cas(pointer(value), ctypes.c_long(50_000)))
     assert value[0] == 200_000
+
+
+def test_128_bits_between_threads(library: ctypes.CDLL) -> None:
+    pair, n = aligned(2), ctypes.c_long(20_000)
+    together(4, lambda _: library.hammer_wide(pointer(pair), n))
+    assert pair.tolist() == [80_000, 240_000]
+    library.hammer_wide_exch.restype = library.hammer_wide_read.restype = ctypes.c_long
+    pair[:] = [0, ~np.uint64(0)]
+    torn = [0] * 4
+
+    def body(i: int) -> None:
+        first = ctypes.c_ulonglong(1000 + i * 20_000)
+        torn[i] = (
+            library.hammer_wide_read(pointer(pair), n)
+            if i % 2
+            else library.hammer_wide_exch(pointer(pair), first, n)
+        )
+
+    together(4, body)
+    assert torn == [0] * 4 and pair[1] == ~pair[0]
+
+
+def test_vectors_between_threads(library: ctypes.CDLL) -> None:
+    memory = aligned(4).view(np.float32)
+    together(4, lambda _: library.hammer_vectors(pointer(memory), pointer(memory[4:]), ctypes.c_long(10_000)))
+    assert memory.tolist() == [40_000, 80_000, 0, 0, 40_000, 80_000, 120_000, 160_000]
 
 
 def test_inc_wraps_between_threads(library: ctypes.CDLL) -> None:

@@ -79,6 +79,13 @@ def test_functions_of_the_device_library(group: str, functions: dict[str, Functi
     assert text.count(".entry") == len(functions)
 
 
+def test_atomics_of_compute_capability_9() -> None:
+    functions = test_cudalib_atomics.expressions_90()
+    source = "".join(itertools.starmap(kernel, functions.items()))
+    text = nvrtc.compile_to_ptx(source, name="atomics90.cu", arch=90, options=("--device-int128",))
+    assert text.count(".entry") == len(functions)
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_layouts_and_overloads(arch: int) -> None:
     source = test_cudalib_headers.layout_checks() + test_cudalib_headers.OVERLOADS

@@ -1,8 +1,8 @@
 // CUDA's atomic functions, on memory that several workers and processes may share.
 //
-// Every one is hmm_atomic<Operation, scope>(address, value): relaxed order, returns the old value. Integer
-// operations that the CPU has are one instruction; the others repeat compare-and-swap. System scope is the
-// device's own for now: the page belongs to one processor while it is written, so both are the same.
+// Every one is hmm_atomic<Operation, scope>(address, operand): relaxed order, returns the old value. Integer
+// operations that the CPU has are one instruction; the others repeat compare-and-swap, which is one itself.
+// All of system scope go through hmm::system_atomic, and nowhere else.
 //
 // In a block's shared memory, and in block scope, no other CPU thread can be at work, since a block's threads
 // all run on one: there hmm_atomic_local<Operation> does the same without a locked instruction. It stays a
@@ -14,6 +14,9 @@ namespace hmm_cuda {
 enum class hmm_scope { block, device, system };
 
 template <int bytes> struct hmm_word;
+template <> struct hmm_word<1> {
+  using type = unsigned char;
+};
 template <> struct hmm_word<2> {
   using type = unsigned short;
 };
@@ -23,8 +26,40 @@ template <> struct hmm_word<4> {
 template <> struct hmm_word<8> {
   using type = unsigned long long;
 };
+template <> struct hmm_word<16> {
+  using type = unsigned __int128;
+};
 template <class T> using hmm_word_of = typename hmm_word<sizeof(T)>::type;
 template <class T> inline constexpr bool hmm_is_integer = hmm_arithmetic<T>::value == 1;
+
+// The three accesses to a word. Compilers call a library for 16 bytes, so those are made here: a load in two
+// halves is only a guess, which compare-and-swap then checks.
+template <class W> HMM_INLINE W hmm_load_word(const W* word) {
+  if constexpr (sizeof(W) == 16) {
+    const unsigned long long* half = (const unsigned long long*)word;
+    unsigned long long low = __atomic_load_n(half, __ATOMIC_RELAXED);
+    return (W)__atomic_load_n(half + 1, __ATOMIC_RELAXED) << 64 | low;
+  } else {
+    return __atomic_load_n(word, __ATOMIC_RELAXED);
+  }
+}
+template <class W> HMM_INLINE void hmm_store_word(W* word, W value) { // where nobody else is at work
+  if constexpr (sizeof(W) == 16) {
+    unsigned long long* half = (unsigned long long*)word;
+    __atomic_store_n(half, (unsigned long long)value, __ATOMIC_RELAXED);
+    __atomic_store_n(half + 1, (unsigned long long)(value >> 64), __ATOMIC_RELAXED);
+  } else {
+    __atomic_store_n(word, value, __ATOMIC_RELAXED);
+  }
+}
+template <class W> HMM_INLINE W hmm_compare_and_swap(W* word, W compare, W value) {
+  if constexpr (sizeof(W) == 16) {
+    return __sync_val_compare_and_swap(word, compare, value);
+  } else {
+    __atomic_compare_exchange_n(word, &compare, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+    return compare;
+  }
+}
 
 // An operation gives the new value. `native`: the CPU does the whole on integers, by `fetch`.
 // `skips`: an unchanged value need not be written. `moves_bits`: the type does not matter.
@@ -42,8 +77,14 @@ template <class T> HMM_INLINE T hmm_wrapping_add(T x, T y) {
   else
     return x + y;
 }
+template <class T> HMM_INLINE T hmm_wrapping_sub(T x, T y) {
+  if constexpr (hmm_is_integer<T>)
+    return (T)((hmm_word_of<T>)x - (hmm_word_of<T>)y);
+  else
+    return x - y;
+}
 HMM_OPERATION(add, hmm_wrapping_add(old, v))
-HMM_OPERATION(sub, (T)((hmm_word_of<T>)old - (hmm_word_of<T>)v))
+HMM_OPERATION(sub, hmm_wrapping_sub(old, v))
 HMM_OPERATION(and, old& v)
 HMM_OPERATION(or, old | v)
 HMM_OPERATION(xor, old ^ v)
@@ -53,6 +94,23 @@ struct hmm_op_exch {
   template <class T> static HMM_INLINE T apply(T, T v) { return v; }
   template <class T> static HMM_INLINE T fetch(T* p, T v) {
     return __atomic_exchange_n(p, v, __ATOMIC_RELAXED);
+  }
+};
+// Compare-and-swap of a word; its operand is two words.
+template <class W> struct hmm_cas_words {
+  W compare, value;
+};
+template <class T> HMM_INLINE hmm_word_of<T> hmm_bits_of(T operand) {
+  return __builtin_bit_cast(hmm_word_of<T>, operand);
+}
+template <class W> HMM_INLINE hmm_cas_words<W> hmm_bits_of(hmm_cas_words<W> operand) { return operand; }
+struct hmm_op_cas {
+  static constexpr bool native = true, skips = true, moves_bits = true;
+  template <class W> static HMM_INLINE W apply(W old, hmm_cas_words<W> v) {
+    return old == v.compare ? v.value : old;
+  }
+  template <class W> static HMM_INLINE W fetch(W* p, hmm_cas_words<W> v) {
+    return hmm_compare_and_swap(p, v.compare, v.value);
   }
 };
 // The CPU has no instruction for these.
@@ -67,24 +125,25 @@ HMM_LOOP_OPERATION(inc, false, old >= v ? (T)0 : (T)(old + 1))
 HMM_LOOP_OPERATION(dec, false, old == 0 || old > v ? v : (T)(old - 1))
 #undef HMM_LOOP_OPERATION
 
-template <class Operation, class T> HMM_INLINE T hmm_atomic_loop(T* address, T value) {
+template <class Operation, class T, class Operand> HMM_INLINE T hmm_atomic_loop(T* address, Operand operand) {
   using W = hmm_word_of<T>;
   W* word = (W*)address;
-  W seen = __atomic_load_n(word, __ATOMIC_RELAXED);
+  W seen = hmm_load_word(word);
   for (;;) {
     T old = __builtin_bit_cast(T, seen);
-    W wanted = __builtin_bit_cast(W, Operation::apply(old, value));
-    if (Operation::skips && wanted == seen) return old;
-    if (__atomic_compare_exchange_n(word, &seen, wanted, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-      return old;
+    W wanted = __builtin_bit_cast(W, Operation::apply(old, operand));
+    if (Operation::skips && sizeof(W) < 16 && wanted == seen) return old;
+    W found = hmm_compare_and_swap(word, seen, wanted);
+    if (found == seen) return old;
+    seen = found;
   }
 }
 
-template <class Operation, class T> HMM_INLINE T hmm_atomic_local(T* address, T value) {
+template <class Operation, class T, class Operand>
+HMM_INLINE T hmm_atomic_local(T* address, Operand operand) {
   using W = hmm_word_of<T>;
-  W* word = (W*)address;
-  T old = __builtin_bit_cast(T, __atomic_load_n(word, __ATOMIC_RELAXED));
-  __atomic_store_n(word, __builtin_bit_cast(W, Operation::apply(old, value)), __ATOMIC_RELAXED);
+  T old = __builtin_bit_cast(T, hmm_load_word((W*)address));
+  hmm_store_word((W*)address, __builtin_bit_cast(W, Operation::apply(old, operand)));
   return old;
 }
 
@@ -95,38 +154,60 @@ template <hmm_scope scope> HMM_INLINE bool hmm_is_local(const void* address) {
   return (size_t)((const unsigned char*)address - hmmemu_worker_self->shared) < HMM_SHARED_BYTES;
 }
 
-template <class Operation, hmm_scope scope, class T> HMM_INLINE T hmm_atomic(T* address, T value) {
-  if (hmm_is_local<scope>(address)) return hmm_atomic_local<Operation>(address, value);
-  if constexpr (Operation::native && (hmm_is_integer<T> || Operation::moves_bits)) {
-    using W = hmm_word_of<T>;
-    W old = Operation::fetch((W*)address, __builtin_bit_cast(W, value));
-    return __builtin_bit_cast(T, old);
-  } else {
-    return hmm_atomic_loop<Operation>(address, value);
-  }
+// The operation on memory that this device holds.
+template <class Operation, hmm_scope scope, class T, class Operand>
+HMM_INLINE T hmm_on_device(T* address, Operand operand) {
+  using W = hmm_word_of<T>;
+  if (hmm_is_local<scope>(address)) return hmm_atomic_local<Operation>(address, operand);
+  if constexpr (Operation::native && (hmm_is_integer<T> || Operation::moves_bits) && sizeof(T) < 16)
+    return __builtin_bit_cast(T, Operation::fetch((W*)address, hmm_bits_of(operand)));
+  else
+    return hmm_atomic_loop<Operation>(address, operand);
 }
 
-// Stores `value` if the word is `compare`; returns what it was.
+} // namespace hmm_cuda
+
+namespace hmm {
+// Every atomic operation of system scope. The page belongs to one processor while it is written, so it is the
+// device's own operation for now; how it goes over a link is to be decided here.
+template <class Operation, class T, class Operand> HMM_INLINE T system_atomic(T* address, Operand operand) {
+  return hmm_cuda::hmm_on_device<Operation, hmm_cuda::hmm_scope::device>(address, operand);
+}
+} // namespace hmm
+
+namespace hmm_cuda {
+
+template <class Operation, hmm_scope scope, class T, class Operand>
+HMM_INLINE T hmm_atomic(T* address, Operand operand) {
+  if constexpr (scope == hmm_scope::system)
+    return hmm::system_atomic<Operation>(address, operand);
+  else
+    return hmm_on_device<Operation, scope>(address, operand);
+}
+
+// Stores `value` if the word is `compare`, bit for bit; returns what it was.
 template <hmm_scope scope, class T> HMM_INLINE T hmm_atomic_cas(T* address, T compare, T value) {
-  if (hmm_is_local<scope>(address)) {
-    T old = __atomic_load_n(address, __ATOMIC_RELAXED);
-    if (old == compare) __atomic_store_n(address, value, __ATOMIC_RELAXED);
-    return old;
-  }
-  __atomic_compare_exchange_n(address, &compare, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-  return compare;
+  using W = hmm_word_of<T>;
+  hmm_cas_words<W> swap{hmm_bits_of(compare), hmm_bits_of(value)};
+  return __builtin_bit_cast(T, hmm_atomic<hmm_op_cas, scope>((W*)address, swap));
 }
 
-#define HMM_ATOMIC(name, operation, T)                                                                       \
-  HMM_INLINE T name(T* address, T value) {                                                                   \
-    return hmm_atomic<operation, hmm_scope::device>(address, value);                                         \
+// A function in device, block and system scope; its body uses `scope`.
+#define HMM_SCOPES(head, T, name, parameters, ...)                                                           \
+  head HMM_INLINE T name parameters {                                                                        \
+    constexpr hmm_scope scope = hmm_scope::device;                                                           \
+    __VA_ARGS__                                                                                              \
   }                                                                                                          \
-  HMM_INLINE T name##_block(T* address, T value) {                                                           \
-    return hmm_atomic<operation, hmm_scope::block>(address, value);                                          \
+  head HMM_INLINE T name##_block parameters {                                                                \
+    constexpr hmm_scope scope = hmm_scope::block;                                                            \
+    __VA_ARGS__                                                                                              \
   }                                                                                                          \
-  HMM_INLINE T name##_system(T* address, T value) {                                                          \
-    return hmm_atomic<operation, hmm_scope::system>(address, value);                                         \
+  head HMM_INLINE T name##_system parameters {                                                               \
+    constexpr hmm_scope scope = hmm_scope::system;                                                           \
+    __VA_ARGS__                                                                                              \
   }
+#define HMM_ATOMIC(name, operation, T)                                                                       \
+  HMM_SCOPES(, T, name, (T * address, T value), return hmm_atomic<operation, scope>(address, value);)
 #define HMM_ATOMIC_BITS(name, operation)                                                                     \
   HMM_ATOMIC(name, operation, int)                                                                           \
   HMM_ATOMIC(name, operation, unsigned int)                                                                  \
@@ -150,19 +231,11 @@ HMM_ATOMIC_BITS(atomicMax, hmm_op_max)
 HMM_ATOMIC_BITS(atomicAnd, hmm_op_and)
 HMM_ATOMIC_BITS(atomicOr, hmm_op_or)
 HMM_ATOMIC_BITS(atomicXor, hmm_op_xor)
-#undef HMM_ATOMIC
 #undef HMM_ATOMIC_BITS
 
 #define HMM_ATOMIC_CAS(T)                                                                                    \
-  HMM_INLINE T atomicCAS(T* address, T compare, T value) {                                                   \
-    return hmm_atomic_cas<hmm_scope::device>(address, compare, value);                                       \
-  }                                                                                                          \
-  HMM_INLINE T atomicCAS_block(T* address, T compare, T value) {                                             \
-    return hmm_atomic_cas<hmm_scope::block>(address, compare, value);                                        \
-  }                                                                                                          \
-  HMM_INLINE T atomicCAS_system(T* address, T compare, T value) {                                            \
-    return hmm_atomic_cas<hmm_scope::system>(address, compare, value);                                       \
-  }
+  HMM_SCOPES(, T, atomicCAS, (T * address, T compare, T value),                                              \
+             return hmm_atomic_cas<scope>(address, compare, value);)
 HMM_ATOMIC_CAS(int)
 HMM_ATOMIC_CAS(unsigned int)
 HMM_ATOMIC_CAS(unsigned long long)
@@ -171,5 +244,27 @@ HMM_ATOMIC_CAS(unsigned long long)
 HMM_INLINE unsigned short atomicCAS(unsigned short* address, unsigned short compare, unsigned short value) {
   return hmm_atomic_cas<hmm_scope::device>(address, compare, value);
 }
+
+// What compute capability 9 adds. 128 bits: any type of 16 bytes, aligned so, that is only bits.
+template <bool condition> struct hmm_if {};
+template <> struct hmm_if<true> {
+  using type = int;
+};
+template <class T>
+using hmm_is_wide = typename hmm_if<sizeof(T) == 16 && alignof(T) >= 16 && __is_trivially_copyable(T)>::type;
+#define HMM_WIDE_TYPE template <class T, hmm_is_wide<T> = 0>
+HMM_SCOPES(HMM_WIDE_TYPE, T, atomicExch, (T * address, T value),
+           return hmm_atomic<hmm_op_exch, scope>(address, value);)
+HMM_SCOPES(HMM_WIDE_TYPE, T, atomicCAS, (T * address, T compare, T value),
+           return hmm_atomic_cas<scope>(address, compare, value);)
+#undef HMM_WIDE_TYPE
+// Vectors: each element on its own, as CUDA promises no more.
+#define HMM_ADD_ELEMENT(member) hmm_atomic<hmm_op_add, scope>(&address->member, value.member)
+HMM_SCOPES(, float2, atomicAdd, (float2 * address, float2 value), float2 old; old.x = HMM_ADD_ELEMENT(x);
+           old.y = HMM_ADD_ELEMENT(y); return old;)
+HMM_SCOPES(, float4, atomicAdd, (float4 * address, float4 value), float4 old; old.x = HMM_ADD_ELEMENT(x);
+           old.y = HMM_ADD_ELEMENT(y); old.z = HMM_ADD_ELEMENT(z); old.w = HMM_ADD_ELEMENT(w); return old;)
+#undef HMM_ADD_ELEMENT
+#undef HMM_ATOMIC
 
 } // namespace hmm_cuda

@@ -247,29 +247,6 @@ HMM_INTEGER(ull, unsigned long long)
 #undef HMM_NAMED
 #undef HMM_NAMED2
 
-// Adding to a 16-bit float, or to both of a pair (each on its own, as CUDA promises no more).
-template <hmm_scope scope> inline HMM_SMALL hmm_add_small(HMM_SMALL* address, HMM_SMALL value) {
-  unsigned short* word = (unsigned short*)address;
-  unsigned short seen = __atomic_load_n(word, __ATOMIC_RELAXED);
-  for (;;) {
-    HMM_SMALL old = HMM_SMALL_RAW{seen};
-    unsigned short found = hmm_atomic_cas<scope>(word, seen, __hadd(old, value).__x);
-    if (found == seen) return old;
-    seen = found;
-  }
-}
-#define HMM_ATOMIC(name, scope)                                                                              \
-  HMM_INLINE HMM_SMALL name(HMM_SMALL* address, HMM_SMALL value) {                                           \
-    return hmm_add_small<hmm_scope::scope>(address, value);                                                  \
-  }                                                                                                          \
-  HMM_INLINE HMM_SMALL2 name(HMM_SMALL2* address, HMM_SMALL2 value) {                                        \
-    return {name(&address->x, value.x), name(&address->y, value.y)};                                         \
-  }
-HMM_ATOMIC(atomicAdd, device)
-HMM_ATOMIC(atomicAdd_block, block)
-HMM_ATOMIC(atomicAdd_system, system)
-#undef HMM_ATOMIC
-
 } // namespace hmm_cuda
 
 // Operators, in the namespace of the types.
@@ -315,6 +292,15 @@ HMM_INLINE HMM_SMALL operator--(HMM_SMALL& a, int) {
   --a;
   return before;
 }
+
+// Adding to one, or to both of a pair (each on its own, as CUDA promises no more). After the operators.
+namespace hmm_cuda {
+HMM_SCOPES(, HMM_SMALL, atomicAdd, (HMM_SMALL * address, HMM_SMALL value),
+           return hmm_atomic<hmm_op_add, scope>(address, value);)
+HMM_SCOPES(, HMM_SMALL2, atomicAdd, (HMM_SMALL2 * address, HMM_SMALL2 value), HMM_SMALL2 old;
+           old.x = hmm_atomic<hmm_op_add, scope>(&address->x, value.x);
+           old.y = hmm_atomic<hmm_op_add, scope>(&address->y, value.y); return old;)
+} // namespace hmm_cuda
 
 #undef HMM_SMALL
 #undef HMM_SMALL2
