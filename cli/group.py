@@ -7,6 +7,7 @@ where it came from.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import warnings
@@ -39,6 +40,9 @@ class Commands(click.Group):
         """As click's; in standalone mode it ends the program with the exit status described above."""
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is no reason to fail
+                stream.reconfigure(errors="replace")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FallbackWarning)  # the commands say themselves what is in use
@@ -49,7 +53,7 @@ class Commands(click.Group):
         except (click.Abort, KeyboardInterrupt):
             click.echo("hmmemu: interrupted", err=True)
             status = INTERRUPTED
-        except Error as error:
+        except (Error, OSError) as error:  # OSError: a full disk, too many open files
             if traceback_wanted():
                 raise
             click.echo(f"hmmemu: error: {error}", err=True)

@@ -17,7 +17,7 @@ def choose_device(device: str) -> str:
     Raises:
         ArgumentError: no such device. UnsupportedError: it cannot be had here.
     """
-    asked = os.environ.get("HMMEMU_DEVICE", "auto") if device == "auto" else device
+    asked = (os.environ.get("HMMEMU_DEVICE") or "auto") if device == "auto" else device
     if asked == "emulated":
         return "asked for" if device != "auto" else "HMMEMU_DEVICE=emulated"
     if asked == "auto":
@@ -40,7 +40,7 @@ def choose_tracker(tracker: str) -> tuple[str, str]:
         ArgumentError: no such tracker.
         UnsupportedError: it cannot work here, or, for "auto", none can.
     """
-    asked = os.environ.get("HMMEMU_TRACKER", "auto") if tracker == "auto" else tracker
+    asked = (os.environ.get("HMMEMU_TRACKER") or "auto") if tracker == "auto" else tracker
     if asked == "auto":
         found, why = _best_tracker()
         if not found.system_calls:

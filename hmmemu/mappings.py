@@ -17,6 +17,7 @@ from pathlib import Path
 from hmmemu.errors import RangeError, UnsupportedError
 
 HUGE_PAGE = 2 << 20
+_MAPS = Path("/proc/self/maps")
 _NO_FILE = ("[heap]", "[anon", "/dev/zero", "/memfd:", "/dev/shm/", "/SYSV", "/anon_hugepage")
 
 
@@ -90,8 +91,14 @@ class Kind:
 
 
 def all_mappings() -> Iterator[Mapping]:
-    """All mappings of this process, by address."""
-    with Path("/proc/self/maps").open() as lines:
+    """All mappings of this process, by address.
+
+    Raises:
+        UnsupportedError: /proc is not mounted.
+    """
+    if not _MAPS.exists():
+        raise UnsupportedError(f"what memory there is cannot be known without {_MAPS}: mount /proc")
+    with _MAPS.open() as lines:
         for line in lines:
             yield Mapping.parse(line)
 

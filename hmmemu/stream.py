@@ -25,11 +25,18 @@ class Stream:
     Args:
         null: True gives the default stream, on which launches wait for their kernel.
         non_blocking: accepted as in CuPy; streams here never block one another.
+
+    Raises:
+        ArgumentError: `null` is no bool; the device is chosen by the launch, not by the stream.
     """
 
     null: Stream
 
     def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
+        if not isinstance(null, bool):
+            raise ArgumentError(
+                f"Stream(null={null!r}): True or False; a launch says where it goes, `with device:` or device=..."
+            )
         self.is_default = null
         self.non_blocking = non_blocking
         self._last: dict[Device, int] = {}

@@ -6,6 +6,7 @@ answers `--version` is taken. Nothing is cached across processes; within one, by
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.util
 import os
@@ -13,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hmmemu.errors import NoCompilerError
 
@@ -21,6 +22,7 @@ _HOW_TO_GET_ONE = (
     "kernels need a C++17 compiler: install the distribution's package (Debian and Ubuntu: apt-get install g++; "
     "Fedora: dnf install gcc-c++), or pip install ziglang, or set CXX to the compiler's path"
 )
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Toolchain:
 
 
 def find_compiler() -> Toolchain:
-    """The compiler in use. Raises NoCompilerError, whose message says how to get one."""
+    """The compiler in use. Raises NoCompilerError, whose message says how to get one, or why it does not start."""
     return _find(os.environ.get("CXX", ""), os.environ.get("PATH", ""))
 
 
@@ -49,7 +51,7 @@ def _find(cxx: str, path: str) -> Toolchain:
     for command, why in _candidates(cxx, path):
         found = _probe(command, why)
         if found is not None:
-            return found
+            return replace(found, why=f"{found.why}; CXX={cxx} does not run") if cxx and tried else found
         tried.append(shlex.join(command))
     looked = f" (tried: {', '.join(tried)})" if tried else ""
     raise NoCompilerError(f"no C++ compiler found{looked}; {_HOW_TO_GET_ONE}")
@@ -71,7 +73,13 @@ def _candidates(cxx: str, path: str) -> list[tuple[tuple[str, ...], str]]:
 def _probe(command: tuple[str, ...], why: str) -> Toolchain | None:
     try:
         answer = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
+    except subprocess.TimeoutExpired:
+        return None
+    except OSError as error:
+        if error.errno in _SHORTAGES:  # that says nothing about the compiler
+            raise NoCompilerError(
+                f"the C++ compiler {shlex.join(command)} cannot be started: {error}"
+            ) from None
         return None
     if answer.returncode != 0 or not answer.stdout.strip():
         return None

@@ -33,6 +33,17 @@ def test_version():
     assert (done.returncode, done.stdout) == (0, f"hmmemu {version('hmmemu')}\n")
 
 
+def test_a_terminal_that_shows_ascii_only():
+    done = hmmemu("run", "vector_add", "--size", "tiny", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "? verified" in done.stdout
+
+
+def test_a_full_disk_is_one_line():
+    done = hmmemu("run", "vector_add", "--size", "tiny", "--json", "/dev/full")
+    assert (done.returncode, done.stderr) == (1, "hmmemu: error: [Errno 28] No space left on device\n")
+
+
 def test_installed_as_a_command():
     script = os.path.join(os.path.dirname(sys.executable), "hmmemu")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)

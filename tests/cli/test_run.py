@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,8 +177,8 @@ def test_error_is_one_line_unless_a_traceback_is_wanted():
 
 
 def children_of(pid):
-    path = f"/proc/{pid}/task/{pid}/children"
-    return [int(child) for child in open(path).read().split()] if os.path.exists(path) else []
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in path.read_text().split()] if path.exists() else []
 
 
 def test_interrupt_ends_cleanly():
@@ -199,8 +200,9 @@ def test_interrupt_ends_cleanly():
 
 def test_reader_that_goes_away():
     command = [*COMMAND, "run", "vector_add", "--size", "tiny"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
-    process.stdout.close()
-    errors = process.stderr.read().decode()
-    assert process.wait(timeout=60) == 1
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, env=environment()) as process:
+        process.stdout.close()
+        errors = process.stderr.read().decode()
+        assert process.wait(timeout=60) == 1
     assert "Traceback" not in errors

@@ -52,7 +52,11 @@ EXAMPLES = examples()
 def steady(text: str, folder: Path) -> list[str]:
     """The lines without figures that vary, addresses that the system chose, and the folder's name."""
     text = re.sub(r"0x7[0-9a-f]{11}", "0x7...", text.replace(f"{folder}/", ""))
-    return [re.sub(r"\d[\d.,]*[a-zA-Z]*", "#", line) if VARIES.match(line) else line for line in text.splitlines() if line]
+    return [
+        re.sub(r"\d[\d.,]*[a-zA-Z]*", "#", line) if VARIES.match(line) else line
+        for line in text.splitlines()
+        if line
+    ]
 
 
 def test_pages_have_examples() -> None:

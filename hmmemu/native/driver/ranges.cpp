@@ -18,7 +18,10 @@ namespace {
 // A page that nobody touched yet is missing, and the driver's own read of it would wait for the driver.
 void populate(Pages pages) {
   if (madvise(reinterpret_cast<void*>(pages.begin), pages.bytes(), MADV_POPULATE_READ) == 0) return;
-  if (errno != EINVAL) throw_errno(FailureKind::Range, "the memory cannot be read");
+  if (errno != EINVAL)
+    throw_errno(FailureKind::Range,
+                "the memory cannot be read (it lies behind the end of its file, or its file system, such as "
+                "/dev/shm, is full)");
   for (uint64_t a = pages.begin; a < pages.end; a += kPage) (void)*reinterpret_cast<volatile char*>(a);
 }
 

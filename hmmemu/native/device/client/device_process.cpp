@@ -33,7 +33,8 @@ OwnedFd make_memory(const char* name, uint64_t bytes) {
   if (made < 0 && errno == EINVAL) made = memfd_create(name, MFD_CLOEXEC);
   OwnedFd fd = OwnedFd::above_standard(made);
   if (!fd || ftruncate(fd.get(), off_t(bytes)) != 0)
-    fail(FailureKind::OutOfMemory, std::string("cannot make the memory of a device: ") + strerror(errno));
+    fail(FailureKind::OutOfMemory,
+         std::string("cannot make the memory of a device (a limit? see `ulimit -f`): ") + strerror(errno));
   return fd;
 }
 

@@ -23,13 +23,19 @@ std::shared_mutex mapping_lock;
 std::map<uint64_t, uint64_t> ranges; // begin -> end, apart from each other; tracker signal only
 std::atomic<uint8_t>* watched = nullptr;
 
+// Whole bytes are stored: an arena has eight million of them.
 void watch(uint64_t begin, uint64_t end, bool on) {
-  for (uint64_t page = begin / kPage; page < end / kPage; page++) {
-    const uint8_t bit = uint8_t(1u << page % 8);
-    if (on)
-      watched[page / 8].fetch_or(bit);
+  const uint64_t last = end / kPage;
+  for (uint64_t page = begin / kPage, count; page < last; page += count) {
+    count = std::min(8 - page % 8, last - page);
+    const uint8_t bits = uint8_t(((1u << count) - 1) << page % 8);
+    std::atomic<uint8_t>& byte = watched[page / 8];
+    if (count == 8)
+      byte.store(on ? bits : 0, std::memory_order_relaxed);
+    else if (on)
+      byte.fetch_or(bits);
     else
-      watched[page / 8].fetch_and(uint8_t(~bit));
+      byte.fetch_and(uint8_t(~bits));
   }
 }
 
