@@ -6,19 +6,24 @@ pieces of programs; they must be Python.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
+
+from hmmemu.bench import BENCHES
+from hmmemu.cli import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```\n(?:\s*^```\n(.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 VARIES = re.compile(  # lines of which only the words must be the same
-    r"\s+\d+ |Total CPU|  (proportional set size|saved|mappings of the process) "
+    r"\s+\d+\s+([\d.]+[KMG]?B|-)\s|\s+\d+ page faults|Total CPU|  (proportional set size|saved|mappings of the process) "
 )
 
 
@@ -61,7 +66,14 @@ def steady(text: str, folder: Path) -> list[str]:
 
 def test_pages_have_examples() -> None:
     told = {example.page.name for example in EXAMPLES if example.shown is not None}
-    assert {"README.md", "files.md", "merging.md", "protectors.md"} <= told
+    assert {
+        "README.md",
+        "files.md",
+        "merging.md",
+        "protectors.md",
+        "tutorial-slow.md",
+        "tutorial-writes.md",
+    } <= told
 
 
 @pytest.mark.parametrize("example", [e for e in EXAMPLES if e.shown is not None], ids=str)
@@ -88,3 +100,21 @@ def test_links_lead_somewhere() -> None:
             if not (page.parent / target).exists():
                 lost.append(f"{page.name}: {target}")
     assert not lost
+
+
+def test_doctor_shows_what_the_page_says() -> None:
+    command = [sys.executable, "-m", "hmmemu.cli", "doctor"]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("HMMEMU_")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+    shown = re.search(r"\$ hmmemu doctor\n(.*?)```", (ROOT / "docs/commands.md").read_text(), re.DOTALL)
+    assert shown
+    names = [re.findall(r"^[✓✗–]  ([\w+. ]+?)  ", text, re.MULTILINE) for text in (done.stdout, shown[1])]
+    assert set(names[0]) <= set(names[1]) and len(names[0]) > 10
+
+
+def test_every_command_option_and_bench_is_described() -> None:
+    text = (ROOT / "docs/commands.md").read_text()
+    words = [f"## hmmemu {name}" for name in main.commands] + [f"| `{name}` |" for name in BENCHES]
+    for command in main.commands.values():
+        words += [f"`{max(p.opts, key=len)}" for p in command.params if isinstance(p, click.Option)]
+    assert not [word for word in words if word not in text]
