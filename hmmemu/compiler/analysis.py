@@ -29,6 +29,7 @@ WARP = {
 TELLS_THREAD = {"assert", "__assert_fail", "__assertfail", "__trap", "hmm_here"}
 _CONTEXT = INDICES.keys() | BARRIERS | WARP
 _LOOPS = {"while_statement", "do_statement", "for_statement"}
+_ATOMIC_METHODS = {"load", "exchange", "compare_exchange_weak", "compare_exchange_strong"}
 _MEETS_OTHERS = {"__ldcg", "__nanosleep", "__threadfence", "__threadfence_system"}
 
 
@@ -296,7 +297,12 @@ def _meets_others(node: Node) -> bool:
 
 
 def _is_atomic(node: Node) -> bool:
-    return any(n.type == "identifier" and text(n).startswith("atomic") for n in walk(node))
+    """Whether something is read atomically: by a function, or by a method of cuda::atomic_ref."""
+    return any(
+        (n.type == "identifier" and text(n).startswith("atomic"))
+        or (n.type == "field_identifier" and text(n) in _ATOMIC_METHODS)
+        for n in walk(node)
+    )
 
 
 def _reads_volatile(node: Node, volatile: set[str]) -> bool:
