@@ -50,6 +50,7 @@ EVERY_TRACKER = (
     "integration/test_concurrency",
     "integration/test_files",
     "integration/test_lifetime",
+    "integration/test_merging",
     "integration/test_system",
 )
 

@@ -19,18 +19,6 @@ PAGE = 4096
 PAGES = 600  # more than a block of 512
 
 
-@pytest.fixture(autouse=True)
-def can_merge() -> None:
-    """Trackers that cannot merge say so, and that is all there is to test."""
-    with hmm.AddressSpace(timeout=60) as space:
-        x = space.ones(PAGES * PAGE, np.uint8)
-        try:
-            space.merge(x)
-        except hmm.UnsupportedError as error:
-            assert "tracker" in str(error)
-            pytest.skip(str(error))
-
-
 def noise(seed: int, pages: int = PAGES) -> np.ndarray:
     """Pages no two of which are equal, as int32."""
     return np.random.default_rng(seed).integers(1, 1 << 31, pages * PAGE // 4, np.int32)

@@ -12,8 +12,10 @@ namespace hmm {
 Driver::Driver(Policy policy, Tracker tracker)
     : policy_(policy), tracker_(tracker),
       uffd_(tracker == Tracker::Signal ? Userfaultfd() : Userfaultfd::open(tracker == Tracker::Async)),
-      aliases_(directory_) {
-  if (tracker == Tracker::Uffd) cpu_[static_cast<unsigned>(tracker)] = &host_.emplace(uffd_, aliases_);
+      sync_(tracker == Tracker::Async ? Userfaultfd::open() : Userfaultfd()), aliases_(directory_) {
+  if (tracker != Tracker::Signal)
+    cpu_[static_cast<unsigned>(Tracker::Uffd)] =
+        &host_.emplace(tracker == Tracker::Async ? sync_ : uffd_, aliases_);
   if (tracker == Tracker::Async)
     cpu_[static_cast<unsigned>(tracker)] = &async_.emplace(uffd_, aliases_, directory_);
   if (tracker == Tracker::Signal) use_signals();
@@ -279,6 +281,8 @@ int Driver::act(Block& block, Pages run, const Transition& t, Request request) {
 }
 
 int Driver::perform(Block& block, Pages run, const Transition& t, Request request) {
+  if (request.p == kCpu)
+    if (int error = keep_content(block, run)) return error;
   PageTable& mine = table(request.p, t.next);
   ProcessorCounters& count = counters_.processor[request.p];
   switch (t.step) {

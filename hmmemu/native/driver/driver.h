@@ -148,6 +148,7 @@ class Driver {
   Tracker tracker() const { return tracker_; }
   bool uses_signals() const { return cpu_[static_cast<unsigned>(Tracker::Signal)]; }
   Userfaultfd& userfaultfd() { return uffd_; }
+  Userfaultfd& synchronous() { return sync_; }
   Counters& counters() { return counters_; }
   unsigned processors() const { return processors_.load(std::memory_order_acquire); }
   // The last access of `p` that could not be served: address (0: none) and errno (EFAULT: nobody owns it).
@@ -201,7 +202,14 @@ class Driver {
   int bring_home_watched(Block& block, Pages run);
   int notify(Block& block, Pages run);
   int watch_run(Block& block, Pages run);
-  int keep_content(Block& block, Pages run, Protector& protector);
+  int keep_content(Block& block, Pages run);
+  // retrack.cpp. Shorter runs are not worth a mapping of their own, of which a process has so many only.
+  static constexpr uint64_t kWorthMapping = 16;
+  int catch_stores(Block& block, Pages pages);
+  int catch_run(Block& block, Pages run);
+  int hand_over(Block& block, Pages run);
+  int hand_over_shared(Block& block, Pages run, PageSet& written);
+  int notice_stores(Block& block, Pages pages, uint64_t at_least = kWorthMapping);
   bool armed_by_any(uint64_t page) const;
   // Calls visit(protector) for each protector, in order of registration.
   template <class Visit> void each_protector(Visit visit) const {
@@ -210,6 +218,7 @@ class Driver {
       if (Protector* p = protectors_[i].load(std::memory_order_acquire)) visit(*p);
   }
   int merge_block(Block& block, Pages pages, MergePlan& plan, MergeResult& result);
+  int merge_run(Block& block, Pages run, MergePlan& plan, MergeResult& result);
   int merge_own(Block& block, Pages run, MergePlan& plan, MergeResult& result);
   int merge_shared(Block& block, Pages run, MergePlan& plan, MergeResult& result);
   void find_frames(Block& block, Pages run, const std::byte* content, MergePlan& plan);
@@ -227,7 +236,6 @@ class Driver {
   // Both within transitions of other pages: locks neighbours as far as they are free.
   Pages lock_around(Block& block, Pages run);
   void unlock_around(Block& block, Pages run, Pages wide);
-  HostTable* host() { return async_ ? &*async_ : host_ ? &*host_ : nullptr; }
   // What devices were given in one go: pages, and since when.
   struct DeviceUpdate {
     uint64_t begin;
@@ -336,12 +344,13 @@ class Driver {
   Policy policy_;
   const Tracker tracker_;
   Userfaultfd uffd_; // none under Tracker::Signal
+  Userfaultfd sync_; // under Tracker::Async: of pages whose stores must be caught all the same (retrack.cpp)
   Lock ranges_;
   Directory directory_;
   StagingPool staging_;
   Counters counters_;
   AliasMap aliases_;
-  std::optional<HostTable> host_;     // under Tracker::Uffd
+  std::optional<HostTable> host_;     // under Tracker::Uffd, and under Tracker::Async (of `sync_`)
   std::optional<AsyncTable> async_;   // under Tracker::Async
   std::optional<SignalTable> signal_; // made when the first memory needs it
   CpuTable* cpu_[kTrackers] = {};

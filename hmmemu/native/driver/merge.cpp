@@ -57,11 +57,6 @@ std::vector<MapsLine> maps_of(Pages pages) {
   return found;
 }
 
-// Whether the CPU may have written to its Shared copy without anybody noticing yet.
-bool unguarded(PageState state) {
-  return state.tracker() == Tracker::Async && state.hold(kCpu) == Hold::Shared;
-}
-
 SourceMapping source_of(const MapsLine& line) {
   SourceMapping source{line.pages, line.node ? line.offset : 0, line.device, line.node};
   if (!line.shared()) return source;
@@ -80,9 +75,6 @@ SourceMapping source_of(const MapsLine& line) {
 MergeResult Driver::merge(const std::vector<Pages>& ranges, uint64_t most_mappings) {
   if (!merging_.try_lock()) throw Failure(FailureKind::Error, "another merge of this space is at work");
   std::unique_lock<Lock> guard(merging_, std::adopt_lock);
-  if (cpu_table(tracker_).merged_rights() < 0)
-    throw Failure(FailureKind::Unsupported,
-                  "pages cannot be merged under this tracker; use tracker=\"uffd\"");
   if (closed_) throw Failure(FailureKind::Closed, "the address space is closed");
   if (!merged_) merged_.emplace();
   merged_->spare().hold();
@@ -160,7 +152,7 @@ std::vector<Driver::Candidate> Driver::hash_pages(Pages pages, bool mergeable, M
     if (!state.managed() || state.untouched()) continue;
     if (state.merged()) {
       ++result.scanned, ++result.before;
-    } else if (!mergeable || state.huge() || cpu_table(state.tracker()).merged_rights() < 0) {
+    } else if (!mergeable || state.huge()) {
       ++result.skipped;
     } else {
       ++result.scanned;
@@ -182,8 +174,7 @@ int Driver::merge_block(Block& block, Pages pages, MergePlan& plan, MergeResult&
     const PageState state = block.page(a);
     return plan.hashes[(a - block.address) / kPage] && state.managed() && !state.merged() &&
            state.hold(kCpu) != Hold::Invalid && state.shared_mapping() == plan.shared &&
-           !(state.read_only() && !plan.shared) && !hides(block, {a, a + kPage}) &&
-           !(state.watched() && unguarded(state));
+           !(state.read_only() && !plan.shared) && !hides(block, {a, a + kPage});
   };
   return each_run(block, pages, [&](Pages alike) {
     for (uint64_t a = alike.begin; a < alike.end;) {
@@ -191,12 +182,22 @@ int Driver::merge_block(Block& block, Pages pages, MergePlan& plan, MergeResult&
       while (run.end < alike.end && wanted(run.end)) run.end += kPage;
       a = run.end + kPage;
       if (run.empty() || result.stopped != MergeStop::Done) continue;
-      if (int error =
-              plan.shared ? merge_shared(block, run, plan, result) : merge_own(block, run, plan, result))
-        return error;
+      if (int error = merge_run(block, run, plan, result)) return error;
     }
     return 0;
   });
+}
+
+// No store may go unnoticed while the pages are compared, nor as long as they are merged.
+int Driver::merge_run(Block& block, Pages run, MergePlan& plan, MergeResult& result) {
+  if (catch_stores(block, run) != 0) {
+    result.stopped = MergeStop::MaxMapCount;
+    return 0;
+  }
+  const int error = each_run(block, run, [&](Pages part) {
+    return plan.shared ? merge_shared(block, part, plan, result) : merge_own(block, part, plan, result);
+  });
+  return error ? error : notice_stores(block, run, 1); // what did not merge
 }
 
 // Finds a frame for each page of the run, whose content cannot change now.
@@ -237,10 +238,6 @@ template <class Act> int Driver::each_piece(Pages run, const MergePlan& plan, Ac
 int Driver::merge_own(Block& block, Pages run, MergePlan& plan, MergeResult& result) {
   const PageState state = block.page(run.begin);
   CpuTable& cpu = cpu_table(state.tracker());
-  if (unguarded(state)) { // the CPU may write it without a word: then nobody else may have it
-    if (int error = zap_copies(block, run)) return error;
-    change(block, run, [](PageState& s) { s.set(kCpu, Hold::Exclusive); });
-  }
   const bool writable = block.page(run.begin).hold(kCpu) == Hold::Exclusive;
   StagingPool::Use staging(staging_);
   const std::byte* content = cpu.take(block, run, writable, *staging);
@@ -459,7 +456,10 @@ void Driver::unlock_around(Block& block, Pages run, Pages wide) {
 // --------------------------------------------------------------------------------------------------- record
 
 void Driver::break_pages(Pages pages) {
-  const int error = each_block(pages, [&](Block& block, Pages part) { return unmerge(block, part); });
+  const int error = each_block(pages, [&](Block& block, Pages part) {
+    const int failed = unmerge(block, part);
+    return failed ? failed : notice_stores(block, part, 1);
+  });
   if (error)
     throw Failure(FailureKind::OutOfMemory, std::string("cannot break merged pages: ") + strerror(error));
 }

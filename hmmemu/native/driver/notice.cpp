@@ -58,7 +58,13 @@ void Driver::notice_writes(Pages pages, bool update) {
   if (!async_) return;
   Pages whole{pages.begin, pages.begin}; // not scanned yet; nothing else lies in between
   const auto scan = [&] {
-    if (int error = async_->scan(whole)) scan_failed(whole, error);
+    const int error = async_->scan(whole);
+    if (error == EPERM) { // some left the space, or got another tracker, since the glance
+      for (uint64_t a = whole.begin; a < whole.end; a = block_down(a) + kBlock)
+        notice_block(*directory_.find(a), {a, std::min(whole.end, block_down(a) + kBlock)}, update);
+    } else if (error) {
+      scan_failed(whole, error);
+    }
   };
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) {
     const Pages part{a, std::min(pages.end, block_down(a) + kBlock)};

@@ -15,7 +15,7 @@ void PageLog::before_write(Pages run, const std::byte* content) {
     std::memcpy(content_.as<std::byte>() + index(run.begin) * kPage, content, run.bytes());
   const uint64_t first = tail_.fetch_add(run.count(), std::memory_order_relaxed);
   for (uint64_t a = run.begin; a < run.end; a += kPage) {
-    flag(a).fetch_or(kWritten, std::memory_order_relaxed);
+    flag(a).store(kWritten, std::memory_order_relaxed);
     slot(first + (a - run.begin) / kPage)
         .store(static_cast<uint32_t>(index(a)) + 1, std::memory_order_release);
   }

@@ -4,7 +4,7 @@
 // Dirty logs, snapshots and Python's protectors are all this one. Each page has room of its own for its old
 // content and for its place in the order, as it is told once until it is armed again: nothing can overflow,
 // and the thread that writes never waits for a reader. Where stores are noticed afterwards, the content is
-// kept from the moment the page is armed.
+// kept before the CPU may store.
 //
 // INVARIANT: a page is armed again only after its last entry was taken. LOCK: `take` and `forget` by one
 // thread at a time (the owner's).
@@ -50,7 +50,7 @@ class PageLog final : public Protector {
   // Whether the page was written since it was armed first (or forgotten).
   bool written(uint64_t page) const { return flag(page).load(std::memory_order_acquire) & kWritten; }
   // Whether `before` is known although the page may not have been written.
-  bool kept(uint64_t page) const { return flag(page).load(std::memory_order_acquire) & kKept; }
+  bool kept(uint64_t page) const override { return flag(page).load(std::memory_order_acquire) & kKept; }
   void forget(uint64_t page) { flag(page).store(0, std::memory_order_relaxed); }
   // What a written page held before; nullptr if no content is kept.
   const std::byte* before(uint64_t page) const {

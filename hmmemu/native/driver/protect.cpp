@@ -9,6 +9,20 @@
 #include <cstring>
 
 namespace hmm {
+namespace {
+
+// Calls act(part, kept) for each run of pages on which the protector is armed, and has the content or not.
+template <class Act> void for_armed(const Protector& p, Pages run, Act act) {
+  const Pages mine{std::max(run.begin, p.range().begin), std::min(run.end, p.range().end)};
+  for (Pages part{mine.begin, mine.begin}; part.begin < mine.end; part = {part.end, part.end}) {
+    const bool armed = p.armed(part.begin), kept = p.kept(part.begin);
+    do part.end += kPage;
+    while (part.end < mine.end && p.armed(part.end) == armed && p.kept(part.end) == kept);
+    if (armed) act(part, kept);
+  }
+}
+
+} // namespace
 
 // -------------------------------------------------------------------------------------------------
 // protectors
@@ -40,23 +54,35 @@ void Driver::arm(Protector& protector, Pages pages) {
     notice_locked(block, part, false); // an earlier store is none of this protector's
     return each_run(block, part, [&](Pages run) {
       if (!block.page(run.begin).managed()) return 0;
-      for (uint64_t a = std::max(run.begin, pages.begin); a < std::min(run.end, pages.end); a += kPage)
-        protector.set_armed(a, true);
-      const int error = watch_run(block, run);
-      return error ? error : keep_content(block, run, protector);
+      if (protector.wants_content() && run.count() >= kWorthMapping) catch_stores(block, run);
+      return each_run(block, run, [&](Pages part) {
+        for (uint64_t a = std::max(part.begin, pages.begin); a < std::min(part.end, pages.end); a += kPage)
+          protector.set_armed(a, true);
+        const int error = watch_run(block, part);
+        if (error || block.page(part.begin).hold(kCpu) == Hold::Invalid) return error;
+        return keep_content(block, part); // after the protection: a store in between is told
+      });
     });
   });
   if (error) throw Failure(FailureKind::Error, std::string("cannot write-protect: ") + strerror(error));
 }
 
-// After the pages are protected: a store in between is told, and kept content holds it already.
-int Driver::keep_content(Block& block, Pages run, Protector& protector) {
-  if (!protector.wants_content() || block.page(run.begin).tracker() != Tracker::Async) return 0;
+// Where stores are not caught (Tracker::Async), protectors are given the content before the CPU may store: it
+// has the page now, or is about to get it.
+int Driver::keep_content(Block& block, Pages run) {
+  const PageState state = block.page(run.begin);
+  if (!state.watched() || state.tracker() != Tracker::Async) return 0;
   StagingPool::Use staging(staging_);
-  const std::byte* now = content(block, run, *staging);
-  if (!now) return ENXIO;
-  protector.keep(run, now);
-  return 0;
+  const std::byte* now = nullptr;
+  bool unreadable = false;
+  each_protector([&](Protector& p) {
+    for_armed(p, run, [&](Pages armed, bool kept) {
+      if (!p.wants_content() || kept) return;
+      if (!now) unreadable = !(now = content(block, run, *staging));
+      if (!unreadable) p.keep(armed, now + (armed.begin - run.begin));
+    });
+  });
+  return unreadable ? ENXIO : 0;
 }
 
 int Driver::watch_run(Block& block, Pages run) {
@@ -96,6 +122,7 @@ void Driver::drop(Protector& protector) {
       a = run.end + kPage;
       unwatch(block, run);
     }
+    notice_stores(block, part);
     return 0;
   });
 }
@@ -134,18 +161,14 @@ int Driver::notify(Block& block, Pages run) {
   StagingPool::Use staging(staging_);
   const std::byte* before = nullptr;
   bool unreadable = false;
-  const bool kept = block.page(run.begin).tracker() == Tracker::Async;
   each_protector([&](Protector& p) {
-    const Pages mine{std::max(run.begin, p.range().begin), std::min(run.end, p.range().end)};
-    if (mine.empty()) return;
-    if (p.wants_content() && !kept && !before) unreadable = !(before = content(block, run, *staging));
-    if (unreadable) return;
-    for (uint64_t a = mine.begin; a < mine.end;) {
-      Pages part{a, a};
-      while (part.end < mine.end && p.armed(part.end)) p.set_armed(part.end, false), part.end += kPage;
-      a = part.end + kPage;
-      if (!part.empty()) p.before_write(part, before ? before + (part.begin - run.begin) : nullptr);
-    }
+    for_armed(p, run, [&](Pages armed, bool kept) {
+      const bool wanted = p.wants_content() && !kept;
+      if (wanted && !before) unreadable = !(before = content(block, run, *staging));
+      if (unreadable) return;
+      for (uint64_t a = armed.begin; a < armed.end; a += kPage) p.set_armed(a, false);
+      p.before_write(armed, wanted ? before + (armed.begin - run.begin) : nullptr);
+    });
   });
   if (unreadable) return ENXIO; // behind the end of a truncated file: nobody can write there either
   change(block, run, [](PageState& state) { state.set_watched(false); });

@@ -24,8 +24,9 @@ class Protector {
   // `content`: of the pages before the write; nullptr unless wants_content, or if it was told by `keep`.
   virtual void before_write(Pages run, const std::byte* content) = 0;
   // Where stores are noticed and not caught, nobody can read what was there before: who wants that is given
-  // it when the pages are armed.
+  // it before the CPU may store there. Once: `kept` says which armed pages it has the content of.
   virtual void keep(Pages, const std::byte* /*content*/) {}
+  virtual bool kept(uint64_t /*page*/) const { return false; }
   virtual bool wants_content() const = 0;
   Pages range() const { return range_; }
 

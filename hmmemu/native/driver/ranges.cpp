@@ -105,6 +105,10 @@ void Driver::free(Pages pages) {
   if (closed_) return;
   each_block(pages, [&](Block& block, Pages part) {
     release_everywhere(block, part);
+    change(block, part,
+           [](PageState& state) { state.set(kCpu, Hold::Exclusive); }); // plain memory, of nobody
+    if (int error = notice_stores(block, part, 1))
+      fatal("freed pages at 0x%lx cannot be watched: %s", part.begin, strerror(error));
     change(block, part, forget);
     return 0;
   });
@@ -168,11 +172,11 @@ std::vector<Pages> Driver::drop_range(Pages pages) {
     });
   each_block(pages, [&](Block& block, Pages part) {
     bring_home(block, part);
-    if (host()) host()->free_parked(block, part);
     hidden_.set(block, part, false);
     for (Processor q = 1; q < processors(); ++q) tables_[q]->release(block, part);
     return each_run(block, part, [&](Pages run) {
       CpuTable& cpu = cpu_table(block.page(run.begin).tracker());
+      cpu.forget_taken(block, run);
       for (Pages gone : last)
         if (const Pages end{std::max(gone.begin, run.begin), std::min(gone.end, run.end)}; !end.empty())
           cpu.remove(end);
@@ -206,6 +210,7 @@ void Driver::bring_all_home() {
 // The kernel drops every registration with the descriptor, and wakes whoever waits.
 void Driver::release() {
   uffd_ = Userfaultfd();
+  sync_ = Userfaultfd();
   segv::remove(this);
   std::lock_guard guard(merging_);
   merged_.reset(); // nothing is merged any more
@@ -280,6 +285,7 @@ void Driver::after_fork_in_child() {
   closed_ = true;
   PageLocks::forget_thread();
   uffd_ = Userfaultfd();
+  sync_ = Userfaultfd();
   if (async_) async_->close();
   for (uint32_t slot = directory_.size(); slot-- > 0;) {
     Block& block = directory_.at(slot);

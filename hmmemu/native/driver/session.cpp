@@ -9,6 +9,8 @@ Session::Session(Policy policy, Tracker tracker) : pid_(getpid()), memory_(page_
   State* made = new (memory_.as<void>()) State(policy, tracker);
   if (tracker != Tracker::Signal) // else each thread serves its own faults
     made->receivers[kCpu].emplace(made->driver, kCpu, made->driver.userfaultfd(), std::vector<ThreadOnCpu>{});
+  if (tracker == Tracker::Async)
+    made->synchronous.emplace(made->driver, kCpu, made->driver.synchronous(), std::vector<ThreadOnCpu>{});
   watch_forks(made->driver);
 }
 
@@ -54,6 +56,7 @@ void Session::close() {
   closed_ = true;
   forget_forks(state().driver);
   for (auto& receiver : state().receivers) receiver.reset();
+  state().synchronous.reset();
   // Only now: a receiver must not read a descriptor that somebody else may have been given meanwhile. A
   // thread that faulted in between wakes up here and finds plain memory.
   state().driver.release();

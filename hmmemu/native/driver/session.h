@@ -41,6 +41,7 @@ class Session {
     State(Policy policy, Tracker tracker) : driver(policy, tracker) {}
     Driver driver;
     std::optional<Receiver> receivers[kMaxProcessors];
+    std::optional<Receiver> synchronous; // of the CPU, under Tracker::Async
   };
   State& state() const { return *memory_.as<State>(); }
   void receive(Processor p, const DeviceLink& link);

@@ -13,15 +13,6 @@ namespace {
 #define MREMAP_DONTUNMAP 4
 #endif
 
-// The pages, which lie in one block.
-PageSet set_of(const Block& block, Pages pages) {
-  PageSet set;
-  PageSet::each_word(static_cast<unsigned>((pages.begin - block.address) / kPage),
-                     static_cast<unsigned>((pages.end - block.address) / kPage),
-                     [&](unsigned index, uint64_t mask) { set.word(index) |= mask; });
-  return set;
-}
-
 // Takes pages of one mapping away, entries and frames, and copies them to `to`. Later accesses find nothing,
 // and the range stays registered. ENOMEM, EFAULT: several mappings, or none.
 int detach_and_copy(Pages pages, std::byte* to) {
@@ -41,7 +32,7 @@ AsyncTable::AsyncTable(const Userfaultfd& uffd, AliasMap& aliases, const Directo
 int AsyncTable::protect(Block& block, Pages pages) {
   {
     std::lock_guard guard(scanning_);
-    take_found(block, set_of(block, pages));
+    take_found(block, block.set_of(pages));
   }
   return HostTable::protect(block, pages);
 }
@@ -50,7 +41,7 @@ int AsyncTable::written(Block& block, Pages pages, PageSet& found) {
   std::lock_guard guard(scanning_);
   if (int error = scan_locked(pages)) return error;
   tell();
-  found = take_found(block, set_of(block, pages));
+  found = take_found(block, block.set_of(pages));
   return 0;
 }
 
@@ -73,7 +64,7 @@ void AsyncTable::note(Pages run) {
   while (!run.empty()) {
     const uint64_t end = std::min(run.end, block_down(run.begin) + kBlock);
     if (const Block* block = directory_.find(run.begin)) {
-      const PageSet set = set_of(*block, {run.begin, end});
+      const PageSet set = block->set_of({run.begin, end});
       found_pages_.fetch_add(set.count(), std::memory_order_relaxed); // first: never less than there are
       for (unsigned i = 0; i < PageSet::kWords; ++i) {
         if (!set.word(i)) continue;
@@ -92,7 +83,7 @@ bool AsyncTable::found(const Block& block) const {
 }
 
 PageSet AsyncTable::peek(const Block& block, Pages pages) const {
-  PageSet set = set_of(block, pages);
+  PageSet set = block.set_of(pages);
   for (unsigned i = 0; i < PageSet::kWords; ++i)
     set.word(i) &= word(block, i).load(std::memory_order_acquire);
   return set;

@@ -4,6 +4,8 @@
 // through without a message and notes them in the page table; PAGEMAP_SCAN reads the notes and sets them
 // back.
 //
+// Pages of which every store must be caught belong to a HostTable for that time (driver/retrack.cpp).
+//
 // What it reports is entered in `found_`, a bit a page, until somebody who has the page locked takes it from
 // there. So one system call can look at many blocks at once, whose pages nobody has locked.
 //
@@ -28,8 +30,6 @@ class AsyncTable final : public HostTable {
   AsyncTable(const Userfaultfd& uffd, AliasMap& aliases, const Directory& directory);
 
   int protect(Block& block, Pages pages) override;
-  // A store while a page is being merged is no message here, and could be lost.
-  int merged_rights() const override { return -1; }
   // Until `told`, whoever asks `telling` knows that somebody works on what was found here, or taken after
   // `tell`.
   int written(Block& block, Pages pages, PageSet& found) override;

@@ -40,6 +40,16 @@ int HostTable::replaced(Block& block, Pages pages, bool merged) {
   return uffd_.add(pages, !merged && shared(block, pages)); // never huge pages
 }
 
+// One mapping has one descriptor: in between nobody catches anything.
+int HostTable::hand_over(Block& block, Pages pages, HostTable& to) {
+  free_parked(block, pages);
+  int error = uffd_.remove(pages);
+  if (!error) error = to.uffd_.add(pages, shared(block, pages));
+  if (error && uffd_.add(pages, shared(block, pages)) != 0)
+    fatal("CPU pages at 0x%lx cannot be watched any more: %s", pages.begin, std::strerror(error));
+  return error;
+}
+
 int HostTable::zap(Block&, Pages pages) {
   void* const at = reinterpret_cast<void*>(pages.begin);
   if (madvise(at, pages.bytes(), MADV_DONTNEED) == 0) return 0;

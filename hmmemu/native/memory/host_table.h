@@ -29,6 +29,10 @@ class HostTable : public CpuTable {
   int merged_rights() const override { return PROT_READ | PROT_WRITE; }
   int replaced(Block&, Pages pages, bool merged) override;
   void forget_taken(Block& block, Pages pages) override { free_parked(block, pages); }
+  // From now on `to` catches accesses to pages that the CPU has. What is stored before `to.protect` is no
+  // message, whatever the pages' state; threads that waited for them here try again. 0, or errno and all is
+  // as before but for that protection.
+  int hand_over(Block& block, Pages pages, HostTable& to);
 
   int protect(Block&, Pages pages) override { return uffd_.protect(pages); }
   int unprotect(Block&, Pages pages) override { return uffd_.unprotect(pages); }

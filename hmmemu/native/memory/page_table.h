@@ -57,11 +57,11 @@ class CpuTable : public PageTable {
   // The same for private memory of our own that nobody has touched yet: its pages are Invalid.
   virtual int reserve(Pages pages) { return add(pages, {}); }
   virtual void remove(Pages pages) = 0;
-  // Same-page merging. The rights that mappings of frames are made with; -1: this table cannot catch those.
-  virtual int merged_rights() const { return -1; }
+  // Same-page merging. The rights that mappings of frames are made with.
+  virtual int merged_rights() const = 0;
   // The mapping of pages that are caught was replaced: by one of frames (`merged`), or by memory of the
   // page's kind again. Catches them there, too. 0 or errno.
-  virtual int replaced(Block&, Pages, bool /*merged*/) { return EOPNOTSUPP; }
+  virtual int replaced(Block&, Pages, bool merged) = 0;
   // Pages that were taken will not come back in the frames that they had.
   virtual void forget_taken(Block&, Pages) {}
   // Makes those of the pages that are missing pages of zeros, write-protected: the program itself dropped

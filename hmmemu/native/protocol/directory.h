@@ -42,6 +42,13 @@ struct Block {
   Pages whole(Pages some) { return some.empty() || !page(some.begin).huge() ? some : all(); }
   // Pages [begin, end) by number.
   Pages range(unsigned begin, unsigned end) const { return {address + begin * kPage, address + end * kPage}; }
+  PageSet set_of(Pages some) const {
+    PageSet set;
+    PageSet::each_word(static_cast<unsigned>((some.begin - address) / kPage),
+                       static_cast<unsigned>((some.end - address) / kPage),
+                       [&](unsigned index, uint64_t mask) { set.word(index) |= mask; });
+    return set;
+  }
 
   // Caller must hold the lock.
   const Summary& summary() {
