@@ -183,6 +183,8 @@ class Protectors:
             protection.drop()
         self._closing = True
         self.bell.ring()
+        with self._progress:
+            self._progress.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(10)
 
@@ -191,7 +193,7 @@ class Protectors:
         if threading.current_thread() is self._thread:
             raise RuntimeError("flush waits for on_write to return, and was called from inside it")
         with self._progress:
-            if not self._progress.wait_for(done, timeout):
+            if not self._progress.wait_for(lambda: done() or self._closing, timeout):
                 raise DeviceError(f"on_write of the {describe(memory)} did not return within {timeout} s")
 
     def _run(self) -> None:

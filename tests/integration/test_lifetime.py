@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import threading
+import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -191,3 +194,57 @@ def test_large_arrays_come_and_go(space: hmm.AddressSpace, kernels: hmm.RawModul
         kernels.get_function("add")(16, 256, (x, x.size, 1))
         space.devices[0].migrate(x)
         assert i % 2 or (x == i + 1).all()
+
+
+def test_closing_while_other_threads_use_the_space() -> None:
+    """Their calls work or say that the space is closed; nobody waits for ever, stores are kept."""
+
+    def register_some() -> None:
+        space.register(np.ones(5000))
+
+    def protect_some() -> None:
+        with space.protect(x, Listener()) as protection:
+            protection.flush()
+
+    def use(action: Callable[[], object]) -> None:
+        while not stop.is_set():
+            try:
+                action()
+            except hmm.Error:  # closed, or the device has ended
+                pass
+            except BaseException as error:
+                failures.append(error)
+
+    class Listener:
+        def on_write(self, pages: hmm.WrittenPages) -> None:
+            pass
+
+    failures: list[BaseException] = []
+    for _ in range(5):
+        stop = threading.Event()
+        space = hmm.AddressSpace(timeout=60)
+        x, mine = space.zeros(1 << 16, np.int32), space.zeros(1 << 16, np.int32)
+        device = space.devices[0]
+        actions = (
+            lambda x=x: x[::512].sum(),
+            lambda x=x, device=device: device.write(x, 3),
+            lambda x=x, device=device, space=space: space.prefetch(x, device),
+            lambda x=x, space=space: space.dirty(x),
+            lambda x=x, space=space: space.snapshot_of(x).drop(),
+            lambda space=space: space.zeros(1000).fill(1),
+            register_some,
+            protect_some,
+        )
+        threads = [threading.Thread(target=use, args=(action,)) for action in actions]
+        for thread in threads:
+            thread.start()
+        for i in range(200):
+            mine[i * 300] = i + 1
+        space.close()
+        np.testing.assert_array_equal(mine[: 200 * 300 : 300], np.arange(1, 201))
+        time.sleep(0.02)
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in threads)
+    assert not failures

@@ -25,8 +25,8 @@ void write_file(Session& s, int fd, uint64_t begin, uint64_t end, uint64_t mappe
   int error;
   {
     nb::gil_scoped_release release;
-    error = s.driver().write_file(fd, mapping(begin, end, mapped_from), offset,
-                                  reinterpret_cast<const void*>(data), bytes);
+    error = s.driver()->write_file(fd, mapping(begin, end, mapped_from), offset,
+                                   reinterpret_cast<const void*>(data), bytes);
   }
   raise(error);
 }
@@ -36,8 +36,8 @@ void truncate_file(Session& s, int fd, uint64_t begin, uint64_t end, uint64_t ma
   {
     nb::gil_scoped_release release;
     const FileMapping file = mapping(begin, end, mapped_from);
-    error = s.driver().truncate_file(fd, file, bytes);
-    if (!error) error = s.driver().show_again(fd, file, bytes);
+    error = s.driver()->truncate_file(fd, file, bytes);
+    if (!error) error = s.driver()->show_again(fd, file, bytes);
   }
   raise(error);
 }
@@ -66,20 +66,20 @@ void bind_files(nb::class_<Session>& session) {
               nb::arg("mapped_from"), nb::arg("bytes"));
   session.def("reload", [](Session& s, uint64_t begin, uint64_t end) {
     nb::gil_scoped_release release;
-    return s.driver().reload({begin, end});
+    return s.driver()->reload({begin, end});
   });
   session.def("show_again",
               [](Session& s, int fd, uint64_t begin, uint64_t end, uint64_t offset, uint64_t size) {
                 int error;
                 {
                   nb::gil_scoped_release release;
-                  error = s.driver().show_again(fd, mapping(begin, end, offset), size);
+                  error = s.driver()->show_again(fd, mapping(begin, end, offset), size);
                 }
                 raise(error);
               });
   session.def("fresh", [](Session& s, uint64_t begin, uint64_t end) {
     std::vector<std::pair<uint64_t, uint64_t>> result;
-    for (Pages run : s.driver().unowned({begin, end})) result.push_back({run.begin, run.end});
+    for (Pages run : s.driver()->unowned({begin, end})) result.push_back({run.begin, run.end});
     return result;
   });
 }

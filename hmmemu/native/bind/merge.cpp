@@ -24,7 +24,7 @@ nb::dict merge(Session& session, const std::vector<Range>& ranges, uint64_t most
   MergeResult r;
   {
     nb::gil_scoped_release release;
-    r = session.driver().merge(pages, most_mappings);
+    r = session.driver()->merge(pages, most_mappings);
   }
   nb::dict d;
   d["scanned"] = r.scanned;
@@ -49,10 +49,10 @@ nb::object record(Session& session, uint64_t address) {
   Frame frame;
   {
     nb::gil_scoped_release release;
-    frame = session.driver().record(address, owners.data(), owners.size(), count);
+    frame = session.driver()->record(address, owners.data(), owners.size(), count);
     while (frame && count > owners.size()) { // it may grow meanwhile
       owners.resize(2 * count);
-      frame = session.driver().record(address, owners.data(), owners.size(), count);
+      frame = session.driver()->record(address, owners.data(), owners.size(), count);
     }
   }
   nb::list list;
@@ -68,7 +68,7 @@ void bind_merge(nb::module_& m) {
   m.def("merge_pages", &merge, nb::arg("session"), nb::arg("ranges"), nb::arg("most_mappings"));
   m.def(
       "break_pages",
-      [](Session& s, uint64_t begin, uint64_t end) { s.driver().break_pages(pages_of({begin, end})); },
+      [](Session& s, uint64_t begin, uint64_t end) { s.driver()->break_pages(pages_of({begin, end})); },
       nb::call_guard<nb::gil_scoped_release>(), nb::arg("session"), nb::arg("begin"), nb::arg("end"));
   m.def("page_record", &record, nb::arg("session"), nb::arg("address"));
 }

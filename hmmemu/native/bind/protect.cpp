@@ -31,19 +31,19 @@ class Log {
   Log(nb::object session, uint64_t begin, uint64_t end, bool keep_content, nb::object bell)
       : owner_(session), bell_(bell), session_(nb::cast<Session&>(session)),
         log_(checked(begin, end), keep_content, bell.is_none() ? nullptr : &*nb::cast<BellMemory&>(bell)) {
-    session_.driver().watch(*log_);
+    session_.driver()->watch(*log_);
   }
   ~Log() { drop(); }
 
   void arm(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) {
     nb::gil_scoped_release release;
-    for (auto [begin, end] : ranges) session_.driver().arm(*log_, inside(begin, end));
+    for (auto [begin, end] : ranges) session_.driver()->arm(*log_, inside(begin, end));
   }
 
   void drop() {
     nb::gil_scoped_release release;
     if (dropped_.exchange(true)) return;
-    if (session_.open()) session_.driver().drop(*log_);
+    if (Session::Use use = session_.last_use()) use->drop(*log_);
   }
 
   // Pages written and not yet taken, in order.
@@ -83,7 +83,7 @@ class Log {
       const Pages part{a, std::min(all.end, block_down(a) + kBlock)};
       Target target{&*log_, part.begin, buffer.as<std::byte>()};
       std::memset(buffer.as<void>(), 0, part.bytes());
-      session_.driver().read_pages(
+      session_.driver()->read_pages(
           part,
           [](void* context, uint64_t page, const std::byte* now) {
             auto& t = *static_cast<Target*>(context);

@@ -29,7 +29,7 @@ std::vector<Range> to_python(const std::vector<Pages>& list) {
 }
 
 Processor processor(Session& session, unsigned p) {
-  if (p >= session.driver().processors())
+  if (p >= session.driver()->processors())
     throw Failure(FailureKind::Range, "there is no processor " + std::to_string(p));
   return p;
 }
@@ -64,15 +64,15 @@ Session* make_session(bool grow, unsigned threshold, bool read_duplication, cons
 void access_range(Session& s, uint64_t begin, uint64_t end, unsigned p, bool write, unsigned cause) {
   if (cause >= kCauses) throw Failure(FailureKind::Range, "no such cause");
   nb::gil_scoped_release release;
-  check(s.driver().access(pages_of(begin, end), processor(s, p), write ? Access::Write : Access::Read,
-                          Cause(cause)),
+  check(s.driver()->access(pages_of(begin, end), processor(s, p), write ? Access::Write : Access::Read,
+                           Cause(cause)),
         write ? "cannot migrate" : "cannot copy");
 }
 
 void transfer(Session& s, unsigned p, uint64_t address, uint64_t bytes, uint64_t data, bool write) {
   nb::gil_scoped_release release;
-  check(s.driver().transfer(processor(s, p), address, bytes, reinterpret_cast<void*>(data),
-                            write ? Access::Write : Access::Read),
+  check(s.driver()->transfer(processor(s, p), address, bytes, reinterpret_cast<void*>(data),
+                             write ? Access::Write : Access::Read),
         write ? "device write" : "device read");
 }
 
@@ -81,7 +81,7 @@ nb::bytes snapshot(Session& s, uint64_t begin, uint64_t end) {
   std::vector<uint64_t> words(pages.count());
   {
     nb::gil_scoped_release release;
-    s.driver().snapshot(pages, words.data());
+    s.driver()->snapshot(pages, words.data());
   }
   return nb::bytes(words.data(), words.size() * sizeof(uint64_t));
 }
@@ -123,9 +123,9 @@ nb::dict transfer_counts(unsigned from, unsigned to, const TransferCounters& c) 
 }
 
 nb::dict counters(Session& s) {
-  Counters& all = s.driver().counters();
+  Counters& all = s.driver()->counters();
   nb::list processors, transfers;
-  const unsigned n = s.driver().processors();
+  const unsigned n = s.driver()->processors();
   for (unsigned p = 0; p < n; ++p) {
     processors.append(processor_counts(all.processor[p]));
     for (unsigned q = 0; q < n; ++q)
@@ -153,9 +153,9 @@ struct RangeGuard {
   void operator()(nb::handle) {
     if (!table.contains(key)) return;
     PyDict_DelItem(table.ptr(), key.ptr());
-    Session& s = nb::cast<Session&>(session);
-    if (!s.open()) return;
-    for (Pages run : s.driver().drop_range(pages))
+    Session::Use driver = nb::cast<Session&>(session).last_use();
+    if (!driver) return;
+    for (Pages run : driver->drop_range(pages))
       for (nb::handle device : devices) unmap_quietly(nb::cast<DeviceProcess&>(device), run);
   }
 
@@ -194,16 +194,16 @@ void bind_session(nb::module_& m) {
       .def("close", &Session::close, Unlocked())
       .def("make_arena",
            [](Session& s, uint64_t bytes) {
-             Pages p = s.driver().make_arena(bytes);
+             Pages p = s.driver()->make_arena(bytes);
              return Range(p.begin, p.end);
            })
       .def(
-          "allocate", [](Session& s, uint64_t b, uint64_t e) { s.driver().allocate(pages_of(b, e)); },
+          "allocate", [](Session& s, uint64_t b, uint64_t e) { s.driver()->allocate(pages_of(b, e)); },
           Unlocked())
       .def(
           "free",
           [](Session& s, uint64_t b, uint64_t e) {
-            if (s.open()) s.driver().free(pages_of(b, e));
+            if (Session::Use use = s.use()) use->free(pages_of(b, e));
           },
           Unlocked())
       .def(
@@ -211,38 +211,37 @@ void bind_session(nb::module_& m) {
           [](Session& s, uint64_t b, uint64_t e, bool shared, bool read_only, bool file, bool huge,
              bool executable) {
             const MemoryKind kind{shared, read_only, file, huge, executable};
-            return to_python(s.driver().add_range(pages_of(b, e), kind));
+            return to_python(s.driver()->add_range(pages_of(b, e), kind));
           },
           nb::arg("begin"), nb::arg("end"), nb::arg("shared") = false, nb::arg("read_only") = false,
           nb::arg("file") = false, nb::arg("huge") = false, nb::arg("executable") = false)
       .def("whole",
            [](Session& s, uint64_t b, uint64_t e) {
-             const Pages pages = s.driver().whole(pages_of(b, e));
+             const Pages pages = s.driver()->whole(pages_of(b, e));
              return Range(pages.begin, pages.end);
            })
       .def("drop_range",
            [](Session& s, uint64_t b, uint64_t e) {
-             if (!s.open()) return std::vector<Range>();
              std::vector<Pages> runs;
              {
                nb::gil_scoped_release release;
-               runs = s.driver().drop_range(pages_of(b, e));
+               if (Session::Use use = s.last_use()) runs = use->drop_range(pages_of(b, e));
              }
              return to_python(runs);
            })
       .def("access", &access_range, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"),
            nb::arg("cause"))
       .def(
-          "discard", [](Session& s, uint64_t b, uint64_t e) { s.driver().discard(pages_of(b, e)); },
+          "discard", [](Session& s, uint64_t b, uint64_t e) { s.driver()->discard(pages_of(b, e)); },
           Unlocked())
       .def(
           "notice_writes",
           [](Session& s, uint64_t b, uint64_t e, bool update) {
-            s.driver().notice_writes(pages_of(b, e), update);
+            s.driver()->notice_writes(pages_of(b, e), update);
           },
           nb::arg("begin"), nb::arg("end"), nb::arg("update") = false, Unlocked())
       .def(
-          "notice_all_writes", [](Session& s, bool update) { s.driver().notice_all_writes(update); },
+          "notice_all_writes", [](Session& s, bool update) { s.driver()->notice_all_writes(update); },
           nb::arg("update") = false, Unlocked())
       .def("transfer", &transfer, nb::arg("processor"), nb::arg("address"), nb::arg("bytes"), nb::arg("data"),
            nb::arg("write"))
@@ -254,12 +253,12 @@ void bind_session(nb::module_& m) {
            [](Session& s, unsigned p, DeviceProcess& d) { s.reattach(processor(s, p), link_of(d)); })
       .def("take_refusal",
            [](Session& s, unsigned p) {
-             auto r = s.driver().take_refusal(processor(s, p));
+             auto r = s.driver()->take_refusal(processor(s, p));
              return std::pair<uint64_t, int>(r.address, r.error);
            })
       .def("set_capacity",
-           [](Session& s, unsigned p, uint64_t bytes) { s.driver().set_capacity(processor(s, p), bytes); })
-      .def("device_bytes", [](Session& s, unsigned p) { return s.driver().device_bytes(processor(s, p)); })
+           [](Session& s, unsigned p, uint64_t bytes) { s.driver()->set_capacity(processor(s, p), bytes); })
+      .def("device_bytes", [](Session& s, unsigned p) { return s.driver()->device_bytes(processor(s, p)); })
       .def("counters", &counters)
-      .def("reset_counters", [](Session& s) { s.driver().counters().reset(); });
+      .def("reset_counters", [](Session& s) { s.driver()->counters().reset(); });
 }

@@ -1,9 +1,13 @@
 #include "driver/session.h"
 
 #include "driver/fork.h"
+#include "trace/counters.h"
 #include <new>
+#include <unistd.h>
 
 namespace hmm {
+
+constexpr uint64_t kCloseLimit = 120'000'000'000; // ns
 
 Session::Session(Policy policy, Tracker tracker) : pid_(getpid()), memory_(page_up(sizeof(State))) {
   State* made = new (memory_.as<void>()) State(policy, tracker);
@@ -20,40 +24,61 @@ Session::~Session() {
   state().~State();
 }
 
-Driver& Session::driver() {
+Session::Use Session::use() noexcept {
+  if (pid_ != getpid()) return Use(nullptr);
+  uses_.fetch_add(1); // first: either closing sees it, or it sees that the session is closed
+  if (!closed_) return Use(this);
+  uses_.fetch_sub(1);
+  return Use(nullptr);
+}
+
+Session::Use Session::last_use() {
+  if (Use found = use()) return found;
+  close(); // somebody else does already
+  return Use(nullptr);
+}
+
+Session::Use Session::driver() {
+  if (Use found = use()) return found;
   if (pid_ != getpid())
     throw Failure(FailureKind::Closed,
                   "this address space belongs to the process that this one was forked from: its "
                   "arrays are plain memory here; open an AddressSpace of your own");
-  if (closed_) throw Failure(FailureKind::Closed, "the address space is closed");
-  return state().driver;
+  throw Failure(FailureKind::Closed, "the address space is closed");
 }
 
 void Session::receive(Processor p, const DeviceLink& link) {
-  FaultSource& faults = link.userfaultfd < 0 ? *link.faults : driver().device_userfaultfd(p);
-  state().receivers[p].emplace(driver(), p, faults, link.workers);
+  FaultSource& faults = link.userfaultfd < 0 ? *link.faults : driver()->device_userfaultfd(p);
+  state().receivers[p].emplace(state().driver, p, faults, link.workers);
 }
 
 Processor Session::attach(const DeviceLink& link) {
-  const Processor p = driver().attach(link.vram, link.userfaultfd, link.port);
+  const Processor p = driver()->attach(link.vram, link.userfaultfd, link.port);
   receive(p, link);
   return p;
 }
 
 void Session::detach(Processor p) {
-  driver().evacuate(p);
+  driver()->evacuate(p);
   state().receivers[p].reset();
 }
 
 void Session::reattach(Processor p, const DeviceLink& link) {
-  driver().replace_process(p, link.userfaultfd, link.port);
+  driver()->replace_process(p, link.userfaultfd, link.port);
   receive(p, link);
 }
 
 void Session::close() {
-  if (closed_ || pid_ != getpid()) return;
-  driver().bring_all_home();
-  closed_ = true;
+  if (pid_ != getpid()) return;
+  std::lock_guard guard(closing_);
+  if (closed_.exchange(true)) return;
+  for (uint64_t end = now_ns() + kCloseLimit; uses_.load(); usleep(100))
+    if (now_ns() > end) {
+      closed_ = false;
+      throw Failure(FailureKind::Device,
+                    "the address space cannot be closed: another thread is in a call of it");
+    }
+  state().driver.bring_all_home();
   forget_forks(state().driver);
   for (auto& receiver : state().receivers) receiver.reset();
   state().synchronous.reset();

@@ -6,6 +6,10 @@
 #include "driver/driver.h"
 #include "driver/receiver.h"
 
+#include <atomic>
+#include <mutex>
+#include <utility>
+
 namespace hmm {
 
 // What the session needs to know of a device process.
@@ -23,8 +27,24 @@ class Session {
   ~Session(); // closes
   Session(const Session&) = delete;
 
-  // Throws Failure(Error) once the session is closed or in a fork child.
-  Driver& driver();
+  // The driver for the time of one call, which closing waits for: s.driver()->access(...). May be empty.
+  class Use {
+   public:
+    explicit Use(Session* session) : session_(session) {}
+    Use(Use&& other) noexcept : session_(std::exchange(other.session_, nullptr)) {}
+    ~Use() {
+      if (session_) session_->uses_.fetch_sub(1);
+    }
+    explicit operator bool() const { return session_ != nullptr; }
+    Driver* operator->() const { return &session_->state().driver; }
+
+   private:
+    Session* session_;
+  };
+
+  Use use() noexcept; // empty once the session is closed, or in a fork child
+  Use last_use();     // as `use`; where it is empty, closing has ended: memory may go that the driver knew
+  Use driver();       // throws Failure(Closed) then
   bool open() const { return !closed_ && pid_ == getpid(); }
 
   Processor attach(const DeviceLink& link);
@@ -33,7 +53,8 @@ class Session {
   // A new process takes its place.
   void reattach(Processor p, const DeviceLink& link);
 
-  // All pages home, all threads ended. Arrays stay valid as plain memory. May be called twice.
+  // All pages home, all threads ended. Arrays stay valid as plain memory. May be called twice. Calls that
+  // other threads have begun end first; Failure(Device) if they do not within two minutes.
   void close();
 
  private:
@@ -47,7 +68,9 @@ class Session {
   void receive(Processor p, const DeviceLink& link);
 
   const pid_t pid_;
-  bool closed_ = false;
+  std::mutex closing_; // held while it closes; nothing of the driver is held then
+  std::atomic<bool> closed_ = false;
+  std::atomic<unsigned> uses_ = 0; // calls under way
   Mapping memory_;
 };
 
