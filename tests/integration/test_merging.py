@@ -299,6 +299,53 @@ def test_another_writer_of_a_merged_file(
     assert np.array_equal(x, noise(7)) and np.array_equal(maps[0], noise(7))
 
 
+@pytest.fixture
+def file(space: hmm.AddressSpace, tmp_path: Path) -> Iterator[hmm.SharedFile]:
+    noise(7).tofile(tmp_path / "shared")
+    with hmm.SharedFile(tmp_path / "shared", "r+", np.int32, space=space) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("copies", [False, True], ids=["at the CPU", "with copies"])
+def test_a_write_of_the_file_breaks(
+    space: hmm.AddressSpace, file: hmm.SharedFile, tmp_path: Path, copies: bool
+) -> None:
+    x, y = file.array, space.array(noise(7))
+    if copies:
+        for array in (x, y):
+            space.prefetch(array, space.devices[0], write=False)
+    assert space.merge(x, y).merged == 2 * PAGES
+    space.dirty(x)
+    data = np.arange(1024, dtype=np.int32)
+    assert file.pwrite(data, 3 * PAGE + 8) == PAGE  # of two pages
+    want = noise(7)
+    want[3 * 1024 + 2 :][:1024] = data
+    assert space.dirty(x).tolist() == [3, 4]
+    assert [len(space.record(x, i)) for i in (2, 3, 4, 5)] == [2, 0, 0, 2]
+    assert np.array_equal(x, want) and np.array_equal(y, noise(7))
+    assert np.array_equal(space.devices[0].read(x), want)
+    assert np.array_equal(np.fromfile(tmp_path / "shared", np.int32), want)
+
+
+def test_a_merged_file_is_truncated_and_grows(space: hmm.AddressSpace, file: hmm.SharedFile) -> None:
+    x, y = file.array, space.array(noise(7))
+    assert space.merge(x, y).merged == 2 * PAGES
+    file.truncate(5 * PAGE + 8)
+    want = noise(7)
+    want[5 * 1024 + 2 :] = 0
+    assert np.array_equal(x[: 6 * 1024], want[: 6 * 1024]) and np.array_equal(y, noise(7))
+    assert len(space.record(x, 4)) == 2 and space.record(x, 5) == space.record(x, 9) == []
+    with pytest.raises(hmm.TruncatedError, match="behind the end"):
+        for _ in range(1000):
+            assert x[9 * 1024] == 0
+    file.truncate(PAGES * PAGE)
+    assert np.array_equal(x, want)
+    y[:] = x
+    assert space.merge(x, y).merged >= 12  # pages of zeros that are y's alone go to the zero page
+    x[0] = y[4 * 1024] = 1
+    assert x[4 * 1024] == want[4 * 1024] and y[0] == want[0]
+
+
 def test_fork(space: hmm.AddressSpace, twins: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = twins
 
