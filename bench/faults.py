@@ -1,8 +1,9 @@
 """What does a page fault cost, transition by transition, beside the raw system calls that it cannot do without?
 
 One word of each of 2048 pages is touched in order, by the CPU from NumPy, by the device from a kernel of one thread, so
-that every page faults once. native/faults.cpp does the same with a byte of state a page in the place of a driver.
-The two take turns; both run on the same two CPUs, and both verify every value.
+that every page faults once; under each tracker, by a main thread that is pinned to one CPU and by one that is not. The
+yardsticks (native/faults.cpp, for tracker signal native/faults_signal.cpp) do the same with a byte of state a page in
+the place of a driver, and are always pinned. All take turns, and all verify every value.
 """
 
 from __future__ import annotations
@@ -16,10 +17,15 @@ import hmmemu as hmm
 from hmmemu.bench.peer import Peer
 from hmmemu.bench.pinning import cpus_for, pinned
 from hmmemu.bench.result import Result, Row, median
-from hmmemu.errors import Error
+from hmmemu.errors import Error, UnsupportedError
+from hmmemu.trackers import NAMES
 
 QUESTION = "What does a page fault cost, beside a bare loop over the system calls that it needs?"
-PEER = "raw userfaultfd loop, C++"
+PEERS = {  # what catches faults there: the tracker's name -> source in bench/native, in words
+    "uffd": ("faults", "raw userfaultfd loop, C++"),
+    "signal": ("faults_signal", "raw mprotect and SIGSEGV, C++"),
+    "async": ("faults", "raw userfaultfd loop, C++"),
+}
 AIM = 1.3
 PAGES = 2048
 WORDS = 1024  # int32 a page
@@ -49,28 +55,44 @@ extern "C" __global__ void write_pages(int* x, long long pages, int value) {
 
 
 def run(quick: bool = False) -> Result:
-    """Measures. Quick takes a few seconds, the whole half a minute."""
+    """Measures. Quick takes some ten seconds, the whole a minute and a half."""
     result = Result("faults", QUESTION, quick=quick)
-    with hmm.AddressSpace(device="emulated", policy=hmm.Policy(grow=False)) as space:
-        cpu, device_cpu = cpus_for(space.devices[0])
-        pages = _Pages(space)
-        with (
-            Peer("faults", flags=(), arguments=[str(n) for n in (PAGES, cpu, device_cpu)]) as peer,
-            pinned(cpu),
-        ):
-            rounds = [_round(pages, peer, number) for number in range(1 + (6 if quick else 60))][1:]
-    for index, name in enumerate(TRANSITIONS):
-        ours, bare = (median(one[side][index] for one in rounds) for side in (0, 1))
-        result.add(Row(name, ours, "µs", bare, PEER, AIM, more_is_better=False))
-    result.notes.append(
-        f"medians of {len(rounds)} rounds over {PAGES} pages, one fault each; main thread on CPU {cpu}, "
-        f"device on CPU {device_cpu}"
-    )
+    for tracker in NAMES:
+        try:
+            measure(result, tracker, rounds=5 if quick else 40)
+        except UnsupportedError as error:
+            result.notes.append(f"left out: {error}")
     return result
 
 
-def _round(pages: _Pages, peer: Peer, number: int) -> tuple[list[float], list[float]]:
-    return pages.every_transition(10 * number + 1), peer.ask()
+def measure(result: Result, tracker: str, rounds: int) -> None:
+    """Adds the rows of one tracker. Raises UnsupportedError if there is no such tracker here."""
+    source, peer_name = PEERS[tracker]
+    with hmm.AddressSpace(device="emulated", tracker=tracker, policy=hmm.Policy(grow=False)) as space:
+        cpu, device_cpu = cpus_for(space.devices[0])
+        pages = _Pages(space)
+        with Peer(source, flags=(), arguments=[str(n) for n in (PAGES, cpu, device_cpu)]) as peer:
+            figures = [_round(pages, peer, cpu, number) for number in range(1 + rounds)][1:]
+    # Stores under async, to pages that the CPU may read, are no messages: the kernel itself lifts the protection.
+    silent = ("CPU writes a shared page",) if tracker == "async" else ()
+    for name in sorted(TRANSITIONS, key=lambda name: name in silent):
+        index = TRANSITIONS.index(name)
+        on_one_cpu, anywhere, bare = (median(one[side][index] for one in figures) for side in range(3))
+        for where, ours in (("pinned", on_one_cpu), ("not pinned", anywhere)):
+            yardstick = (bare, peer_name, AIM) if name not in silent else (None, "", None)
+            result.add(Row(f"{tracker}, {where}: {name}", ours, "µs", *yardstick, more_is_better=False))
+    result.notes.append(
+        f"{tracker}: medians of {rounds} rounds over {PAGES} pages, one fault each; main thread on CPU {cpu}, or on "
+        f"any; device on CPU {device_cpu}"
+    )
+
+
+def _round(pages: _Pages, peer: Peer, cpu: int, number: int) -> tuple[list[float], list[float], list[float]]:
+    """Microseconds of each transition: with this thread on `cpu`, on any, and of the yardstick."""
+    with pinned(cpu):
+        on_one_cpu = pages.every_transition(20 * number + 1)
+        bare = peer.ask()
+    return on_one_cpu, pages.every_transition(20 * number + 11), bare
 
 
 class _Pages:

@@ -7,83 +7,29 @@
 // meet one of the other).
 //
 // Correct in the sense of hmmemu: a writer's page is write-protected before it is copied, and taken away
-// before the new owner may write, so that no processor reads an older copy than another writes. Every value
-// is verified.
-//
-// Usage: faults PAGES CPU_OF_PARENT CPU_OF_DEVICE. Each line on stdin runs every transition once over all
-// pages and prints the microseconds per fault, in the order of `Transition`, on one line.
-#include <atomic>
-#include <cerrno>
+// before the new owner may write, so that no processor reads an older copy than another writes.
+#include "two_processors.h"
 #include <csignal>
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <ctime>
 #include <fcntl.h>
-#include <linux/futex.h>
 #include <linux/userfaultfd.h>
 #include <mutex>
-#include <sched.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <thread>
-#include <unistd.h>
 
 #ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
 #define UFFD_FEATURE_WP_HUGETLBFS_SHMEM (1 << 12)
 #endif
 
+using namespace yardstick;
+
 namespace {
 
-constexpr uint64_t kPage = 4096, kWords = kPage / sizeof(int), kArray = 0x300000000000;
-enum Processor : uint8_t { kCpu, kDevice, kNobody, kBoth }; // also the state of a page: who holds it
-enum Command : uint32_t { kTouch, kRead, kWrite };
-
-struct Control { // shared by both processes
-  std::atomic<uint32_t> request, reply;
-  Command command;
-  int value;
-  double microseconds;
-  int64_t sum;
-};
-
-uint64_t pages;
 int vram, userfaultfds[2];
-Control* control;
 uint8_t* states; // of each page; guarded by `lock`
 char *staging, *zeros;
 std::mutex lock;
-
-[[noreturn]] void fail(const char* what) {
-  std::fprintf(stderr, "faults: %s: %s\n", what, std::strerror(errno));
-  _exit(1);
-}
-void must(bool done, const char* what) {
-  if (!done) fail(what);
-}
-
-double now() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec * 1e6 + t.tv_nsec * 1e-3;
-}
-
-void pin(int cpu) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
-  must(sched_setaffinity(0, sizeof set, &set) == 0, "sched_setaffinity");
-}
-
-void* map(uint64_t address, uint64_t bytes, int flags, int fd = -1) {
-  void* at = mmap(reinterpret_cast<void*>(address), bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
-  must(at != MAP_FAILED, "mmap");
-  return at;
-}
 
 // ---- userfaultfd ----
 
@@ -180,61 +126,6 @@ void receive(Processor p, int cpu) {
   }
 }
 
-// ---- what the processors do ----
-
-// One word of each page, in order. Returns microseconds per page.
-double run(Command command, int value, int64_t& sum) {
-  auto* words = reinterpret_cast<volatile int*>(kArray);
-  sum = 0;
-  const double begin = now();
-  if (command == kRead)
-    for (uint64_t i = 0; i < pages; ++i) sum += words[i * kWords];
-  else
-    for (uint64_t i = 0; i < pages; ++i) words[i * kWords] = value;
-  return (now() - begin) / pages;
-}
-
-void wait_for(std::atomic<uint32_t>& word, uint32_t value) {
-  for (uint32_t seen; (seen = word.load()) != value;)
-    syscall(SYS_futex, &word, FUTEX_WAIT, seen, nullptr, nullptr, 0);
-}
-void post(std::atomic<uint32_t>& word, uint32_t value) {
-  word.store(value);
-  syscall(SYS_futex, &word, FUTEX_WAKE, 1, nullptr, nullptr, 0);
-}
-
-[[noreturn]] void device_main(int cpu) {
-  pin(cpu);
-  for (uint32_t number = 1;; ++number) {
-    wait_for(control->request, number);
-    control->microseconds = run(control->command, control->value, control->sum);
-    post(control->reply, number);
-  }
-}
-
-// Runs the command on a processor; ends the program unless a read finds `value` in every page.
-double measure(Processor p, Command command, int value) {
-  int64_t sum;
-  double microseconds;
-  if (p == kCpu) {
-    microseconds = run(command, value, sum);
-  } else {
-    control->command = command;
-    control->value = value;
-    const uint32_t number = control->request.load() + 1;
-    post(control->request, number);
-    wait_for(control->reply, number);
-    microseconds = control->microseconds;
-    sum = control->sum;
-  }
-  if (command == kRead && sum != int64_t(pages) * value) {
-    std::fprintf(stderr, "faults: processor %d read a sum of %ld and not %ld\n", p, long(sum),
-                 long(pages) * value);
-    _exit(1);
-  }
-  return microseconds;
-}
-
 void forget() {
   for (uint64_t i = 0; i < pages; ++i) {
     std::lock_guard guard(lock);
@@ -242,24 +133,6 @@ void forget() {
     zap(kDevice, kArray + i * kPage);
     states[i] = kNobody;
   }
-}
-
-void repeat(int value) {
-  const double first_cpu = measure(kCpu, kWrite, value);
-  const double device_duplicate = measure(kDevice, kRead, value);
-  const double cpu_upgrade = measure(kCpu, kWrite, value + 1);
-  const double device_migrate = measure(kDevice, kWrite, value + 2);
-  const double cpu_duplicate = measure(kCpu, kRead, value + 2);
-  const double device_upgrade = measure(kDevice, kWrite, value + 3);
-  const double cpu_migrate = measure(kCpu, kWrite, value + 4);
-  measure(kCpu, kRead, value + 4);
-  forget();
-  const double first_device = measure(kDevice, kWrite, value);
-  measure(kDevice, kRead, value);
-  forget();
-  std::printf("%.3f %.3f %.3f %.3f %.3f %.3f %.3f %.3f\n", first_cpu, first_device, device_duplicate,
-              cpu_duplicate, cpu_upgrade, device_upgrade, cpu_migrate, device_migrate);
-  std::fflush(stdout);
 }
 
 // ---- setting up ----
@@ -309,12 +182,8 @@ void start_device(int cpu) {
 } // namespace
 
 int main(int count, char** arguments) {
-  if (count != 4) {
-    std::fprintf(stderr, "usage: faults PAGES CPU_OF_PARENT CPU_OF_DEVICE\n");
-    return 2;
-  }
-  pages = std::strtoull(arguments[1], nullptr, 10);
-  const int cpus[2] = {std::atoi(arguments[2]), std::atoi(arguments[3])};
+  int cpus[2];
+  read_arguments(count, arguments, cpus);
   vram = memfd_create("vram", MFD_CLOEXEC);
   must(vram >= 0 && ftruncate(vram, pages * kPage) == 0, "memfd");
   control = static_cast<Control*>(map(0, kPage, MAP_SHARED | MAP_ANONYMOUS));
@@ -329,7 +198,5 @@ int main(int count, char** arguments) {
   std::thread(receive, kCpu, cpus[kCpu]).detach();
   std::thread(receive, kDevice, cpus[kDevice]).detach();
   pin(cpus[kCpu]);
-  for (int value = 1, c; (c = std::getchar()) != EOF;)
-    if (c == '\n') repeat(value), value += 10;
-  _exit(0); // the device dies with this process
+  serve(forget);
 }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +77,67 @@ def test_different_words_of_the_same_pages(racing: hmm.RawModule, grow: bool) ->
             together(on_cpu, lambda: stream.synchronize(90))
             assert (x[1::2] == rounds).all()
             assert (x[0::2] == rounds).all()
+
+
+def test_threads_meet_on_pages_that_are_away(kernels: hmm.RawModule, page_by_page: hmm.AddressSpace) -> None:
+    """Eight threads, each in an order of its own, write the same pages: each page comes home once, with all writes."""
+    pages, threads, rounds = 1024, 8, 3
+    x = page_by_page.empty(pages * 1024, np.int32)
+    words = x.reshape(pages, 1024)
+
+    def writer(k: int, value: int) -> Callable[[], None]:
+        order = np.random.default_rng([k, value]).permutation(pages)
+
+        def write() -> None:
+            words[order, k] = value + k  # without the GIL
+
+        return write
+
+    for value in range(100, 100 + rounds):
+        kernels.get_function("fill")((4,), (64,), (x, np.int64(x.size), np.int32(-value)))
+        page_by_page.synchronize()
+        page_by_page.reset_stats()
+        together(*(writer(k, value) for k in range(threads)))
+        assert page_by_page.stats().processors[0].write_faults == pages
+        assert (words[:, :threads] == value + np.arange(threads)).all()
+        assert (words[:, threads:] == -value).all()
+
+
+def cpu_of(thread: str) -> int:
+    """The CPU on which a thread of this process ran last."""
+    return int(Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[36])
+
+
+def switches(thread: str) -> int:
+    """How often a thread of this process has left its CPU."""
+    status = dict(
+        line.split(":", 1) for line in Path(f"/proc/self/task/{thread}/status").read_text().splitlines()
+    )
+    return int(status["voluntary_ctxt_switches"]) + int(status["nonvoluntary_ctxt_switches"])
+
+
+def test_the_receiver_sits_where_the_program_faults(page_by_page: hmm.AddressSpace, tracker: str) -> None:
+    """On another CPU a fault costs several times as much. The program's own choice of CPUs is not touched."""
+    if tracker == "signal":
+        pytest.skip("a thread serves its own faults")
+    page_by_page.empty(1000 * 1024, np.int32)[::1024] = 1
+    names = {task.name: (task / "comm").read_text() for task in Path("/proc/self/task").iterdir()}
+    receiver = max(
+        (task for task, name in names.items() if name == "hmm-fault-0\n"), key=switches
+    )  # async has two
+    before = os.sched_getaffinity(0)
+    try:
+        for cpu in sorted(before):
+            os.sched_setaffinity(0, {cpu})
+            limit = time.monotonic() + 20
+            while cpu_of(receiver) != cpu:
+                assert time.monotonic() < limit, f"the receiver stays away from CPU {cpu}"
+                page_by_page.empty(100 * 1024, np.int32)[::1024] = 1
+            assert os.sched_getaffinity(0) == {cpu}
+    finally:
+        os.sched_setaffinity(0, before)
+    page_by_page.empty(1000 * 1024, np.int32)[::1024] = 1
+    assert os.sched_getaffinity(0) == before
 
 
 def test_a_message_is_seen_before_its_flag(racing: hmm.RawModule, page_by_page: hmm.AddressSpace) -> None:

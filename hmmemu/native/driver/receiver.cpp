@@ -62,14 +62,22 @@ void Receiver::loop() {
       follow(faults[count - 1]);
       continue;
     }
-    // A signal handler that somebody installs while pages are away gets their faults, for ever if it returns.
-    segv::ensure_installed();
+    look_for_handlers();
     if (poll(waits, 2, driver_.uses_signals() ? kLookForHandlersMs : -1) < 0 && errno != EINTR)
       fatal("poll of a userfaultfd: errno %d", errno);
     if (waits[1].revents) return;
     // A device process that died leaves its descriptor in error: nothing more comes, only the end is awaited.
     if (waits[0].revents & (POLLERR | POLLHUP | POLLNVAL)) waits[0].fd = -1;
   }
+}
+
+// A signal handler that somebody installs while pages are away gets their faults, for ever if it returns. To
+// look takes three system calls.
+void Receiver::look_for_handlers() {
+  const uint64_t now = now_ns();
+  if (now < next_handlers_) return;
+  next_handlers_ = now + kLookForHandlersMs * 1'000'000;
+  segv::ensure_installed();
 }
 
 void Receiver::follow(const Fault& fault) {

@@ -28,6 +28,7 @@ class Receiver {
  private:
   static void* run(void* self);
   void loop();
+  void look_for_handlers();
   void follow(const Fault& fault);
   int cpu_of(pid_t thread);
   void move_to(int cpu);
@@ -42,8 +43,9 @@ class Receiver {
   ThreadOnCpu pinned_[kMostPinned];
   unsigned pinned_count_ = 0;
   int cpu_ = -1;
-  uint64_t next_look_ = 0; // now_ns()
-  int elsewhere_ = 0;      // faults in a row from another CPU
+  uint64_t next_look_ = 0;     // now_ns()
+  uint64_t next_handlers_ = 0; // now_ns()
+  int elsewhere_ = 0;          // faults in a row from another CPU
   int wake_fd_ = -1;
   pthread_t thread_;
 };

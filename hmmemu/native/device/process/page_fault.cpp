@@ -53,7 +53,8 @@ void ring() {
 }
 
 void post(FaultSlot& slot, uint32_t number, uint64_t address, bool writes) {
-  slot.tid = int32_t(syscall(SYS_gettid));
+  slot.tid =
+      hmmemu_worker_self ? channel->workers[hmmemu_worker_self->index].tid : int32_t(syscall(SYS_gettid));
   slot.address = address;
   slot.write = writes;
   slot.word.store(number | kFaultPosted);
