@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,12 +71,47 @@ def test_watched_pages_are_evicted_without_being_written(
     np.testing.assert_array_equal(x, np.arange(x.size) + 1)
 
 
-def test_random_accesses_by_everybody(small: hmm.AddressSpace, kernels: hmm.RawModule) -> None:
+def of_the_arena(space: hmm.AddressSpace, folder: Path) -> np.ndarray:
+    return space.zeros(4 * MEMORY // 4, np.int32)
+
+
+def of_a_file(space: hmm.AddressSpace, folder: Path) -> np.ndarray:
+    return space.register(np.memmap(folder / "data", np.int32, "w+", shape=4 * MEMORY // 4))
+
+
+def of_shared_memory(space: hmm.AddressSpace, folder: Path) -> np.ndarray:
+    return space.register(np.frombuffer(mmap.mmap(-1, 4 * MEMORY), np.int32))
+
+
+def watched(space: hmm.AddressSpace, folder: Path) -> np.ndarray:
+    x = of_the_arena(space, folder)
+    space.dirty(x)
+    return x
+
+
+def merged(space: hmm.AddressSpace, folder: Path) -> np.ndarray:
+    x = of_the_arena(space, folder)
+    x[::INTS] = np.arange(x.size // INTS) % 50 + 1  # fifty frames for all of it, and the same again
+    assert space.merge(x).merged == x.size // INTS
+    return x
+
+
+KINDS = [of_the_arena, of_a_file, of_shared_memory, watched, merged]
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
+def test_random_accesses_by_everybody(
+    small: hmm.AddressSpace,
+    kernels: hmm.RawModule,
+    make: Callable[[hmm.AddressSpace, Path], np.ndarray],
+    tmp_path: Path,
+) -> None:
     """Four times oversubscribed: CPU threads and kernels write words of their own, anywhere."""
-    x = small.zeros(4 * MEMORY // 4, np.int32)
+    x = make(small, tmp_path)
+    expected = x.copy()
     poke = kernels.get_function("poke")
     random = np.random.default_rng(11)
-    places = random.permutation(x.size)[:4000].astype(np.int64)
+    places = random.permutation(x.size)[:2400].astype(np.int64)
     own, theirs = places[:2000], places[2000:]
     failures: list[BaseException] = []
 
@@ -89,14 +126,18 @@ def test_random_accesses_by_everybody(small: hmm.AddressSpace, kernels: hmm.RawM
     threads = [threading.Thread(target=cpu, args=(part,)) for part in np.split(own, 2)]
     for thread in threads:
         thread.start()
-    for i in theirs[:700]:
-        poke(1, 1, (x, int(i), int(i) + 1))
+    for part, some in zip(np.split(x, 4), np.split(theirs, 4), strict=True):
+        small.devices[0].read(part)
+        for i in some:
+            poke(1, 1, (x, int(i), int(i) + 1))
     for thread in threads:
         thread.join(60)
     assert not failures and used(small) <= MEMORY
-    expected = np.zeros_like(x)
+    assert small.stats().processors[1].evicted_pages > 0
+    if make is watched:
+        assert set(small.dirty(x)) == set(np.r_[own, theirs] // INTS)
     expected[own] = own + 1
-    expected[theirs[:700]] = theirs[:700] + 1
+    expected[theirs] = theirs + 1
     np.testing.assert_array_equal(x, expected)
 
 

@@ -289,3 +289,9 @@ def test_memory_where_the_device_itself_lives(space: hmm.AddressSpace, kernels: 
     kernels.get_function("fill")(4, 256, (x, x.size, 3))
     assert (x == 3).all() and (kept == 7).all()
     space.unregister(x)
+
+
+def test_a_stream_is_of_no_device(space: hmm.AddressSpace) -> None:
+    """It would be taken for `null=True`, and each launch would wait."""
+    with pytest.raises(hmm.ArgumentError, match=r"Stream\(null=<hmmemu\.Device 0.*with device:"):
+        hmm.Stream(space.devices[0])  # type: ignore[arg-type]

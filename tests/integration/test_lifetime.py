@@ -196,6 +196,40 @@ def test_large_arrays_come_and_go(space: hmm.AddressSpace, kernels: hmm.RawModul
         assert i % 2 or (x == i + 1).all()
 
 
+def test_a_closed_space_says_so() -> None:
+    space = hmm.AddressSpace()
+    x, plain, device = space.full(5000, 7, np.int32), np.ones(5), space.devices[0]
+    protection = space.protect(x, type("Ear", (), {"on_write": lambda self, pages: None})())
+    space.register(plain)
+    for _ in range(2):
+        space.close()
+    calls: list[Callable[[], object]] = [
+        lambda: space.zeros(3),
+        lambda: space.register(np.ones(5)),
+        lambda: space.unregister(plain),
+        lambda: space.prefetch(x, hmm.cpu),
+        lambda: space.discard(x),
+        lambda: space.residency(x),
+        lambda: space.dirty(x),
+        lambda: space.snapshot_of(x),
+        lambda: space.merge(x),
+        lambda: space.record(x, 0),
+        lambda: space.stats(),
+        lambda: space.synchronize(),
+        lambda: device.read(x),
+        lambda: device.write(x, 1),
+        lambda: device.synchronize(),
+        lambda: protection.flush(),
+        lambda: space.__enter__(),
+    ]
+    for call in calls:
+        with pytest.raises(hmm.SpaceClosedError, match="is closed"):
+            call()
+    protection.arm()
+    protection.drop()
+    assert "closed" in repr(space) and (x == 7).all()
+
+
 def test_closing_while_other_threads_use_the_space() -> None:
     """Their calls work or say that the space is closed; nobody waits for ever, stores are kept."""
 

@@ -91,6 +91,14 @@ def test_no_such_tracker(monkeypatch):
         choices.choose_tracker("auto")
 
 
+def test_an_empty_variable_says_nothing(monkeypatch):
+    monkeypatch.setenv("HMMEMU_TRACKER", "")
+    assert choices.choose_tracker("auto")[0] == "uffd"
+    monkeypatch.setenv("HMMEMU_DEVICE", "")
+    with pytest.warns(hmm.FallbackWarning):
+        assert "no CUDA device" in choices.choose_device("auto")
+
+
 def test_probes_of_this_machine_try_for_real():
     assert isinstance(_native.why_no_signal_tracker(), str) and isinstance(
         _native.why_no_async_tracker(), str
