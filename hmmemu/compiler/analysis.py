@@ -73,12 +73,12 @@ def analyse(source: Source, name_expressions: Sequence[str] = ()) -> Analysis:
         if turns := [loop for loop in loops if loop not in spins and _may_wait(loop, volatile)]:
             found.turns[function] = turns
     _find_needs(found)
-    graph = _graph(source)
+    graph = mention_graph(source)
     waiting = {f.name for f in (*found.spins, *found.turns)}
-    found.recursive = {f.name for f in source.functions if f.name in _reach(graph, graph.get(f.name, set()))}
+    found.recursive = {f.name for f in source.functions if f.name in reach(graph, graph.get(f.name, set()))}
     for kernel in source.functions:
         if kernel.is_kernel and kernel.body is not None:
-            closure = _reach(graph, kernel.mentions | (instances if kernel.is_template else set()))
+            closure = reach(graph, kernel.mentions | (instances if kernel.is_template else set()))
             found.closures[kernel] = closure
             found.ways[kernel] = _way(found, kernel, closure)
             if waiting & (closure | {kernel.name}):
@@ -121,7 +121,7 @@ def _defaults(function: Function) -> set[str]:
     return set().union(*(mentions(n) for n in nodes))
 
 
-def _graph(source: Source) -> dict[str, set[str]]:
+def mention_graph(source: Source) -> dict[str, set[str]]:
     """Name to mentioned names. Members without a usable name (operators, constructors) hang on their class."""
     graph: dict[str, set[str]] = {name: set(found) for name, found in source.entities.items()}
     for function in source.functions:
@@ -138,7 +138,8 @@ def _calls(function: Function, name: str) -> bool:
     return body is not None and any(n.type == "identifier" and text(n) == name for n in walk(body))
 
 
-def _reach(graph: dict[str, set[str]], start: set[str]) -> set[str]:
+def reach(graph: dict[str, set[str]], start: set[str]) -> set[str]:
+    """The names that are mentioned from some names on, those included."""
     seen: set[str] = set()
     todo = list(start)
     while todo:

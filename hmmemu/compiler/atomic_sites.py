@@ -8,12 +8,13 @@ from a constructor or an operator) are searched too, with parameters of which no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
-from hmmemu.compiler.analysis import Analysis, analyse
+from hmmemu.compiler.analysis import Analysis, analyse, mention_graph, reach
 from hmmemu.compiler.frame import Frame, unbound
-from hmmemu.compiler.parse import Function, Node, Source, text, walk
+from hmmemu.compiler.overloads import callee
+from hmmemu.compiler.parse import Function, Node, Source, text
 from hmmemu.compiler.places import NOWHERE, Bound, Places, Program
 from hmmemu.compiler.types import Scalar, Type, Types, split_arguments, template_parameters, whole
 
@@ -58,10 +59,11 @@ def atomic_sites(source: Source, name_expressions: Sequence[str] = ()) -> list[F
     """
     analysis = analyse(source, name_expressions)
     program = Program(source, Types(source))
+    wanted = _with_atomics(source)
     found: dict[Found, None] = {}
     for kernel in analysis.closures:
         for name, templates in _instances(program.types, kernel, name_expressions):
-            sites = _Kernel(program, analysis, kernel, name, templates).sites()
+            sites = _Kernel(program, analysis, kernel, name, templates, wanted).sites()
             found |= dict.fromkeys(sorted(sites, key=lambda s: (s.at, str(sorted(map(str, s.places))))))
     return list(found)
 
@@ -82,15 +84,37 @@ def _instances(
         yield expression, {n: types.parse(a) for n, a in zip(names, given, strict=False)}
 
 
+def _with_atomics(source: Source) -> set[Function]:
+    """The functions that may come to an atomic operation, by what they mention: others need not be followed.
+
+    Where the types of libcu++ are mentioned, a mere ++ may be one, so then it is all of them.
+    """
+    names = {name for function in source.functions for name in function.mentions}
+    names |= {name for found in source.entities.values() for name in found} | source.entities.keys()
+    if names & {"atomic_ref", "atomic"}:
+        return set(source.functions)
+    graph = mention_graph(source)
+    atomics = {name for name in names if _FUNCTION.fullmatch(name) or name in _METHODS}
+    return {f for f in source.functions if (f.mentions | reach(graph, f.mentions)) & atomics}
+
+
 class _Kernel:
     """The search from one kernel."""
 
     def __init__(
-        self, program: Program, analysis: Analysis, kernel: Function, name: str, templates: dict[str, Type]
+        self,
+        program: Program,
+        analysis: Analysis,
+        kernel: Function,
+        name: str,
+        templates: dict[str, Type],
+        wanted: Set[Function],
     ) -> None:
         self.program, self.analysis, self.kernel, self.name = program, analysis, kernel, name
         self.templates = templates
-        self.seen: set[tuple[object, ...]] = set()
+        self.wanted = wanted
+        self.names = {function.name for function in wanted}
+        self.seen: set[Frame] = set()
         self.entered: set[Function] = set()
         self.found: set[Found] = set()
 
@@ -108,6 +132,7 @@ class _Kernel:
                 function.body is not None
                 and hangs_on in reached
                 and function not in self.entered
+                and function in self.wanted
                 and not function.is_kernel
             ):
                 self._search(unbound(self.program, function))
@@ -117,19 +142,26 @@ class _Kernel:
         todo = [frame]
         while todo:
             current = todo.pop()
-            if current.key in self.seen or current.function.body is None:
+            if current in self.seen or current.function.body is None:
                 continue
-            self.seen.add(current.key)
+            self.seen.add(current)
             self.entered.add(current.function)
-            todo += current.special_members()
-            for node in walk(current.function.body):
-                if node.type == "call_expression":
+            todo += current.special_members(self.wanted)
+            for node in self.program.nodes(current.function):
+                if node.type == "call_expression" and self._may_matter(node):
                     called = current.calls(node)
-                    todo += called
+                    todo += [frame for frame in called if frame.function in self.wanted]
                     if not called:
                         self._call(current, node)
                 elif node.type in ("update_expression", "assignment_expression"):
                     self._operator(current, node)
+
+    def _may_matter(self, call: Node) -> bool:
+        """Whether a call may be an atomic operation, or come to one. Objects are called by names of their own."""
+        function = call.child_by_field_name("function")
+        name = callee(function)[0] if function is not None else ""
+        functor = any(f.name == "operator()" for f in self.wanted)
+        return functor or name in self.names or _FUNCTION.fullmatch(name) is not None or name in _METHODS
 
     def _call(self, frame: Frame, node: Node) -> None:
         function = node.child_by_field_name("function")

@@ -5,14 +5,44 @@ A `Frame` is one function in one call. Answers are sets of places that are never
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 
 from hmmemu.compiler.overloads import callee, fits, plain, takes
 from hmmemu.compiler.parse import Function, Node, text
 from hmmemu.compiler.places import NONE, NOWHERE, Bound, Place, Places, Program
-from hmmemu.compiler.typed import DEPTH, Typed, cast_to, is_atomic_ref, is_temporary
+from hmmemu.compiler.typed import Typed, cast_to, is_atomic_ref, is_temporary
 from hmmemu.compiler.types import ARITHMETIC, Type, base_name, deduce, split_arguments, template_parameters
+
+
+def _key(
+    function: Function, bound: dict[str, Bound], templates: Mapping[str, Type], this: Bound
+) -> tuple[object, ...]:
+    return (
+        function,
+        tuple(sorted(bound.items(), key=_first)),
+        tuple(sorted(templates.items(), key=_first)),
+        this,
+    )
+
+
+def _first(item: tuple[str, object]) -> str:
+    return item[0]
+
+
+def _frame_of(
+    program: Program,
+    function: Function,
+    bound: dict[str, Bound],
+    templates: Mapping[str, Type],
+    this: Bound,
+) -> Frame:
+    """The frame of a call; the one that there is, if there is one for such a call."""
+    key = _key(function, bound, templates, this)
+    if key not in program.frames:
+        program.frames[key] = Frame(program, function, bound, templates, this)
+    frame: Frame = program.frames[key]
+    return frame
 
 
 def unbound(program: Program, function: Function) -> Frame:
@@ -29,7 +59,7 @@ def unbound(program: Program, function: Function) -> Frame:
             lies = NOWHERE if reference else frozenset({Place("local", parameter.name)})
             bound[parameter.name] = Bound(kind, NOWHERE, lies)
     this = Bound(Type(function.owner, 1) if function.owner else None, NOWHERE, NOWHERE)
-    return Frame(program, function, bound, {}, this)
+    return _frame_of(program, function, bound, {}, this)
 
 
 _NO_POINTERS = {"number_literal", "null", "nullptr", "true", "false", "char_literal", "sizeof_expression",
@@ -41,35 +71,32 @@ _LVALUES = {
     "pointer_expression",
     "parenthesized_expression",
 }
-# Too narrow for an address. (A wider integer may be a pointer on its way through a cast.)
-_NARROW = {name for name in ARITHMETIC if "long" not in name}
 _NEVER_POINTERS = {"*", "/", "%", "<<", ">>", "==", "!=", "<", ">", "<=", ">=", "&&", "||", "^"}
 
 
 class Frame(Typed):
-    """One call of a function. Answers are not kept."""
+    """One call of a function. Calls that cannot differ in what is found in them share a frame."""
 
     # -- places ---------------------------------------------------------------------------------------------------
 
     def leads(self, node: Node | None) -> Places:
         """The places that a pointer may lead to. Empty for what is no pointer."""
-        return self._guarded("leads", node)
+        return self._ask("leads", node)
 
     def lies(self, node: Node | None) -> Places:
         """The places that an lvalue may lie in."""
-        return self._guarded("lies", node)
+        return self._ask("lies", node)
 
-    def _guarded(self, what: str, node: Node | None) -> Places:
+    def _ask(self, what: str, node: Node | None) -> Places:
         if node is None:
             return NOWHERE
-        if (what, node.id) in self._busy:
-            return NONE  # a variable given a value that depends on itself: p = p + 1
-        if not self._enter(what, node):
-            return NOWHERE
-        try:
-            return self._leads(node) if what == "leads" else self._lies(node)
-        finally:
-            self._busy.discard((what, node.id))
+        if what == "leads" and self._is_plain(self.type(node)):
+            return NONE
+        return self.remember(what, node, self._leads if what == "leads" else self._lies, NONE, NOWHERE)
+
+    def _is_plain(self, known: Type | None) -> bool:
+        """Whether a value of that type leads nowhere."""
+        return known is not None and not known.dimensions and not self.program.types.holds_pointers(known)
 
     def _leads(self, node: Node) -> Places:
         kind = node.type
@@ -129,8 +156,6 @@ class Frame(Typed):
             known = self._name_type(name)
             if known is not None and known.dimensions and name not in self.bound:
                 return frozenset({Place("local", name)})
-            if known is not None and not known.points and known.name in _NARROW:
-                return NONE
             given = frozenset().union(*(self._referred(v, known) for v in self.values.get(name, [])))
             if name in self.bound and name not in self.kinds:
                 return given | self.bound[name].leads
@@ -169,9 +194,6 @@ class Frame(Typed):
             return frozenset().union(*(self._referred(a, kind) for a in given)) if given else NOWHERE
         if function is not None and cast_to(function):
             return frozenset().union(*(self.leads(a) for a in given)) if given else NOWHERE
-        known = self._call_type(node)
-        if known is not None and not known.points and known.name in _NARROW:
-            return NONE
         if function is not None and text(function).startswith("atomic") and given:
             return self._behind(self.leads(given[0]))  # a pointer that was taken out of memory
         return self._through(node, "leads")
@@ -223,26 +245,31 @@ class Frame(Typed):
     def _through(self, call: Node, what: str) -> Places:
         """The places of what a call of a function of this source gives. A call within itself may give anything."""
         frames = self.calls(call)
-        cut = not frames or any(frame.key in self.program.active for frame in frames)
-        found = NOWHERE if cut else NONE
+        open_calls = [frame for frame in frames if frame in self.program.active]
+        self.program.cuts += open_calls
+        found = NOWHERE if open_calls or not frames else NONE
         for frame, value in self.returned(call):
-            found |= frame._guarded(what, value)
+            found |= frame._ask(what, value)
         return found
 
     def returned(self, call: Node) -> Iterator[tuple[Frame, Node]]:
         """What a call may give: each frame with each of its returned values. A call within itself gives none."""
         for frame in self.calls(call):
-            if frame.key not in self.program.active:
-                self.program.active.add(frame.key)
+            if frame not in self.program.active:
+                self.program.active.add(frame)
                 try:
                     yield from ((frame, value) for value in frame.returns())
                 finally:
-                    self.program.active.discard(frame.key)
+                    self.program.active.discard(frame)
+                    self.program.cuts[:] = [cut for cut in self.program.cuts if cut is not frame]
 
     def calls(self, call: Node) -> list[Frame]:
         """Frames of the functions of this source that a call may mean; none for CUDA's own."""
+        return self.remember("calls", call, self._calls, [], [])
+
+    def _calls(self, call: Node) -> list[Frame]:
         function = call.child_by_field_name("function")
-        if function is None or self.depth > DEPTH or self.program.frames_left <= 0:
+        if function is None:
             return []
         name, explicit, instance = callee(function)
         if instance is None and (name in self.kinds or name in self.bound):
@@ -257,16 +284,18 @@ class Frame(Typed):
         ]  # fmt: skip
         return [self._frame(f, given, kinds, explicit, instance, owner, function) for f in candidates]
 
-    def special_members(self) -> list[Frame]:
-        """Frames of the constructors, destructors and operators of the objects among the locals."""
+    def special_members(self, wanted: Set[Function]) -> list[Frame]:
+        """Frames of those constructors, destructors and operators of the objects among the locals that are wanted."""
         found = []
         for name, kind in self.kinds.items():
             if kind is None or kind.points:
                 continue
+            members = [f for f in wanted if f.is_operator and f.owner == plain(kind)]
+            if not members:
+                continue
             this = Bound(kind.address(), self._made_of(frozenset({Place("local", name)})), NONE)
-            for function in self.program.source.functions:
-                if function.is_operator and function.body is not None and function.owner == plain(kind):
-                    found.append(self._special(function, self.values.get(name, []), this))
+            for function in members:
+                found.append(self._special(function, self.values.get(name, []), this))
         return found
 
     def _special(self, function: Function, given: list[Node], this: Bound) -> Frame:
@@ -277,7 +306,7 @@ class Frame(Typed):
                 bound[parameter.name] = Bound(
                     kind, self.leads(node), frozenset({Place("local", parameter.name)})
                 )
-        return Frame(self.program, function, bound, {}, this, self.depth + 1)
+        return _frame_of(self.program, function, bound, {}, this)
 
     def _owner(self, instance: Node | None, function: Node) -> Type | None:
         if instance is None:
@@ -318,10 +347,12 @@ class Frame(Typed):
         for parameter, node, kind in zip(function.parameters, given, kinds, strict=False):
             written = types.parse(parameter.type, templates)
             told = kind if written.name in ("auto", *template_parameters(function.node)) and kind else written
+            if "&" not in parameter.type and self._is_plain(told):
+                bound[parameter.name] = Bound(told, NONE, frozenset({Place("local", parameter.name)}))
+                continue
             lies = self.lies(node) if "&" in parameter.type else self._contents(node)
             bound[parameter.name] = Bound(told, self.leads(node), lies)
-        self.program.frames_left -= 1
-        return Frame(self.program, function, bound, templates, this, self.depth + 1)
+        return _frame_of(self.program, function, bound, templates, this)
 
     def _this(self, instance: Node, owner: Type | None, called: Node) -> Bound:
         pointer = any(c.type == "->" for c in called.children)
@@ -341,20 +372,13 @@ class Frame(Typed):
 
     def _contents(self, node: Node) -> Places:
         """The places of an object that is given a value: pointers in it are the pointers in those."""
-        if not self._enter("contents", node):
-            return NONE
-        try:
-            known = self.type(node)
-            if (
-                node.type in _LVALUES
-                and known is not None
-                and not known.points
-                and known.name not in ARITHMETIC
-            ):
-                return self._made_of(self.lies(node))
-            return frozenset(replace(p, kind=f"made of {p.kind}") for p in self.leads(node))
-        finally:
-            self._busy.discard(("contents", node.id))
+        return self.remember("contents", node, self._find_contents, NONE, NOWHERE)
+
+    def _find_contents(self, node: Node) -> Places:
+        known = self.type(node)
+        if node.type in _LVALUES and known is not None and not known.points and known.name not in ARITHMETIC:
+            return self._made_of(self.lies(node))
+        return frozenset(replace(p, kind=f"made of {p.kind}") for p in self.leads(node))
 
 
 def _within(places: Places, name: str) -> Places:

@@ -22,25 +22,18 @@ class Locals:
         bound: dict[str, Bound],
         templates: Mapping[str, Type],
         this: Bound,
-        depth: int = 0,
     ) -> None:
         self.program, self.function = program, function
-        self.bound, self.templates, self.this, self.depth = bound, templates, this, depth
+        self.bound, self.templates, self.this = bound, templates, this
         self.kinds: dict[str, Type | None] = {}  # of locals; None: auto
         self.references: set[str] = set()
         self.values: dict[str, list[Node]] = {}  # what locals and parameters are given
         self.lambdas: dict[str, Node] = {}
-        self._busy: set[tuple[str, int]] = set()
-        for node in walk(function.body) if function.body is not None else ():
+        nodes = program.nodes(function)
+        for node in nodes:
             self._note(node)
-        for node in walk(function.body) if self.lambdas and function.body is not None else ():
+        for node in nodes if self.lambdas else ():
             self._note_call(node)
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        """Equal for calls that cannot differ in what is found in them."""
-        bound = tuple((n, b.type, b.leads, b.lies) for n, b in sorted(self.bound.items()))
-        return (id(self.function), bound, tuple(sorted(self.templates.items(), key=str)), self.this)
 
     # -- declarations ---------------------------------------------------------------------------------------------
 

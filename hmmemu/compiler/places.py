@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from hmmemu.compiler.parse import Function, Source, declared_name, text
+from hmmemu.compiler.parse import Function, Node, Source, declared_name, text, walk
 from hmmemu.compiler.types import Type, Types, declarator_type
 
 
@@ -62,10 +63,23 @@ class Program:
     types: Types
     variables: dict[str, tuple[str, Type | None]] = field(default_factory=dict)  # name: (kind of place, type)
     functions: dict[str, list[Function]] = field(default_factory=dict)
-    active: set[tuple[object, ...]] = field(default_factory=set)  # calls whose result is being looked for
-    frames_left: int = 50_000  # calls that are followed; then no more, so that every search ends
+    # The calls that were followed; those whose result is being looked for; questions (Typed.remember) that met
+    # themselves before they were answered; how many are open now, and how many may still be looked into: then all
+    # is unknown, so that every search ends soon.
+    frames: dict[tuple[object, ...], Any] = field(default_factory=dict)
+    active: set[Any] = field(default_factory=set)
+    cuts: list[object] = field(default_factory=list)
+    nesting: int = 0
+    steps_left: int = 10_000
+
+    def nodes(self, function: Function) -> list[Node]:
+        """All nodes of a function's body."""
+        if function not in self._nodes:
+            self._nodes[function] = list(walk(function.body)) if function.body is not None else []
+        return self._nodes[function]
 
     def __post_init__(self) -> None:
+        self._nodes: dict[Function, list[Node]] = {}
         for variable in self.source.variables:
             kind = (
                 "shared"

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar, cast
 
 from hmmemu.compiler.locals import Locals
-from hmmemu.compiler.parse import Function, Node, text, walk
+from hmmemu.compiler.parse import Function, Node, text
+from hmmemu.compiler.places import Bound, Program
 from hmmemu.compiler.types import ARITHMETIC, Type, declarator_type, vector_element
 
-DEPTH = 40  # calls within calls; what is deeper cannot be told
-_VALUES = 200  # values within values
+_NESTING = 80  # questions within questions; Python's stack holds a few hundred calls
 _BUILT_IN = {"threadIdx": Type("uint3"), "blockIdx": Type("uint3"), "blockDim": Type("dim3"), "gridDim": Type("dim3"),
              "warpSize": Type("int")}  # fmt: skip
 
 
+Found = TypeVar("Found")
+
+
 class Typed(Locals, ABC):
     """A function whose expressions have types. None stands for a type that cannot be told."""
+
+    def __init__(
+        self,
+        program: Program,
+        function: Function,
+        bound: dict[str, Bound],
+        templates: Mapping[str, Type],
+        this: Bound,
+    ) -> None:
+        super().__init__(program, function, bound, templates, this)
+        self._known: dict[tuple[str, int], object] = {}
+        self._busy: set[tuple[str, int]] = set()
 
     @abstractmethod
     def calls(self, call: Node) -> Sequence[Typed]:
@@ -28,23 +44,42 @@ class Typed(Locals, ABC):
 
     def returns(self) -> list[Node]:
         """What the function returns, somewhere."""
-        nodes = walk(self.function.body) if self.function.body is not None else ()
+        nodes = self.program.nodes(self.function)
         return [n.named_children[0] for n in nodes if n.type == "return_statement" and n.named_children]
 
-    def _enter(self, what: str, node: Node) -> bool:
-        if (what, node.id) in self._busy or self.depth > DEPTH or len(self._busy) > _VALUES:
-            return False
-        self._busy.add((what, node.id))
-        return True
+    def remember(
+        self, what: str, node: Node, find: Callable[[Node], Found], cut: Found, limit: Found
+    ) -> Found:
+        """The answer to a question about a node: found once, and kept unless it rests on a question still open.
+
+        `cut` is the answer within the search for itself (p = p + 1), `limit` that where the search is too deep.
+        """
+        question, cuts = (what, node.id), self.program.cuts
+        if question in self._known:
+            return cast(Found, self._known[question])
+        if question in self._busy:
+            cuts.append((id(self), question))
+            return cut
+        if self.program.nesting >= _NESTING or self.program.steps_left <= 0:
+            cuts.append(None)
+            return limit
+        self.program.steps_left -= 1
+        self.program.nesting += 1
+        since = len(cuts)
+        self._busy.add(question)
+        try:
+            answer = find(node)
+        finally:
+            self._busy.discard(question)
+            self.program.nesting -= 1
+        cuts[since:] = [other for other in cuts[since:] if other != (id(self), question)]
+        if len(cuts) == since:
+            self._known[question] = answer
+        return answer
 
     def type(self, node: Node | None) -> Type | None:
         """The type of an expression. None: cannot be told."""
-        if node is None or not self._enter("type", node):
-            return None
-        try:
-            return self._type(node)
-        finally:
-            self._busy.discard(("type", node.id))
+        return self.remember("type", node, self._type, None, None) if node is not None else None
 
     def _type(self, node: Node) -> Type | None:
         kind = node.type

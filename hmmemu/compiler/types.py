@@ -49,6 +49,8 @@ SCALARS = {
 }  # fmt: skip
 
 
+# Too narrow for an address.
+NARROW = {name for name, scalar in SCALARS.items() if "long" not in name and "128" not in name}
 ARITHMETIC = {name for name, scalar in SCALARS.items() if scalar.lanes == 1}
 
 
@@ -162,6 +164,18 @@ class Types:
             return self._resolve(kind, stars, dims, bound)
         inherited = (self.member(self.parse(base, bound), name) for base in record.bases if base != plain)
         return next((found for found in inherited if found is not None), None)
+
+    def holds_pointers(self, kind: Type | None, depth: int = 0) -> bool:
+        """Whether there may be a pointer in a value of that type; a wide integer may be one on its way."""
+        if kind is None or kind.pointers:
+            return True
+        if kind.name in NARROW or vector_element(kind.name):
+            return False
+        record = self.records.get(kind.name.split("<")[0].split("::")[-1])
+        if record is None or record.bases or depth > 10:
+            return True
+        fields = (self.member(Type(kind.name), name) for name in record.fields)
+        return any(self.holds_pointers(inner, depth + 1) for inner in fields)
 
     def scalar(self, kind: Type | None) -> Scalar | None:
         """What an atomic operation on that type works on; pointers are 64-bit words. None: cannot be told."""

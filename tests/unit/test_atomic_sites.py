@@ -419,3 +419,22 @@ def test_without_a_compiler_and_without_a_device(tmp_path):
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, env=env, timeout=60
     )
     assert done.stdout == "[('atomicXor_system', 'exclusive')]\n", done.stderr
+
+
+@pytest.mark.timeout(60)
+def test_a_tangle_ends():
+    """Pointers that are made of each other, through functions that call each other: much to look into, not for ever."""
+    count = 40
+    helpers = "template <class T> __device__ T mix(T a, T b, int n);\n" + "".join(
+        f"template <class T> __device__ T mix{i}(T a, T b, int n) {{ T c = a; if (n) c = mix{(i * 3 + 1) % 8}(b, c, n - 1); return n > 2 ? c : mix{(i + 3) % 8}(a, c, n); }}\n"
+        for i in range(8)
+    )
+    text = "".join(f"int* p{i} = x; " for i in range(count)) + "for (;;) {" + "".join(
+        f"p{i} = mix{i % 8}(p{(i + 1) % count}, p{i * 7 % count}, i); " for i in range(count)
+    ) + "}"  # fmt: skip
+    code = (
+        helpers + f"__global__ void k(int* x, int* y, int i) {{ {text} p3 = y; atomicAdd(p{count - 1}, 1); }}"
+    )
+    site = only(code)
+    assert {"x", "y"} & set(site.arrays) or site.arrays == ("?",)
+    assert site.type == "int"
