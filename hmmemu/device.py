@@ -10,6 +10,7 @@ import json
 import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from hmmemu import _native
 from hmmemu._native import DeviceProcess
 from hmmemu.arena import page_up
 from hmmemu.arguments import pack
-from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError
+from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError, SpaceClosedError
 from hmmemu.failure import describe_crash
 from hmmemu.modules import LoadedModule
 from hmmemu.ranges import Array, PageRange, describe, extent, subtract
@@ -50,7 +51,6 @@ class Device:
     """An emulated device. Made by `AddressSpace`; as a context manager it becomes the current device.
 
     Attributes:
-        space: the address space that it belongs to.
         index: its number among the space's devices, from 0.
         processor: its number among the processors; the CPU is 0.
         shared_bytes: block-shared memory of a launch, bytes.
@@ -60,7 +60,7 @@ class Device:
     kind = "emulated"
 
     def __init__(self, space: AddressSpace, index: int, workers: int, why: str) -> None:
-        self.space = space
+        self._space: Callable[[], AddressSpace | None] = lambda: space
         self.index = index
         self.why = why
         self._lock = threading.RLock()
@@ -73,6 +73,18 @@ class Device:
         tracker = "signal" if space.tracker == "signal" else "uffd"
         self.process = DeviceProcess(str(PROGRAM), index, workers, tracker=tracker)
         self.processor = space.session.attach(self.process)
+
+    @property
+    def space(self) -> AddressSpace:
+        """The address space that it belongs to.
+
+        Raises:
+            SpaceClosedError: it was closed, and nobody has it any more.
+        """
+        space = self._space()
+        if space is None:
+            raise SpaceClosedError("the address space of this device is closed")
+        return space
 
     @property
     def name(self) -> str:
@@ -362,5 +374,11 @@ class Device:
                 raise
 
     def close(self) -> None:
-        """Ends the process. Its pages must be home."""
+        """Ends the process. Its pages must be home.
+
+        The device does not keep the space alive any more: what both hold (descriptors, a lot of address space) goes
+        with the last reference to the space, and not when Python looks for cycles.
+        """
         self.process.kill()
+        self._modules.clear()
+        self._space = weakref.ref(self.space)

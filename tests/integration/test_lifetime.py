@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -194,6 +196,33 @@ def test_large_arrays_come_and_go(space: hmm.AddressSpace, kernels: hmm.RawModul
         kernels.get_function("add")(16, 256, (x, x.size, 1))
         space.devices[0].migrate(x)
         assert i % 2 or (x == i + 1).all()
+
+
+def test_a_closed_space_holds_nothing(kernels: hmm.RawModule) -> None:
+    """Its descriptors and its address space are given back without the help of Python's collector."""
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    gc.collect()
+    gc.disable()
+    try:
+        before, devices = descriptors(), []
+        for _ in range(3):
+            with hmm.AddressSpace(timeout=60) as space:
+                x = space.zeros(5000, np.int32)
+                kernels.get_function("add")(4, 64, (x, x.size, 1))
+                space.dirty(space.register(np.ones(5000)))
+                space.snapshot_of(x)
+            devices.append(weakref.ref(space.devices[0]))
+            last = space.devices[0]
+            del space
+        assert descriptors() <= before + 10  # those of the device that `last` keeps
+        assert [device() is None for device in devices] == [True, True, False]
+        with pytest.raises(hmm.SpaceClosedError):
+            last.read(x)
+    finally:
+        gc.enable()
 
 
 def test_a_closed_space_says_so() -> None:
