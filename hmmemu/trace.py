@@ -26,6 +26,7 @@ class ProcessorStats:
     fault_seconds: float
     first_touch_pages: int
     upgraded_pages: int
+    remote_pages: int
     invalidated_pages: int
     evicted_pages: int
 

@@ -109,6 +109,8 @@ const char* failure_of(uint32_t failure) {
     return "barrier";
   case HMM_FAIL_LIMIT:
     return "limit";
+  case HMM_FAIL_ATOMIC:
+    return "atomic";
   }
   return "";
 }
@@ -242,6 +244,8 @@ void bind_device(nb::module_& m) {
       .def("crash", &crash)
       .def("take_output", &take_output)
       .def("kill", &DeviceProcess::kill, Unlocked())
+      .def("set_link", &DeviceProcess::set_link, nb::arg("native"), nb::arg("fallback"),
+           "What system-scope atomics do from the next launch on: hmm_link in abi.h.")
       .def("restart", &DeviceProcess::restart, nb::arg("layout") = nb::none(), Unlocked())
       .def_prop_ro("alive", &DeviceProcess::alive, Unlocked())
       .def_prop_ro("last_ticket", &DeviceProcess::last_ticket)

@@ -20,6 +20,12 @@ const char* name_of(Step step) {
     return "none";
   case Step::Notify:
     return "notify";
+  case Step::Recall:
+    return "recall";
+  case Step::Home:
+    return "home";
+  case Step::Remote:
+    return "remote";
   case Step::FirstTouch:
     return "first_touch";
   case Step::Duplicate:
@@ -39,9 +45,16 @@ Processor checked(unsigned p) {
   return p;
 }
 
-nb::tuple py_transition(uint64_t word, unsigned p, bool write, bool read_duplication) {
-  Transition t =
-      transition(PageState(word), checked(p), write ? Access::Write : Access::Read, {read_duplication});
+Access access_of(const std::string& name) {
+  if (name == "read") return Access::Read;
+  if (name == "write") return Access::Write;
+  if (name == "atomic") return Access::Atomic;
+  if (name == "own") return Access::Own;
+  throw Failure(FailureKind::Error, "an access is read, write, atomic or own, not " + name);
+}
+
+nb::tuple py_transition(uint64_t word, unsigned p, const std::string& access, bool read_duplication) {
+  Transition t = transition(PageState(word), checked(p), access_of(access), {read_duplication});
   return nb::make_tuple(name_of(t.step), t.source, t.protect, t.zap, t.next.word());
 }
 
@@ -68,7 +81,7 @@ std::pair<uint64_t, uint64_t> py_grow(const std::vector<uint64_t>& words, unsign
 } // namespace
 
 void bind_protocol(nb::module_& m) {
-  m.def("transition", &py_transition, nb::arg("state"), nb::arg("processor"), nb::arg("write"),
+  m.def("transition", &py_transition, nb::arg("state"), nb::arg("processor"), nb::arg("access"),
         nb::arg("read_duplication") = true,
         "(step, source, protect, zap mask, next state) for one access; see native/protocol/transition.h.");
   m.def("eviction", &py_eviction, nb::arg("state"), nb::arg("processor"),

@@ -93,6 +93,12 @@ enum FaultState : uint32_t {
 };
 inline constexpr uint32_t kFaultStateMask = 15, kFaultNumber = 16; // one step of the number
 
+enum Wanted : uint32_t {
+  kWantedWrite = 0,
+  kWantedAtomic, // an atomic operation that the link can do where the page is
+  kWantedOwn,    // ... that only the device itself can do, in its own memory
+};
+
 struct alignas(64) FaultSlot {
   std::atomic<uint32_t> word;
   int32_t tid;
@@ -102,6 +108,8 @@ struct alignas(64) FaultSlot {
   uint32_t operation; // MailboxOperation
   uint64_t begin, length;
   int32_t error;
+  // What the thread, `tid`, wants to do where it is to write: Wanted. Any tracker.
+  std::atomic<uint32_t> wanted;
 };
 inline constexpr uint32_t kFaultSlots = kMaxBlocks + 1;
 
@@ -159,6 +167,7 @@ struct Channel {
   uint32_t spin_ns;            // how long waiting threads look before they sleep; 0 on one CPU
   uint32_t tracker;            // Tracker
   uint64_t stack_limit;        // RLIMIT_STACK to go back to
+  hmm_link link;               // what the link can do; may change between launches
   // Written by the device before its first message.
   uint32_t worker_count, mailbox_count;
   WorkerInfo workers[kMaxWorkers];
@@ -171,6 +180,15 @@ struct Channel {
   Queue queue;
   Output output;
 };
+
+// Behind the channel, in the same file: one bit for each page of the address space, set by the CPU process
+// where the device's memory is the CPU's own.
+inline constexpr uint64_t kRemoteBytes = kVramBytes / 4096 / 8;
+inline constexpr uint64_t kRemoteOffset = (sizeof(Channel) + 4095) / 4096 * 4096;
+inline constexpr uint64_t kChannelBytes = kRemoteOffset + kRemoteBytes;
+inline std::atomic<uint8_t>* remote_bits(Channel* channel) {
+  return reinterpret_cast<std::atomic<uint8_t>*>(reinterpret_cast<unsigned char*>(channel) + kRemoteOffset);
+}
 
 // Tells programs of different builds apart.
 inline constexpr uint32_t kMagic = 0x484d4d00u ^ (HMMEMU_ABI << 24) ^ uint32_t(sizeof(Channel));

@@ -78,7 +78,8 @@ bool Driver::fault_here(const Fault& fault) {
 // Brings the page, and with it as many as the policy says. EAGAIN: it is in transition.
 int Driver::serve(Block& block, Processor p, const Fault& fault) {
   ProcessorCounters& count = counters_.processor[p];
-  Access access = fault.write ? Access::Write : Access::Read;
+  Access access = fault.access();
+  if (access != Access::Read && p != kCpu) access = devices_[p]->wanted(fault.thread);
   Pages region{fault.address, fault.address + kPage};
   bool granted;
   {
@@ -90,7 +91,7 @@ int Driver::serve(Block& block, Processor p, const Fault& fault) {
     granted = transition(state, p, access, policy_.protocol).step == Step::None;
     if (!granted) region = grow(block, fault.address, p, crowded() ? GrowthPolicy{true, 0} : policy_.growth);
     if (p == kCpu && crowded() && !state.watched()) access = Access::Write; // all of it with one protection
-    if (access == Access::Write) region = without_merged(block, region, fault.address);
+    if (access != Access::Read) region = without_merged(block, region, fault.address);
     region = block.whole(region);
     PageLocks::mark(block, region, true);
   }
@@ -181,6 +182,10 @@ void Driver::repair(Block& block, uint64_t address, Processor p, bool present) {
   const Pages page = block.whole({address, address + kPage});
   const PageState state = block.page(address);
   PageTable& mine = table(p, state);
+  if (state.hold(p) == Hold::Remote) {
+    if (int error = devices_[p]->give(page); error && error != ESRCH) refuse(p, address, error);
+    return;
+  }
   if (state.hold(p) == Hold::Exclusive) {
     if (present)
       mine.unprotect(block, page);
@@ -256,7 +261,7 @@ int Driver::step(Block& block, Pages run, Request request) {
 }
 
 int Driver::step_at_once(Block& block, Pages run, Request request) {
-  if (request.access == Access::Write && request.p != kCpu && block.page(run.begin).read_only()) return EPERM;
+  if (request.access != Access::Read && request.p != kCpu && block.page(run.begin).read_only()) return EPERM;
   if (request.grown && block.page(run.begin).watched()) request.access = Access::Read;
   Transition t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
   if (t.step == Step::Notify) {
@@ -264,6 +269,20 @@ int Driver::step_at_once(Block& block, Pages run, Request request) {
     t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
   }
   if (t.step == Step::None) return 0;
+  if (t.step == Step::Recall) {
+    const int error = recall(block, run);
+    return error ? error : step(block, run, request);
+  }
+  if (t.step == Step::Home) {
+    const int error = access_locked(block, run, {kCpu, Access::Write, request.cause});
+    return error ? error : access_locked(block, run, request);
+  }
+  if (t.step == Step::Remote) {
+    const int error = lend(block, run, request.p);
+    if (error != ENOMEM) return error;
+    request.access = Access::Own; // no room for one more mapping: the page moves
+    return step(block, run, request);
+  }
   if (block.page(run.begin).merged() && t.step != Step::Duplicate) return break_first(block, run, request);
   return request.p != kCpu && hides(block, run) ? ENXIO : act(block, run, t, request);
 }
@@ -288,6 +307,9 @@ int Driver::perform(Block& block, Pages run, const Transition& t, Request reques
   switch (t.step) {
   case Step::None:
   case Step::Notify:
+  case Step::Recall:
+  case Step::Home:
+  case Step::Remote:
     return 0;
   case Step::FirstTouch:
     count.first_touch_pages.add(run.count());
@@ -384,6 +406,7 @@ void Driver::bring_home(Block& block, Pages pages) {
 // the array is gone) takes its content with it: nothing is written to it, and every other copy goes.
 void Driver::bring_home_run(Block& block, Pages run) {
   const int error = each_run(block, run, [&](Pages part) {
+    if (block.page(part.begin).remote()) return recall(block, part);
     if (block.page(part.begin).merged()) return bring_home_merged(block, part);
     if (block.page(part.begin).watched()) return bring_home_watched(block, part);
     return access_locked(block, part, {kCpu, Access::Write, Cause::Home});
@@ -429,6 +452,7 @@ int Driver::release_everywhere(Block& block, Pages pages) {
     if (block.page(run.begin).watched()) // to forget the content is to write zeros
       if (int error = notify(block, run)) return error;
     if (int error = unmerge(block, run)) return error;
+    if (int error = recall_all(block, run)) return error;
     const unsigned n = processors();
     for (Processor q = 0; q < n; ++q)
       if (int error = table(q, block.page(run.begin)).release(block, run)) return error;

@@ -21,6 +21,7 @@
 #include "memory/device_table.h"
 #include "memory/host_table.h"
 #include "memory/merged_pages.h"
+#include "memory/remote_pages.h"
 #include "memory/signal_table.h"
 #include "protocol/directory.h"
 #include "protocol/transition.h"
@@ -233,6 +234,9 @@ class Driver {
   int zap_copies(Block& block, Pages run);
   int bring_home_merged(Block& block, Pages run);
   void reload_merged(Block& block, Pages run);
+  int lend(Block& block, Pages run, Processor p);
+  int recall(Block& block, Pages run);
+  int recall_all(Block& block, Pages pages);
   // Both within transitions of other pages: locks neighbours as far as they are free.
   Pages lock_around(Block& block, Pages run);
   void unlock_around(Block& block, Pages run, Pages wide);
@@ -369,6 +373,7 @@ class Driver {
   // Of each page of a file that the CPU gave away, what it held then.
   Mapping sums_{uint64_t{Directory::kMostBlocks} * kPagesPerBlock * sizeof(uint64_t), true};
   Pages arena_;
+  RemotePages remote_;
   Lock merging_;                      // one merge at a time
   std::optional<MergedPages> merged_; // made by the first merge, under merging_
   std::atomic<bool> closed_{false};

@@ -173,7 +173,7 @@ int Driver::merge_block(Block& block, Pages pages, MergePlan& plan, MergeResult&
   const auto wanted = [&](uint64_t a) {
     const PageState state = block.page(a);
     return plan.hashes[(a - block.address) / kPage] && state.managed() && !state.merged() &&
-           state.hold(kCpu) != Hold::Invalid && state.shared_mapping() == plan.shared &&
+           state.hold(kCpu) != Hold::Invalid && !state.remote() && state.shared_mapping() == plan.shared &&
            !(state.read_only() && !plan.shared) && !hides(block, {a, a + kPage});
   };
   return each_run(block, pages, [&](Pages alike) {

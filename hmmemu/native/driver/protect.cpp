@@ -86,8 +86,9 @@ int Driver::keep_content(Block& block, Pages run) {
 }
 
 int Driver::watch_run(Block& block, Pages run) {
+  if (block.page(run.begin).watched()) return 0;
+  if (int error = recall_all(block, run)) return error;
   PageState next = block.page(run.begin);
-  if (next.watched()) return 0;
   next.set_watched(true);
   for (Processor p = 0; p < processors(); ++p) {
     if (next.hold(p) != Hold::Exclusive) continue;

@@ -4,6 +4,8 @@
 // Called by driver threads: nothing is allocated, every wait has a limit.
 #pragma once
 #include "base/pages.h"
+#include "protocol/state.h"
+#include <sys/types.h>
 
 namespace hmm {
 
@@ -25,6 +27,11 @@ class DevicePort {
   // Threads that wait for these pages try again, or take their access for an error.
   virtual void wake(Pages pages) = 0;
   virtual void refuse(Pages pages) = 0;
+
+  // What a thread of the device that waits for a page wants to do there, if it is to write.
+  virtual Access wanted(pid_t thread) const = 0;
+  // Whether the device's memory at these pages is the CPU's own: its kernels look before atomics.
+  virtual void mark_remote(Pages pages, bool remote) = 0;
 
  protected:
   ~DevicePort() = default;

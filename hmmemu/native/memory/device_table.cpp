@@ -20,6 +20,7 @@ DeviceTable::DeviceTable(int vram, int uffd, DevicePort* port)
 DeviceTable::~DeviceTable() = default;
 
 void DeviceTable::replace_process(int uffd, DevicePort* port) {
+  port_ = port;
   signal_ = SignalRights(port);
   if (uffd >= 0) userfault_ = UserfaultRights(uffd, port);
 }
@@ -36,6 +37,18 @@ std::byte* DeviceTable::alias(Block& block, Pages pages) {
     made.store(1, std::memory_order_release);
   }
   return slot + (pages.begin - block.address);
+}
+
+void DeviceTable::lend(Block& block, Pages pages, const std::byte* content) {
+  std::memcpy(alias(block, pages), content, pages.bytes());
+  frames_.set(block, pages, false);
+  if (port_) port_->mark_remote(pages, true);
+}
+
+int DeviceTable::take_back(Block& block, Pages pages) {
+  if (!rights_.frames_are_rights()) take_rights(pages);
+  if (port_) port_->mark_remote(pages, false);
+  return punch(block, pages);
 }
 
 int DeviceTable::punch(Block& block, Pages pages) {

@@ -39,6 +39,15 @@ class DeviceTable final : public PageTable {
   int wake(Pages pages) override { return rights_.wake(pages); }
   int refuse(Pages pages) override { return rights_.refuse(pages); }
 
+  // The frames become the CPU's, which maps them where its own page was, and this device uses them over the
+  // link: they are no memory of the device. `lend` fills them and gives no rights; `give` does; `take_back`
+  // takes all rights, and the frames go.
+  void lend(Block& block, Pages pages, const std::byte* content);
+  int give(Pages pages) { return rights_.give(pages, true); }
+  int take_back(Block& block, Pages pages);
+  int vram() const { return vram_; }
+  Access wanted(pid_t thread) const { return port_ ? port_->wanted(thread) : Access::Write; }
+
   uint64_t frame_bytes() const { return frames_.frames() * kPage; }
   // How many of the pages have no frame yet.
   uint64_t missing(const Block& block, Pages pages) const {
@@ -56,6 +65,7 @@ class DeviceTable final : public PageTable {
   int punch(Block& block, Pages pages);
 
   int vram_;
+  DevicePort* port_ = nullptr;
   UserfaultRights userfault_; // one of these two
   SignalRights signal_;
   DeviceRights& rights_;

@@ -1,7 +1,7 @@
 // What the driver knows of one page: for each processor, Invalid, Shared or Exclusive; and who manages it.
 //
 // One 64-bit word a page:
-//   bits  0..31  two bits a processor: 0 Invalid, 1 Shared, 2 Exclusive; processor 0 is the CPU
+//   bits  0..31  two bits a processor: 0 Invalid, 1 Shared, 2 Exclusive, 3 Remote; processor 0 is the CPU
 //   bits 32..47  how many registered ranges cover the page (neighbours share edge pages); 0: nobody owns it
 //   bit  48      first page of an allocation: a fault does not grow across it
 //   bits 49..51  what the CPU's mapping is: MAP_SHARED; read-only; pages of a regular file
@@ -13,6 +13,8 @@
 //
 // INVARIANTS
 //   - Single writer or many readers: at most one processor is Exclusive, and then no other is Shared.
+//   - A device is Remote where it has the CPU's own frame mapped, for atomics over the link: the CPU is
+//     Exclusive then, the page private memory, and nobody else has any right.
 //   - A watched page has no writer: a lone holder is Shared.
 //   - The pages of a huge page are all managed and all alike (PageState::like): they are locked and treated
 //   as one.
@@ -26,8 +28,10 @@ using Processor = uint8_t;
 inline constexpr Processor kCpu = 0;
 inline constexpr unsigned kMaxProcessors = 16;
 
-enum class Hold : uint8_t { Invalid = 0, Shared = 1, Exclusive = 2 };
-enum class Access : uint8_t { Read = 1, Write = 2 };
+enum class Hold : uint8_t { Invalid = 0, Shared = 1, Exclusive = 2, Remote = 3 };
+// Atomic: a device's atomic operation that its link can do where the page is. Own: a device wants the page to
+// itself, in its own memory.
+enum class Access : uint8_t { Read = 1, Write = 2, Atomic = 3, Own = 4 };
 enum class Tracker : uint8_t { Uffd = 0, Signal = 1, Async = 2 };
 inline constexpr unsigned kTrackers = 3;
 
@@ -54,6 +58,11 @@ class PageState {
   constexpr uint32_t holds() const { return static_cast<uint32_t>(word_); }
   constexpr void set_holds(uint32_t holds) { word_ = (word_ & ~uint64_t{0xffffffff}) | holds; }
   constexpr bool untouched() const { return holds() == 0; }
+  // The device that is Remote, 0 if none is.
+  constexpr Processor remote() const {
+    const uint32_t both = holds() & (holds() >> 1) & 0x55555555;
+    return both ? static_cast<Processor>(__builtin_ctz(both) / 2) : Processor{0};
+  }
 
   constexpr unsigned owners() const { return (word_ >> 32) & 0xffff; }
   constexpr bool managed() const { return owners() != 0; }

@@ -22,6 +22,12 @@ bool unguarded(PageState state) {
   return state.tracker() == Tracker::Async && state.hold(kCpu) == Hold::Shared;
 }
 
+// Whether a device can map the CPU's frame: private memory, whose frame can be put where both reach it.
+bool mappable(PageState state) {
+  const MemoryKind kind = state.kind();
+  return !kind.shared && !kind.file && !kind.huge;
+}
+
 // p alone, with as much right as protectors leave.
 PageState only(PageState state, Processor p) {
   state.set_holds(0);
@@ -45,10 +51,22 @@ Transition transition(PageState state, Processor p, Access access, ProtocolPolic
   const Hold mine = state.hold(p);
   const bool read = access == Access::Read;
   if (mine == Hold::Exclusive || (read && mine == Hold::Shared)) return {.next = state};
+  if (mine == Hold::Remote && access != Access::Own) return {.next = state};
+  if (const Processor q = state.remote()) {
+    PageState next = state;
+    next.set(q, Hold::Invalid);
+    return {.step = Step::Recall, .source = q, .next = next};
+  }
   if (!read && state.watched()) {
     PageState next = state;
     next.set_watched(false);
     return {.step = Step::Notify, .next = next};
+  }
+  if (access == Access::Atomic && mappable(state) && !state.merged()) {
+    PageState next = state;
+    if (state.hold(kCpu) != Hold::Exclusive) return {.step = Step::Home, .next = next};
+    next.set(p, Hold::Remote);
+    return {.step = Step::Remote, .next = next};
   }
   if (state.untouched()) return {.step = Step::FirstTouch, .next = only(state, p)};
   if (mine == Hold::Shared) {
@@ -76,13 +94,15 @@ Transition eviction(PageState state, Processor p) {
 }
 
 const char* broken_rule(PageState state) {
-  unsigned writers = 0, readers = 0;
+  unsigned writers = 0, readers = 0, remote = 0;
   for (Processor q = 0; q < kMaxProcessors; ++q) {
-    if (static_cast<unsigned>(state.hold(q)) == 3) return "a hold is none of Invalid, Shared, Exclusive";
+    remote += state.hold(q) == Hold::Remote;
     writers += state.hold(q) == Hold::Exclusive;
     readers += state.hold(q) == Hold::Shared;
   }
   if (writers > 1) return "more than one processor may write";
+  if (remote > 1 || (remote && state.hold(kCpu) != Hold::Exclusive))
+    return "a device maps a frame that is not the CPU's alone";
   if (writers && readers) return "one processor may write while another holds a copy";
   if (writers && state.watched()) return "somebody may write a page that a protector watches";
   if (state.merged() && state.hold(kCpu) != Hold::Shared)

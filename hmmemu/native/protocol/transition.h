@@ -8,8 +8,13 @@
 //            if there is one, copy to p read-only      zap all others, map at p writable           (migrate)
 //            (duplicate)
 //   nobody   zeros at p, writable                      zeros at p, writable                    (first touch)
+//   Remote   hit, also where p is the CPU; others: the page is the CPU's alone first     (recall)
 //   watched  as above, but p may not write             tell the protectors, page watched no more, then
 //                                                      as above                                     (notify)
+//
+// Atomic by p, where the link has the operation: nothing if p is X or Remote. Else the CPU gets the page alone,
+// as by a write of its own, and p maps the CPU's frame (remote). Memory whose frames p cannot map: as a write.
+// Own by p: as a write, but that Remote is not enough.
 //
 // Without read duplication a read takes the only copy, as a write does. ORDER of the actions, which makes
 // them safe while every processor keeps running: protect -> take the content -> zap -> map. At no moment can
@@ -28,6 +33,9 @@ namespace hmm {
 enum class Step : uint8_t {
   None,   // p has the rights already
   Notify, // protectors first; then ask again
+  Recall, // the device that is Remote loses its mapping; then ask again
+  Home,   // a write of the CPU first; then ask again
+  Remote, // p maps the CPU's frame
   FirstTouch,
   Duplicate, // read-only copy at p
   Migrate,   // the only copy moves to p

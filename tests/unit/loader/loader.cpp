@@ -25,6 +25,7 @@ namespace {
 
 struct Worker {
   hmm_worker self{};
+  volatile uint32_t wanted = 0;
   std::jmp_buf base;
   int failure = 0;
   std::string message;
@@ -49,7 +50,8 @@ void print(hmm_worker*, const char* text, size_t bytes) {
 
 void yield(hmm_worker*) { sched_yield(); }
 
-const hmm_services services = {print, fail, yield, yield};
+const hmm_link link = {~uint64_t{0}, HMM_FALLBACK_MIGRATE, 0}; // every operation is done in place
+const hmm_services services = {print, fail, yield, yield, nullptr};
 
 unsigned char* reserve(size_t bytes) {
   void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -61,6 +63,8 @@ Worker* make_worker(uint32_t index) {
   Worker* w = new Worker;
   w->self.index = index;
   w->self.services = &services;
+  w->self.link = &link;
+  w->self.wanted = &w->wanted;
   w->self.shared = reserve(HMM_SHARED_BYTES);
   w->self.stacks = reserve(size_t(HMM_MAX_THREADS) * HMM_STACK_BYTES);
   for (unsigned i = 0; i < HMM_MAX_THREADS; ++i)

@@ -23,9 +23,37 @@ typedef struct {
 } hmm_dim3;
 
 // Why a kernel stopped before its end.
-enum hmm_failure { HMM_FAIL_ASSERT = 1, HMM_FAIL_TRAP = 2, HMM_FAIL_BARRIER = 3, HMM_FAIL_LIMIT = 4 };
+enum hmm_failure { HMM_FAIL_ASSERT = 1, HMM_FAIL_TRAP = 2, HMM_FAIL_BARRIER = 3, HMM_FAIL_LIMIT = 4, HMM_FAIL_ATOMIC = 5 };
 
 typedef struct hmm_worker hmm_worker;
+
+// What atomics of system scope can do over the link to the CPU.
+typedef struct {
+  uint64_t native;   // one bit for each operation and size: bit 4 * hmm_atomic_op + log2(bytes)
+  uint32_t fallback; // hmm_fallback, for the others
+  uint32_t reserved;
+} hmm_link;
+enum hmm_atomic_op {
+  HMM_ATOMIC_ADD,
+  HMM_ATOMIC_EXCH,
+  HMM_ATOMIC_CAS,
+  HMM_ATOMIC_MIN,
+  HMM_ATOMIC_MAX,
+  HMM_ATOMIC_AND,
+  HMM_ATOMIC_OR,
+  HMM_ATOMIC_XOR,
+  HMM_ATOMIC_INC,
+  HMM_ATOMIC_DEC,
+  HMM_ATOMIC_FLOAT_ADD,
+  HMM_ATOMIC_FLOAT_MIN,
+  HMM_ATOMIC_FLOAT_MAX
+};
+enum hmm_fallback {
+  HMM_FALLBACK_MIGRATE,  // the page moves to the device, which does it there
+  HMM_FALLBACK_CAS_LOOP, // compare-and-swap over the link, until it succeeds
+  HMM_FALLBACK_FAULT,    // the kernel ends with an error
+  HMM_FALLBACK_SILENT    // nothing is written
+};
 
 // Services of the loader, called from kernels.
 typedef struct {
@@ -37,6 +65,8 @@ typedef struct {
   void (*yield)(hmm_worker*);
   // The same for code that does nothing but wait: may sleep, the longer the longer the wait lasts.
   void (*wait)(hmm_worker*);
+  // The page of `address` leaves the CPU's memory when the caller's next store there faults, as it will.
+  void (*own)(hmm_worker*, const void* address);
 } hmm_services;
 
 // One worker thread of the device. The loader fills the first part once; the kernel runtime keeps the second
@@ -47,6 +77,9 @@ struct hmm_worker {
   unsigned char* shared; // HMM_SHARED_BYTES, 4 KiB aligned
   unsigned char* stacks; // HMM_MAX_THREADS stacks of HMM_STACK_BYTES; the lowest page of each is a guard
   const hmm_services* services;
+  const hmm_link* link;         // NULL: every operation is done in the device's memory
+  volatile uint32_t* wanted;    // 1 around an atomic operation that the link can do where the page is
+  const unsigned char* remote;  // one bit a page of the address space: it is the CPU's memory
   void* runtime; // the kernel runtime's own (NULL at first; it may mmap what it needs and keep it)
 
   volatile hmm_dim3 block;  // the block that runs now

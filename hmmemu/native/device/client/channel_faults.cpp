@@ -99,7 +99,11 @@ bool ChannelFaults::granted(FaultSlot& slot, uint32_t number, uint64_t limit_ns,
 }
 
 void ChannelFaults::reset() const {
-  for (FaultSlot& slot : channel_->faults) slot.word = 0;
+  for (FaultSlot& slot : channel_->faults) {
+    slot.word = 0;
+    slot.wanted = kWantedWrite;
+    slot.tid = 0;
+  }
   empty(bell_);
 }
 

@@ -80,15 +80,15 @@ std::string how_it_ended(int status) {
 
 // ---- memory and identity ----
 
-DeviceProcess::ChannelMemory::ChannelMemory() : fd(make_memory("hmmemu-channel", sizeof(Channel))) {
-  void* const memory = mmap(nullptr, sizeof(Channel), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
+DeviceProcess::ChannelMemory::ChannelMemory() : fd(make_memory("hmmemu-channel", kChannelBytes)) {
+  void* const memory = mmap(nullptr, kChannelBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd.get(), 0);
   if (memory == MAP_FAILED) fail(FailureKind::OutOfMemory, "cannot map the channel of a device");
-  madvise(memory, sizeof(Channel), MADV_DONTFORK);
+  madvise(memory, kChannelBytes, MADV_DONTFORK);
   channel = static_cast<Channel*>(memory);
 }
 
 DeviceProcess::ChannelMemory::~ChannelMemory() {
-  if (channel) munmap(channel, sizeof(Channel));
+  if (channel) munmap(channel, kChannelBytes);
 }
 
 DeviceProcess& DeviceProcess::owned() {
@@ -338,6 +338,10 @@ WaitResult DeviceProcess::wait(uint64_t ticket, uint64_t limit_ns) {
   const WaitResult result = owned().queue_.wait(ticket, limit_ns, pidfd_.get());
   if (result == WaitResult::dead) alive(); // reaps
   return result;
+}
+
+void DeviceProcess::set_link(uint64_t native, uint32_t fallback) {
+  owned().channel_->link = {native, fallback, 0};
 }
 
 bool DeviceProcess::completed(uint64_t ticket) { return owned().queue_.completed(ticket); }

@@ -64,6 +64,9 @@ class DeviceProcess {
   uint64_t last_ticket() { return owned().queue_.last_ticket(); }
   uint64_t completed_ticket() { return owned().queue_.completed_ticket(); }
 
+  // What atomics of system scope can do from the next launch on: hmm_link in abi.h.
+  void set_link(uint64_t native, uint32_t fallback);
+
   // printf text not yet taken; and the bytes that were ever lost because nobody took it in time.
   std::string take_output();
   uint64_t output_dropped() { return owned().channel_->output.dropped.load(); }

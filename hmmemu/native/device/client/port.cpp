@@ -1,5 +1,6 @@
 // Purpose: rights of a device that catches its own faults, by mailbox or by the thread that waits for them.
 #include "port.h"
+#include <algorithm>
 #include <cerrno>
 
 namespace hmmemu::device {
@@ -33,6 +34,29 @@ int Port::wait_for_grant(FaultSlot& slot, uint32_t number) {
     if (now_ns() > deadline) return shootdown.end_process();
   }
   return error;
+}
+
+hmm::Access Port::wanted(pid_t thread) const {
+  const uint32_t threads = std::min(channel_->block_threads.load(std::memory_order_acquire), kMaxBlocks);
+  for (uint32_t i = 0; i < threads; i++) {
+    const FaultSlot& slot = channel_->faults[i];
+    if (slot.tid != thread) continue;
+    const uint32_t wanted = slot.wanted.load(std::memory_order_acquire);
+    return wanted == kWantedAtomic ? hmm::Access::Atomic
+                                   : wanted == kWantedOwn ? hmm::Access::Own : hmm::Access::Write;
+  }
+  return hmm::Access::Write;
+}
+
+void Port::mark_remote(hmm::Pages pages, bool remote) {
+  std::atomic<uint8_t>* const bits = remote_bits(channel_);
+  for (uint64_t page = pages.begin / 4096; page < pages.end / 4096; page++) {
+    const auto bit = static_cast<uint8_t>(1u << page % 8);
+    if (remote)
+      bits[page / 8].fetch_or(bit);
+    else
+      bits[page / 8].fetch_and(static_cast<uint8_t>(~bit));
+  }
 }
 
 } // namespace hmmemu::device

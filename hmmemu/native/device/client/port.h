@@ -8,7 +8,7 @@ namespace hmmemu::device {
 
 class Port final : public hmm::DevicePort {
  public:
-  Port(Channel* channel, int bell) : shootdown(channel), faults(channel, bell) {}
+  Port(Channel* channel, int bell) : shootdown(channel), faults(channel, bell), channel_(channel) {}
 
   bool drop(hmm::Pages pages) override { return shootdown.zap(pages.begin, pages.bytes()); }
   int set_rights(hmm::Pages pages, hmm::Rights rights) override;
@@ -16,11 +16,16 @@ class Port final : public hmm::DevicePort {
   void wake(hmm::Pages pages) override { faults.retry(pages); }
   void refuse(hmm::Pages pages) override { faults.refuse(pages); }
 
+  hmm::Access wanted(pid_t thread) const override;
+  void mark_remote(hmm::Pages pages, bool remote) override;
+
   Shootdown shootdown;
   ChannelFaults faults; // tracker signal
 
  private:
   int wait_for_grant(FaultSlot& slot, uint32_t number);
+
+  Channel* channel_;
 };
 
 } // namespace hmmemu::device

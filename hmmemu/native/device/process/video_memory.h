@@ -31,4 +31,7 @@ bool is_watched(uint64_t address);
 // touched video memory (which no thread does while it maps or unmaps).
 int change_table(MailboxOperation operation, uint64_t address, uint64_t length);
 
+// services->own
+void own_page(hmm_worker* worker, const void* address);
+
 } // namespace hmmemu::device

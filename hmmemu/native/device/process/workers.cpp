@@ -7,6 +7,7 @@
 #include "output.h"
 #include "pool.h"
 #include "relief.h"
+#include "video_memory.h"
 #include <cstdio>
 #include <pthread.h>
 #include <sched.h>
@@ -23,11 +24,14 @@ Worker workers[kMaxBlocks];
 std::atomic<uint32_t> running{0};
 void (*relief_body)(Worker&);
 
-const hmm_services services = {print, fail_kernel, yield, wait_for_others};
+const hmm_services services = {print, fail_kernel, yield, wait_for_others, own_page};
 
 bool prepare(Worker& w, uint32_t index, int cpu) {
   w.abi.index = index;
   w.abi.services = &services;
+  w.abi.link = &channel->link;
+  w.abi.wanted = reinterpret_cast<volatile uint32_t*>(&channel->faults[index].wanted);
+  w.abi.remote = reinterpret_cast<const unsigned char*>(remote_bits(channel));
   w.abi.shared = reserve_memory(HMM_SHARED_BYTES, 0);
   w.abi.stacks = reserve_memory(kStackBytes, 0);
   w.stack = reserve_memory(kThreadStack + kThreadGuard, kThreadGuard);
@@ -40,6 +44,7 @@ void settle(Worker& w) {
   hmmemu_worker_self = &w.abi;
   use_alternate_stack(w.alternate_stack + kThreadGuard, kThreadStack);
   pin_to_cpu(w.cpu);
+  channel->faults[w.abi.index].tid = int32_t(gettid());
 }
 
 void* relief_main(void* argument) {

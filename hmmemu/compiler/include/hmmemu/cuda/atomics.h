@@ -63,9 +63,10 @@ template <class W> HMM_INLINE W hmm_compare_and_swap(W* word, W compare, W value
 
 // An operation gives the new value. `native`: the CPU does the whole on integers, by `fetch`.
 // `skips`: an unchanged value need not be written. `moves_bits`: the type does not matter.
-#define HMM_OPERATION(name, expression)                                                                      \
+#define HMM_OPERATION(name, of, expression)                                                                   \
   struct hmm_op_##name {                                                                                     \
     static constexpr bool native = true, skips = false, moves_bits = false;                                  \
+    static constexpr hmm_atomic_op code = of;                                                                \
     template <class T> static HMM_INLINE T apply(T old, T v) { return expression; }                          \
     template <class T> static HMM_INLINE T fetch(T* p, T v) {                                                \
       return __atomic_fetch_##name(p, v, __ATOMIC_RELAXED);                                                  \
@@ -83,14 +84,15 @@ template <class T> HMM_INLINE T hmm_wrapping_sub(T x, T y) {
   else
     return x - y;
 }
-HMM_OPERATION(add, hmm_wrapping_add(old, v))
-HMM_OPERATION(sub, hmm_wrapping_sub(old, v))
-HMM_OPERATION(and, old& v)
-HMM_OPERATION(or, old | v)
-HMM_OPERATION(xor, old ^ v)
+HMM_OPERATION(add, HMM_ATOMIC_ADD, hmm_wrapping_add(old, v))
+HMM_OPERATION(sub, HMM_ATOMIC_ADD, hmm_wrapping_sub(old, v))
+HMM_OPERATION(and, HMM_ATOMIC_AND, old& v)
+HMM_OPERATION(or, HMM_ATOMIC_OR, old | v)
+HMM_OPERATION(xor, HMM_ATOMIC_XOR, old ^ v)
 #undef HMM_OPERATION
 struct hmm_op_exch {
   static constexpr bool native = true, skips = false, moves_bits = true;
+  static constexpr hmm_atomic_op code = HMM_ATOMIC_EXCH;
   template <class T> static HMM_INLINE T apply(T, T v) { return v; }
   template <class T> static HMM_INLINE T fetch(T* p, T v) {
     return __atomic_exchange_n(p, v, __ATOMIC_RELAXED);
@@ -106,6 +108,7 @@ template <class T> HMM_INLINE hmm_word_of<T> hmm_bits_of(T operand) {
 template <class W> HMM_INLINE hmm_cas_words<W> hmm_bits_of(hmm_cas_words<W> operand) { return operand; }
 struct hmm_op_cas {
   static constexpr bool native = true, skips = true, moves_bits = true;
+  static constexpr hmm_atomic_op code = HMM_ATOMIC_CAS;
   template <class W> static HMM_INLINE W apply(W old, hmm_cas_words<W> v) {
     return old == v.compare ? v.value : old;
   }
@@ -114,15 +117,16 @@ struct hmm_op_cas {
   }
 };
 // The CPU has no instruction for these.
-#define HMM_LOOP_OPERATION(name, skip, expression)                                                           \
+#define HMM_LOOP_OPERATION(name, of, skip, expression)                                                        \
   struct hmm_op_##name {                                                                                     \
     static constexpr bool native = false, skips = skip, moves_bits = false;                                  \
+    static constexpr hmm_atomic_op code = of;                                                                \
     template <class T> static HMM_INLINE T apply(T old, T v) { return expression; }                          \
   };
-HMM_LOOP_OPERATION(min, true, v < old ? v : old)
-HMM_LOOP_OPERATION(max, true, v > old ? v : old)
-HMM_LOOP_OPERATION(inc, false, old >= v ? (T)0 : (T)(old + 1))
-HMM_LOOP_OPERATION(dec, false, old == 0 || old > v ? v : (T)(old - 1))
+HMM_LOOP_OPERATION(min, HMM_ATOMIC_MIN, true, v < old ? v : old)
+HMM_LOOP_OPERATION(max, HMM_ATOMIC_MAX, true, v > old ? v : old)
+HMM_LOOP_OPERATION(inc, HMM_ATOMIC_INC, false, old >= v ? (T)0 : (T)(old + 1))
+HMM_LOOP_OPERATION(dec, HMM_ATOMIC_DEC, false, old == 0 || old > v ? v : (T)(old - 1))
 #undef HMM_LOOP_OPERATION
 
 template <class Operation, class T, class Operand> HMM_INLINE T hmm_atomic_loop(T* address, Operand operand) {
@@ -167,13 +171,7 @@ HMM_INLINE T hmm_on_device(T* address, Operand operand) {
 
 } // namespace hmm_cuda
 
-namespace hmm {
-// Every atomic operation of system scope. The page belongs to one processor while it is written, so it is the
-// device's own operation for now; how it goes over a link is to be decided here.
-template <class Operation, class T, class Operand> HMM_INLINE T system_atomic(T* address, Operand operand) {
-  return hmm_cuda::hmm_on_device<Operation, hmm_cuda::hmm_scope::device>(address, operand);
-}
-} // namespace hmm
+#include "hmmemu/cuda/system_atomics.h"
 
 namespace hmm_cuda {
 

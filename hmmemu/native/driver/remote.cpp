@@ -1,0 +1,59 @@
+// Driver, seventh part: pages of which a device has the CPU's own frame mapped, for atomics over the link.
+//
+// ORDER, to lend: take the page from the CPU -> fill the common frame -> map it in the page's place -> catch
+// the CPU's accesses there -> give the device its rights. To recall: write-protect at both -> copy to memory
+// of the CPU's own -> map that in the page's place -> catch accesses -> take the frame from the device. At no
+// moment do the two see different contents. Whoever touches the page meanwhile faults, and waits for its lock.
+#include "driver/driver.h"
+
+#include <cerrno>
+#include <cstring>
+
+namespace hmm {
+
+// The CPU has the pages alone. ENOMEM: too many mappings; nothing has changed.
+int Driver::lend(Block& block, Pages run, Processor p) {
+  CpuTable& cpu = cpu_table(block.page(run.begin).tracker());
+  DeviceTable& device = *devices_[p];
+  StagingPool::Use staging(staging_);
+  const std::byte* content = cpu.take(block, run, true, *staging);
+  if (!content) return ENXIO;
+  device.lend(block, run, content);
+  int error = RemotePages::map(run, device.vram());
+  if (error) {
+    device.take_back(block, run);
+    if (int lost = cpu.install(block, run, content, true))
+      fatal("page 0x%lx cannot be given back to the CPU: %s", run.begin, strerror(lost));
+    return error;
+  }
+  if ((error = cpu.replaced(block, run, true)))
+    fatal("pages at 0x%lx cannot be watched any more: %s", run.begin, strerror(error));
+  cpu.forget_taken(block, run);
+  change(block, run, [p](PageState& state) { state.set(p, Hold::Remote); });
+  counters_.processor[p].remote_pages.add(run.count());
+  cpu.wake(run);
+  return device.give(run);
+}
+
+// Afterwards the CPU has the pages alone, in memory of its own.
+int Driver::recall(Block& block, Pages run) {
+  const Processor p = block.page(run.begin).remote();
+  CpuTable& cpu = cpu_table(block.page(run.begin).tracker());
+  DeviceTable& device = *devices_[p];
+  if (int error = cpu.protect(block, run)) return error;
+  if (int error = device.protect(block, run)) return error;
+  if (int error = remote_.restore(block, run)) return error;
+  if (int error = cpu.replaced(block, run, false))
+    fatal("pages at 0x%lx cannot be watched any more: %s", run.begin, strerror(error));
+  if (int error = device.take_back(block, run))
+    fatal("pages at 0x%lx cannot be taken from a device: %s", run.begin, strerror(error));
+  change(block, run, [p](PageState& state) { state.set(p, Hold::Invalid); });
+  return cpu.wake(run);
+}
+
+// For those who need the pages as pages of one processor.
+int Driver::recall_all(Block& block, Pages pages) {
+  return each_run(block, pages, [&](Pages run) { return block.page(run.begin).remote() ? recall(block, run) : 0; });
+}
+
+} // namespace hmm
