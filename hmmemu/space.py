@@ -377,7 +377,7 @@ class AddressSpace:
 
         Returns:
             array of str, one a page; one letter a processor, the CPU first: "-" nothing, "S" a readable copy,
-            "X" the only copy, writable. "--": never touched.
+            "X" the only copy, writable, "R" (devices) the CPU's copy, over the link. "--": never touched.
 
         Raises:
             RangeError: the array is not in the address space.
@@ -386,7 +386,7 @@ class AddressSpace:
         memory = extent(array) if array.size else Range(0, 0)
         self.session.notice_writes(*memory.pages)
         words = np.frombuffer(self.session.snapshot(*memory.pages), np.uint64)
-        letters = np.array(["-", "S", "X", "?"])
+        letters = np.array(["-", "S", "X", "R"])
         columns = [letters[(words >> np.uint64(2 * p)) & np.uint64(3)] for p in range(1 + len(self.devices))]
         result: Array = columns[0]
         for column in columns[1:]:

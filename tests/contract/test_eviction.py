@@ -162,7 +162,7 @@ def test_the_pure_function() -> None:
     while todo:  # everything that three processors can reach
         state = todo.pop()
         for p in range(3):
-            steps = [transition(state, p, write)[4] for write in (False, True)]
+            steps = [transition(state, p, access)[4] for access in ("read", "write")]
             after = eviction(state, p) if p else None
             if after:
                 name, source, protect, zap, word = after

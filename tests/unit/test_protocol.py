@@ -15,8 +15,8 @@ from hmmemu._native import broken_rule, eviction, transition
 
 PROCESSORS = 4
 OWNED = 1 << 32
-INVALID, SHARED, EXCLUSIVE = range(3)
-WATCHED, ASYNC = 1 << 54, 2 << 52
+INVALID, SHARED, EXCLUSIVE, REMOTE = range(4)
+SHARED_MAPPING, WATCHED, ASYNC = 1 << 49, 1 << 54, 2 << 52
 
 
 class Step(NamedTuple):
@@ -27,8 +27,10 @@ class Step(NamedTuple):
     after: int
 
 
-def step(state: int, p: int, write: bool, duplicate: bool = True) -> Step:
-    return Step(*transition(state, p, write, duplicate))
+def step(state: int, p: int, access: bool | str, duplicate: bool = True) -> Step:
+    """`access`: what it is called, or whether it writes."""
+    name = access if isinstance(access, str) else "write" if access else "read"
+    return Step(*transition(state, p, name, duplicate))
 
 
 def holds(state: int) -> tuple[int, ...]:
@@ -184,12 +186,78 @@ def test_stores_that_nobody_noticed_are_never_lost() -> None:
             assert [q for q in range(PROCESSORS) if memories.copy[q] is not None] == [p]
 
 
+class Serving:
+    """One page, served as the driver does it: until the access has its rights. Remote is the CPU's own copy."""
+
+    def __init__(self) -> None:
+        self.memories, self.state, self.steps = Memories(), OWNED, list[str]()
+
+    def access(self, p: int, access: str) -> None:
+        for _ in range(6):
+            t = step(self.state, p, access)
+            self.steps.append(t.name)
+            if t.name == "home":
+                self.access(0, "write")
+            elif t.name in ("none", "recall", "remote", "notify"):
+                self.state = t.after
+            else:
+                self.memories.perform(p, t)
+                self.state = t.after
+            assert broken_rule(self.state) is None
+            if t.name not in ("home", "recall", "notify"):
+                return
+        raise AssertionError(f"no end: {self.steps}")
+
+    def place(self, p: int) -> int:
+        """Whose copy the processor reads and writes."""
+        return 0 if holds(self.state)[p] == REMOTE else p
+
+
+def test_atomics_over_the_link_find_the_last_write_and_lose_none() -> None:
+    """All sequences of five reads, writes, atomics that the link has and atomics that it lacks, of three processors."""
+    accesses = [(p, a) for p in range(3) for a in ("read", "write", "atomic", "own") if p or a in ("read", "write")]
+    for sequence in itertools.product(accesses, repeat=5):
+        page, latest = Serving(), 0
+        for number, (p, access) in enumerate(sequence, 1):
+            page.access(p, access)
+            at = page.place(p)
+            assert page.memories.copy[at] == latest
+            if access != "read":
+                assert page.memories.writable[at]
+                page.memories.copy[at] = latest = number
+            if access == "own":
+                assert holds(page.state)[p] == EXCLUSIVE
+
+
+def test_an_atomic_leaves_the_page_where_it_is() -> None:
+    for before in reachable(True):
+        page = Serving()
+        page.state = before
+        page.memories.copy = [7 if h != INVALID else None for h in holds(before)]
+        page.access(1, "atomic")
+        after = holds(page.state)
+        assert after == (holds(before) if holds(before)[1] == EXCLUSIVE else (EXCLUSIVE, REMOTE, INVALID, INVALID))
+        assert step(page.state, 1, "atomic").name == "none"
+        assert after[1] != REMOTE or step(page.state, 0, "write").name == "none"
+
+
+def test_memory_that_a_device_cannot_map_moves_for_an_atomic() -> None:
+    for state, flag in itertools.product(reachable(True), (SHARED_MAPPING, 1 << 51, 1 << 57)):
+        assert step(state | flag, 1, "atomic") == step(state | flag, 1, "write")
+
+
+def test_a_watched_page_is_told_of_before_an_atomic() -> None:
+    assert step(word(SHARED) | WATCHED, 1, "atomic").name == "notify"
+
+
 @pytest.mark.parametrize(
     ("state", "rule"),
     [
         (word(EXCLUSIVE, EXCLUSIVE), "more than one processor may write"),
         (word(EXCLUSIVE, SHARED), "holds a copy"),
-        (word(3), "none of"),
+        (word(EXCLUSIVE, REMOTE, REMOTE), "not the CPU's alone"),
+        (word(SHARED, REMOTE), "not the CPU's alone"),
+        (word(INVALID, EXCLUSIVE, REMOTE), "not the CPU's alone"),
         (word(SHARED) & 0xFFFFFFFF, "nobody owns"),
         (word(EXCLUSIVE) | WATCHED, "a protector watches"),
     ],
