@@ -215,7 +215,9 @@ class Serving:
 
 def test_atomics_over_the_link_find_the_last_write_and_lose_none() -> None:
     """All sequences of five reads, writes, atomics that the link has and atomics that it lacks, of three processors."""
-    accesses = [(p, a) for p in range(3) for a in ("read", "write", "atomic", "own") if p or a in ("read", "write")]
+    accesses = [
+        (p, a) for p in range(3) for a in ("read", "write", "atomic", "own") if p or a in ("read", "write")
+    ]
     for sequence in itertools.product(accesses, repeat=5):
         page, latest = Serving(), 0
         for number, (p, access) in enumerate(sequence, 1):
@@ -236,7 +238,9 @@ def test_an_atomic_leaves_the_page_where_it_is() -> None:
         page.memories.copy = [7 if h != INVALID else None for h in holds(before)]
         page.access(1, "atomic")
         after = holds(page.state)
-        assert after == (holds(before) if holds(before)[1] == EXCLUSIVE else (EXCLUSIVE, REMOTE, INVALID, INVALID))
+        assert after == (
+            holds(before) if holds(before)[1] == EXCLUSIVE else (EXCLUSIVE, REMOTE, INVALID, INVALID)
+        )
         assert step(page.state, 1, "atomic").name == "none"
         assert after[1] != REMOTE or step(page.state, 0, "write").name == "none"
 

@@ -3,7 +3,8 @@
 // ORDER, to lend: take the page from the CPU -> fill the common frame -> map it in the page's place -> catch
 // the CPU's accesses there -> give the device its rights. To recall: write-protect at both -> copy to memory
 // of the CPU's own -> map that in the page's place -> catch accesses -> take the frame from the device. At no
-// moment do the two see different contents. Whoever touches the page meanwhile faults, and waits for its lock.
+// moment do the two see different contents. Whoever touches the page meanwhile faults, and waits for its
+// lock.
 #include "driver/driver.h"
 
 #include <cerrno>
@@ -53,7 +54,8 @@ int Driver::recall(Block& block, Pages run) {
 
 // For those who need the pages as pages of one processor.
 int Driver::recall_all(Block& block, Pages pages) {
-  return each_run(block, pages, [&](Pages run) { return block.page(run.begin).remote() ? recall(block, run) : 0; });
+  return each_run(block, pages,
+                  [&](Pages run) { return block.page(run.begin).remote() ? recall(block, run) : 0; });
 }
 
 } // namespace hmm

@@ -20,7 +20,8 @@ int RemotePages::map(Pages pages, int file) {
 }
 
 int RemotePages::restore(Block& block, Pages pages) {
-  auto* spot = reinterpret_cast<void*>(image_.address() + block.slot * kBlock + (pages.begin - block.address));
+  auto* spot =
+      reinterpret_cast<void*>(image_.address() + block.slot * kBlock + (pages.begin - block.address));
   auto* place = reinterpret_cast<void*>(pages.begin);
   std::memcpy(spot, place, pages.bytes());
   void* at = mremap(spot, pages.bytes(), pages.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED | kDontUnmap, place);

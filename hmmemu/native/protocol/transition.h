@@ -12,9 +12,9 @@
 //   watched  as above, but p may not write             tell the protectors, page watched no more, then
 //                                                      as above                                     (notify)
 //
-// Atomic by p, where the link has the operation: nothing if p is X or Remote. Else the CPU gets the page alone,
-// as by a write of its own, and p maps the CPU's frame (remote). Memory whose frames p cannot map: as a write.
-// Own by p: as a write, but that Remote is not enough.
+// Atomic by p, where the link has the operation: nothing if p is X or Remote. Else the CPU gets the page
+// alone, as by a write of its own, and p maps the CPU's frame (remote). Memory whose frames p cannot map: as
+// a write. Own by p: as a write, but that Remote is not enough.
 //
 // Without read duplication a read takes the only copy, as a write does. ORDER of the actions, which makes
 // them safe while every processor keeps running: protect -> take the content -> zap -> map. At no moment can

@@ -23,7 +23,13 @@ typedef struct {
 } hmm_dim3;
 
 // Why a kernel stopped before its end.
-enum hmm_failure { HMM_FAIL_ASSERT = 1, HMM_FAIL_TRAP = 2, HMM_FAIL_BARRIER = 3, HMM_FAIL_LIMIT = 4, HMM_FAIL_ATOMIC = 5 };
+enum hmm_failure {
+  HMM_FAIL_ASSERT = 1,
+  HMM_FAIL_TRAP = 2,
+  HMM_FAIL_BARRIER = 3,
+  HMM_FAIL_LIMIT = 4,
+  HMM_FAIL_ATOMIC = 5
+};
 
 typedef struct hmm_worker hmm_worker;
 
@@ -77,9 +83,9 @@ struct hmm_worker {
   unsigned char* shared; // HMM_SHARED_BYTES, 4 KiB aligned
   unsigned char* stacks; // HMM_MAX_THREADS stacks of HMM_STACK_BYTES; the lowest page of each is a guard
   const hmm_services* services;
-  const hmm_link* link;         // NULL: every operation is done in the device's memory
-  volatile uint32_t* wanted;    // 1 around an atomic operation that the link can do where the page is
-  const unsigned char* remote;  // one bit a page of the address space: it is the CPU's memory
+  const hmm_link* link;        // NULL: every operation is done in the device's memory
+  volatile uint32_t* wanted;   // 1 around an atomic operation that the link can do where the page is
+  const unsigned char* remote; // one bit a page of the address space: it is the CPU's memory
   void* runtime; // the kernel runtime's own (NULL at first; it may mmap what it needs and keep it)
 
   volatile hmm_dim3 block;  // the block that runs now

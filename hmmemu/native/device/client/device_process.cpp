@@ -81,7 +81,8 @@ std::string how_it_ended(int status) {
 // ---- memory and identity ----
 
 DeviceProcess::ChannelMemory::ChannelMemory() : fd(make_memory("hmmemu-channel", kChannelBytes)) {
-  void* const memory = mmap(nullptr, kChannelBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd.get(), 0);
+  void* const memory =
+      mmap(nullptr, kChannelBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd.get(), 0);
   if (memory == MAP_FAILED) fail(FailureKind::OutOfMemory, "cannot map the channel of a device");
   madvise(memory, kChannelBytes, MADV_DONTFORK);
   channel = static_cast<Channel*>(memory);

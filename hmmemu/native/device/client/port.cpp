@@ -43,7 +43,8 @@ hmm::Access Port::wanted(pid_t thread) const {
     if (slot.tid != thread) continue;
     const uint32_t wanted = slot.wanted.load(std::memory_order_acquire);
     return wanted == kWantedAtomic ? hmm::Access::Atomic
-                                   : wanted == kWantedOwn ? hmm::Access::Own : hmm::Access::Write;
+           : wanted == kWantedOwn  ? hmm::Access::Own
+                                   : hmm::Access::Write;
   }
   return hmm::Access::Write;
 }

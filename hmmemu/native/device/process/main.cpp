@@ -46,7 +46,8 @@ constexpr int kParentLookMs = 500;
 }
 
 Channel* map_channel(int fd) {
-  void* const memory = mmap(nullptr, kChannelBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+  void* const memory =
+      mmap(nullptr, kChannelBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
   if (memory == MAP_FAILED) give_up("cannot map the channel");
   auto* const mapped = static_cast<Channel*>(memory);
   if (mapped->magic != kMagic) give_up("the channel is of another version of hmmemu: reinstall it");
