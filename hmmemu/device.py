@@ -26,6 +26,7 @@ from hmmemu.arena import page_up
 from hmmemu.arguments import pack
 from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError, SpaceClosedError
 from hmmemu.failure import describe_crash
+from hmmemu.link import AtomicOperation, Fallback, Link
 from hmmemu.modules import LoadedModule
 from hmmemu.ranges import Array, PageRange, describe, extent, subtract
 
@@ -35,6 +36,17 @@ if TYPE_CHECKING:
 
 # Beside the extension module, in editable installs too.
 PROGRAM = Path(_native.__file__).parent / "hmmemu-device"
+
+
+# hmm_fallback in compiler/include/hmmemu/abi.h
+_FALLBACKS = (Fallback.MIGRATE, Fallback.CAS_LOOP, Fallback.FAULT, Fallback.SILENT)
+
+
+def _fallback_code(link: Link, fallback: Fallback) -> int:
+    """A loop of compare-and-swap over a link that has none is a fault (`Link.route`)."""
+    if fallback is Fallback.CAS_LOOP and not link.native(AtomicOperation.CAS, 32):
+        fallback = Fallback.FAULT
+    return _FALLBACKS.index(fallback)
 
 
 @dataclass
@@ -72,6 +84,7 @@ class Device:
         self._lost_output = 0
         tracker = "signal" if space.tracker == "signal" else "uffd"
         self.process = DeviceProcess(str(PROGRAM), index, workers, tracker=tracker)
+        self.process.set_link(space.link.native_mask(), _fallback_code(space.link, space.fallback))
         self.processor = space.session.attach(self.process)
 
     @property

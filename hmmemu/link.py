@@ -236,6 +236,18 @@ class Link:
             return Route.FAULT
         return Route(way.value)
 
+    def native_mask(self) -> int:
+        """The operations that are native, one bit each: 4 * operation + log2(bytes / 2); vectors by their elements.
+
+        A type's sign is not told apart: both must be native.
+        """
+        return sum(
+            1 << (4 * operation + size)
+            for operation in AtomicOperation
+            for size, bits in enumerate(_SCALARS)
+            if all(self.native(operation, bits, signed=signed) for signed in (False, True))
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; operations and capabilities by CUDA's names."""
         plain = {key: getattr(self, key) for key in ("name", "bandwidth", "latency", "fault_cost")}

@@ -25,6 +25,7 @@ from hmmemu.choices import choose_device, choose_tracker
 from hmmemu.device import Device
 from hmmemu.errors import ArgumentError, RangeError, SpaceClosedError
 from hmmemu.ksm import MergeResult
+from hmmemu.link import Fallback, Link, find_fallback, find_link
 from hmmemu.policy import Policy
 from hmmemu.protect import DirtyLogs, Protection, Protector, Protectors, Snapshot
 from hmmemu.ranges import Array, PageRange, Range, describe, extent, root
@@ -72,6 +73,9 @@ class AddressSpace:
         tracker: how accesses are caught: "auto", "uffd", "signal" or "async". HMMEMU_TRACKER overrides "auto".
         policy: how pages move.
         device_memory: bytes that each device has; beyond them it evicts. None: no limit; at least 4 MiB.
+        link: to the CPU, a profile's name (`hmm.links()`), a .toml file or a `Link`: which atomic operations of
+            system scope devices do on pages in the CPU's memory, in place.
+        fallback: what is done with the others: "migrate", "cas-loop", "fault" or "silent".
         workers: worker threads of each emulated device; None: one for each CPU this process may use.
         arena_bytes: address space for arrays; less is taken where the system grants less.
         timeout: seconds that a launch on the default stream may take; None: no limit.
@@ -89,6 +93,8 @@ class AddressSpace:
         *,
         policy: Policy | None = None,
         device_memory: int | None = None,
+        link: Link | str = "pcie4",
+        fallback: Fallback | str = Fallback.MIGRATE,
         workers: int | None = None,
         arena_bytes: int = ARENA_BYTES,
         timeout: float | None = None,
@@ -103,6 +109,9 @@ class AddressSpace:
             raise ArgumentError(
                 f"device_memory={device_memory!r}: a device has at least {LEAST_DEVICE_MEMORY >> 20} MiB"
             )
+        self.link, self.fallback = find_link(link), find_fallback(fallback)
+        if self.fallback is Fallback.EXCLUSIVE:
+            raise ArgumentError('fallback="exclusive" is not there yet; use "migrate"')
         self.policy = policy or Policy()
         self.timeout = timeout
         self._pid = os.getpid()

@@ -94,7 +94,7 @@ enum FaultState : uint32_t {
 inline constexpr uint32_t kFaultStateMask = 15, kFaultNumber = 16; // one step of the number
 
 enum Wanted : uint32_t {
-  kWantedWrite = 0,
+  kWantedNothing = 0,
   kWantedAtomic, // an atomic operation that the link can do where the page is
   kWantedOwn,    // ... that only the device itself can do, in its own memory
 };
@@ -108,7 +108,7 @@ struct alignas(64) FaultSlot {
   uint32_t operation; // MailboxOperation
   uint64_t begin, length;
   int32_t error;
-  // What the thread, `tid`, wants to do where it is to write: Wanted. Any tracker.
+  // Which atomic operation the thread, `tid`, is in: Wanted. Any tracker.
   std::atomic<uint32_t> wanted;
 };
 inline constexpr uint32_t kFaultSlots = kMaxBlocks + 1;

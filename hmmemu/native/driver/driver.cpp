@@ -75,11 +75,17 @@ bool Driver::fault_here(const Fault& fault) {
   return error == 0;
 }
 
+// What the thread that faulted is about to do. An atomic operation may begin with a load.
+Access Driver::wanted(Processor p, const Fault& fault) const {
+  if (p != kCpu)
+    if (const Access atomic = devices_[p]->atomic(fault.thread); atomic != Access::Read) return atomic;
+  return fault.write ? Access::Write : Access::Read;
+}
+
 // Brings the page, and with it as many as the policy says. EAGAIN: it is in transition.
 int Driver::serve(Block& block, Processor p, const Fault& fault) {
   ProcessorCounters& count = counters_.processor[p];
-  Access access = fault.access();
-  if (access != Access::Read && p != kCpu) access = devices_[p]->wanted(fault.thread);
+  Access access = wanted(p, fault);
   Pages region{fault.address, fault.address + kPage};
   bool granted;
   {
@@ -87,7 +93,7 @@ int Driver::serve(Block& block, Processor p, const Fault& fault) {
     const PageState state = block.page(fault.address);
     if (state.locked()) return EAGAIN;
     if (!state.managed()) return EFAULT;
-    if (fault.write && state.read_only()) return EPERM;
+    if (access != Access::Read && state.read_only()) return EPERM;
     granted = transition(state, p, access, policy_.protocol).step == Step::None;
     if (!granted) region = grow(block, fault.address, p, crowded() ? GrowthPolicy{true, 0} : policy_.growth);
     if (p == kCpu && crowded() && !state.watched()) access = Access::Write; // all of it with one protection
@@ -220,8 +226,11 @@ int Driver::access(Pages pages, Processor p, Access access, Cause cause) {
   return in_parallel(without_ends(pages, done), [&](Pages part) {
     if (done(part)) return 0;
     return until_room([&] {
-      return each_block(
-          part, [&](Block& block, Pages inner) { return access_locked(block, inner, {p, access, cause}); });
+      return each_block(part, [&](Block& block, Pages inner) {
+        if (p != kCpu && cause == Cause::Prefetch) // who asks for pages wants them there
+          if (int error = recall_all(block, inner)) return error;
+        return access_locked(block, inner, {p, access, cause});
+      });
     });
   });
 }

@@ -280,6 +280,7 @@ class Driver {
   };
   bool seen_elsewhere(Pages pages, uint64_t device, uint64_t node, uint64_t offset);
   std::vector<Candidate> hash_pages(Pages pages, bool mergeable, MergeResult& result);
+  Access wanted(Processor p, const Fault& fault) const;
   int serve(Block& block, Processor p, const Fault& fault);
   int bring(Block& block, Pages region, uint64_t address, Request request);
   void notice_block(Block& block, Pages pages, bool update);

@@ -46,7 +46,7 @@ class DeviceTable final : public PageTable {
   int give(Pages pages) { return rights_.give(pages, true); }
   int take_back(Block& block, Pages pages);
   int vram() const { return vram_; }
-  Access wanted(pid_t thread) const { return port_ ? port_->wanted(thread) : Access::Write; }
+  Access atomic(pid_t thread) const { return port_ ? port_->atomic(thread) : Access::Read; }
 
   uint64_t frame_bytes() const { return frames_.frames() * kPage; }
   // How many of the pages have no frame yet.

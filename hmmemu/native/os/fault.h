@@ -1,6 +1,5 @@
 // A page fault, and where faults come from: a userfaultfd, or a device process that catches its own.
 #pragma once
-#include "protocol/state.h"
 #include <cstdint>
 #include <sys/types.h>
 
@@ -11,8 +10,6 @@ struct Fault {
   bool write = false;            // a store (or a read-modify-write), or a system call that writes
   bool present = false;          // write-protect fault: the page is there, read-only
   pid_t thread = 0;              // who waits, 0 if not known
-  Access wanted = Access::Write; // by a store: devices say more of atomics
-  Access access() const { return write ? wanted : Access::Read; }
 };
 
 class FaultSource {

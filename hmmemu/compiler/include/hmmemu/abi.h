@@ -35,21 +35,21 @@ typedef struct hmm_worker hmm_worker;
 
 // What atomics of system scope can do over the link to the CPU.
 typedef struct {
-  uint64_t native;   // one bit for each operation and size: bit 4 * hmm_atomic_op + log2(bytes)
+  uint64_t native;   // one bit for each operation and size: bit 4 * hmm_atomic_op + log2(bytes / 2)
   uint32_t fallback; // hmm_fallback, for the others
   uint32_t reserved;
 } hmm_link;
-enum hmm_atomic_op {
+enum hmm_atomic_op { // as cudaAtomicOperation
   HMM_ATOMIC_ADD,
-  HMM_ATOMIC_EXCH,
-  HMM_ATOMIC_CAS,
   HMM_ATOMIC_MIN,
   HMM_ATOMIC_MAX,
+  HMM_ATOMIC_INC,
+  HMM_ATOMIC_DEC,
   HMM_ATOMIC_AND,
   HMM_ATOMIC_OR,
   HMM_ATOMIC_XOR,
-  HMM_ATOMIC_INC,
-  HMM_ATOMIC_DEC,
+  HMM_ATOMIC_EXCH,
+  HMM_ATOMIC_CAS,
   HMM_ATOMIC_FLOAT_ADD,
   HMM_ATOMIC_FLOAT_MIN,
   HMM_ATOMIC_FLOAT_MAX

@@ -101,7 +101,7 @@ bool ChannelFaults::granted(FaultSlot& slot, uint32_t number, uint64_t limit_ns,
 void ChannelFaults::reset() const {
   for (FaultSlot& slot : channel_->faults) {
     slot.word = 0;
-    slot.wanted = kWantedWrite;
+    slot.wanted = kWantedNothing;
     slot.tid = 0;
   }
   empty(bell_);

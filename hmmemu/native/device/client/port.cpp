@@ -36,17 +36,21 @@ int Port::wait_for_grant(FaultSlot& slot, uint32_t number) {
   return error;
 }
 
-hmm::Access Port::wanted(pid_t thread) const {
+hmm::Access Port::atomic(pid_t thread) const {
   const uint32_t threads = std::min(channel_->block_threads.load(std::memory_order_acquire), kMaxBlocks);
   for (uint32_t i = 0; i < threads; i++) {
     const FaultSlot& slot = channel_->faults[i];
     if (slot.tid != thread) continue;
-    const uint32_t wanted = slot.wanted.load(std::memory_order_acquire);
-    return wanted == kWantedAtomic ? hmm::Access::Atomic
-           : wanted == kWantedOwn  ? hmm::Access::Own
-                                   : hmm::Access::Write;
+    switch (slot.wanted.load(std::memory_order_acquire)) {
+    case kWantedAtomic:
+      return hmm::Access::Atomic;
+    case kWantedOwn:
+      return hmm::Access::Own;
+    default:
+      return hmm::Access::Read;
+    }
   }
-  return hmm::Access::Write;
+  return hmm::Access::Read;
 }
 
 void Port::mark_remote(hmm::Pages pages, bool remote) {

@@ -16,7 +16,7 @@ class Port final : public hmm::DevicePort {
   void wake(hmm::Pages pages) override { faults.retry(pages); }
   void refuse(hmm::Pages pages) override { faults.refuse(pages); }
 
-  hmm::Access wanted(pid_t thread) const override;
+  hmm::Access atomic(pid_t thread) const override;
   void mark_remote(hmm::Pages pages, bool remote) override;
 
   Shootdown shootdown;
