@@ -6,10 +6,10 @@
 namespace hmm {
 
 struct Fault {
-  uint64_t address = 0;          // page-aligned
-  bool write = false;            // a store (or a read-modify-write), or a system call that writes
-  bool present = false;          // write-protect fault: the page is there, read-only
-  pid_t thread = 0;              // who waits, 0 if not known
+  uint64_t address = 0; // page-aligned
+  bool write = false;   // a store (or a read-modify-write), or a system call that writes
+  bool present = false; // write-protect fault: the page is there, read-only
+  pid_t thread = 0;     // who waits, 0 if not known
 };
 
 class FaultSource {

@@ -63,7 +63,7 @@ template <class W> HMM_INLINE W hmm_compare_and_swap(W* word, W compare, W value
 
 // An operation gives the new value. `native`: the CPU does the whole on integers, by `fetch`.
 // `skips`: an unchanged value need not be written. `moves_bits`: the type does not matter.
-#define HMM_OPERATION(name, of, expression)                                                                   \
+#define HMM_OPERATION(name, of, expression)                                                                  \
   struct hmm_op_##name {                                                                                     \
     static constexpr bool native = true, skips = false, moves_bits = false;                                  \
     static constexpr hmm_atomic_op code = of;                                                                \
@@ -117,7 +117,7 @@ struct hmm_op_cas {
   }
 };
 // The CPU has no instruction for these.
-#define HMM_LOOP_OPERATION(name, of, skip, expression)                                                        \
+#define HMM_LOOP_OPERATION(name, of, skip, expression)                                                       \
   struct hmm_op_##name {                                                                                     \
     static constexpr bool native = false, skips = skip, moves_bits = false;                                  \
     static constexpr hmm_atomic_op code = of;                                                                \

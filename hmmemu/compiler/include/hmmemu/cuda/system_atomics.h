@@ -1,10 +1,10 @@
 // Atomics of system scope: what the link to the CPU has is done where the page is, the rest by a fallback.
 //
-// hmm_link (abi.h) tells which. An operation that the link has is an instruction like any other; `wanted` tells
-// whoever serves a page fault of that instruction that the page may stay in the CPU's memory, where this device
-// then maps it. For an operation that the link lacks the fallback is asked for, but only if the page is there:
-// on a page of the device's own every operation works. That is looked up before the operation, and may change
-// in between; the operation is atomic on all sides in any case.
+// hmm_link (abi.h) tells which. An operation that the link has is an instruction like any other; `wanted`
+// tells whoever serves a page fault of that instruction that the page may stay in the CPU's memory, where
+// this device then maps it. For an operation that the link lacks the fallback is asked for, but only if the
+// page is there: on a page of the device's own every operation works. That is looked up before the operation,
+// and may change in between; the operation is atomic on all sides in any case.
 #pragma once
 
 namespace hmm {
@@ -45,13 +45,16 @@ HMM_INLINE bool is_remote(const hmm_worker* w, const void* address) {
 }
 
 [[noreturn]] HMM_COLD inline void refuse_atomic(hmm_worker* w, int code, size_t bytes, const void* address) {
-  static const char* const names[] = {"add", "min", "max", "increment", "decrement", "and", "or", "xor",
-                                      "exchange", "compare-and-swap", "add (float)", "min (float)", "max (float)"};
+  static const char* const names[] = {
+      "add",         "min",         "max",        "increment", "decrement",
+      "and",         "or",          "xor",        "exchange",  "compare-and-swap",
+      "add (float)", "min (float)", "max (float)"};
   char text[256];
-  __builtin_snprintf(text, sizeof text,
-                     "atomic access violation: the link cannot do an atomic %s of %d bits, and the page of %p "
-                     "is in the CPU's memory",
-                     names[code], int(8 * bytes), address);
+  __builtin_snprintf(
+      text, sizeof text,
+      "atomic access violation: the link cannot do an atomic %s of %d bits, and the page of %p "
+      "is in the CPU's memory",
+      names[code], int(8 * bytes), address);
   w->services->fail(w, HMM_FAIL_ATOMIC, text);
 }
 
