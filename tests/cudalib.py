@@ -54,11 +54,13 @@ static void mock_yield(hmm_worker*) {}
 static const hmm_services mock_services = {mock_print, mock_fail, mock_yield, mock_yield, nullptr};
 static const hmm_link mock_link = {~0ull, HMM_FALLBACK_MIGRATE, 0};
 static volatile unsigned mock_wanted;
+__attribute__((constructor)) static void mock_link_up() {
+  mock_worker.link = &mock_link, mock_worker.wanted = &mock_wanted;
+}
 extern "C" void mock_shared(void* arena) { mock_worker.shared = (unsigned char*)arena; }
 extern "C" const char* mock_output() { return mock_text; }
 extern "C" int mock_print_count() { return mock_prints; }
 extern "C" int mock_run(void (*body)()) {
-  mock_worker.link = &mock_link, mock_worker.wanted = &mock_wanted;
   mock_worker.services = &mock_services, mock_worker.thread_known = 1;
   mock_worker.block.x = 3, mock_worker.thread.x = 5, mock_worker.thread.y = 7;
   mock_length = 0, mock_prints = 0, mock_failure = 0;
