@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import run_python
 
 import hmmemu as hmm
 from hmmemu import trackers
@@ -404,3 +405,46 @@ def test_snapshots_while_everybody_writes(space: hmm.AddressSpace, kernels: hmm.
     finally:
         stop.set()
         thread.join(30)
+
+
+ARMED_AT_THE_LIMIT = """
+import ctypes, mmap, numpy as np, hmmemu as hmm
+from hmmemu._native import PageLog
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+PAGE, limit = 4096, int(open("/proc/sys/vm/max_map_count").read())
+data = np.random.default_rng(1).integers(0, 256, 600 * PAGE, np.uint8)
+with hmm.AddressSpace(device="emulated", timeout=60) as space:
+    x = space.array(data)
+    ranges = [(x.ctypes.data + a * PAGE, x.ctypes.data + b * PAGE) for a, b in ((50, 550), (220, 260))]
+    early = space.snapshot_of(x[100 * PAGE : 200 * PAGE])
+    logs = [PageLog(space.session, *pages, True, None) for pages in ranges]
+    frozen = np.ones(500 * PAGE, np.uint8)
+    fill = libc.mmap(None, PAGE * 3 * limit, 0, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000, -1, 0)
+    step = 0
+    while libc.mprotect(fill + (2 * step + 1) * PAGE, PAGE, 1) == 0:
+        step += 1
+    assert ctypes.get_errno() == 12 and step > 1000, (ctypes.get_errno(), step)
+    for i in (1, 0):  # in the middle of a mapping, of which no part can be treated in another way now
+        logs[i].arm([ranges[i]])
+    want = data.copy()
+    for page in (300, 150, 230):
+        x[page * PAGE] ^= 1
+        want[page * PAGE] ^= 1
+    logs[1].drop()
+    early.drop()
+    logs[0].drop()
+    assert libc.munmap(ctypes.c_void_p(fill), ctypes.c_size_t(PAGE * 3 * limit)) == 0
+    logs[0].read(*ranges[0], frozen.ctypes.data)
+    assert (x == want).all() and (frozen == data[50 * PAGE : 550 * PAGE]).all()
+    del early, x
+    assert not space.zeros(600 * PAGE, np.uint8).any()
+print("nothing lost")
+"""
+
+
+def test_armed_at_the_limit_of_mappings() -> None:
+    done = run_python(ARMED_AT_THE_LIMIT, timeout=120)
+    assert done.stdout == "nothing lost\n", done.stderr
