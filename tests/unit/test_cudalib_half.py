@@ -72,6 +72,13 @@ extern "C" void fma_(long n, const half* a, const half* b, const half* c, half* 
 extern "C" void to_int(long n, const half* a, int* b) { for (long i = 0; i < n; ++i) b[i] = __half2int_rz(a[i]); }
 extern "C" void from_int(long n, const int* a, half* b) { for (long i = 0; i < n; ++i) b[i] = __int2half_rn(a[i]); }
 extern "C" void hammer(half* one, half2* two, long n) { for (long i = 0; i < n; ++i) atomicAdd(one, half(1.f)), atomicAdd(two, half2(1.f, 2.f)); }
+#define ADDS(name)                                                                                  \
+  extern "C" void name##_(half* x, half2* two, const half* v, const half2* w, half* old, half2* both) {   \
+    *old = name(x, *v), *both = name(two, *w);                                                            \
+  }
+ADDS(atomicAdd)
+ADDS(atomicAdd_block)
+ADDS(atomicAdd_system)
 static_assert(sizeof(half) == 2 && alignof(half2) == 4 && sizeof(half2) == 4, "layout");
 extern "C" int pairs() {
   half2 v = __floats2half2_rn(1.5f, 2.5f), w = __half2half2(2), s = v * w + __hneg2(v);
@@ -226,3 +233,19 @@ def test_atomic_add_between_threads(library: ctypes.CDLL) -> None:
     for thread in threads:
         thread.join()
     assert one.tolist() == [1000, 0] and two.tolist() == [1000, 2000]
+
+
+@pytest.mark.parametrize("scope", ["", "_block", "_system"])
+def test_atomic_add_in_each_scope(library: ctypes.CDLL, scope: str) -> None:
+    add = getattr(library, f"atomicAdd{scope}_")
+    for before, value in [(1.0, 0.5), (2048.0, 1.0), (65504.0, 65504.0), (-0.1, 0.3), (6e-8, 6e-8)]:
+        memory = np.array([7, before, before, -before], np.float16)  # one, and a pair
+        one, pair = np.array([value], np.float16), np.array([value, value / 2], np.float16)
+        old = np.zeros(4, np.float16)
+        with np.errstate(over="ignore"):
+            wanted = np.array([7, before, before, -before], np.float16) + np.array(
+                [0, value, value, value / 2], np.float16
+            )
+        add(*(ctypes.c_void_p(x.ctypes.data) for x in (memory[1:], memory[2:], one, pair, old, old[2:])))
+        assert memory.tobytes() == wanted.tobytes(), (before, value)
+        assert old.tolist() == np.array([before, 0, before, -before], np.float16).tolist()
