@@ -227,7 +227,7 @@ int Driver::access(Pages pages, Processor p, Access access, Cause cause) {
     if (done(part)) return 0;
     return until_room([&] {
       return each_block(part, [&](Block& block, Pages inner) {
-        if (p != kCpu && cause == Cause::Prefetch) // who asks for pages wants them there
+        if (p != kCpu && cause == Cause::Prefetch)
           if (int error = recall_all(block, inner)) return error;
         return access_locked(block, inner, {p, access, cause});
       });
@@ -241,7 +241,8 @@ bool Driver::granted(Pages part, Processor p, Access access) {
   if (!block) return true;
   std::lock_guard guard(block->lock);
   const PageState all(block->summary().all);
-  const bool has = access == Access::Write ? all.hold(p) == Hold::Exclusive : all.hold(p) != Hold::Invalid;
+  const Hold hold = all.hold(p); // not Remote: who asks for pages wants them there
+  const bool has = hold == Hold::Exclusive || (access == Access::Read && hold == Hold::Shared);
   return has && !block->locked;
 }
 
