@@ -7,13 +7,11 @@
 // catches anything; hence these rules.
 //
 // INVARIANTS
-//   - Only pages that the CPU has are handed over: they are present, and an access in that moment needs no
-//   help.
-//   - A store in that moment to a page that somebody else has or watches is found by comparing the content.
-//   (One
-//     of the value that was there is not; it changed nothing.) A page that the CPU alone has, unwatched, is
-//     plain memory, whose stores are nobody's business.
-//   - What `sync_` watches has Tracker::Uffd, and nothing else; memory goes back before it leaves the space.
+//   - Only pages that the CPU has are handed over: they are there, and an access in that moment needs nobody.
+//   - A store in that moment to a page that somebody else has or watches is found by comparing the content
+//     (not one of the value that was there: it changed nothing). A page that the CPU alone has, unwatched,
+//     is plain memory, whose stores are nobody's business.
+//   - What `sync_` watches has Tracker::Uffd, and nothing else has; freed memory of the arena goes back.
 // LOCKS: the pages'.
 #include "driver/driver.h"
 
