@@ -201,8 +201,6 @@ def test_a_fork_child_gets_the_content(space: hmm.AddressSpace, huge_pages: None
 def test_merging_leaves_them_alone(space: hmm.AddressSpace, x: np.ndarray) -> None:
     x[:] = 1
     space.register(x)
-    if space.tracker == "async":
-        pytest.skip("merging is refused")
     result = space.merge(x)
     assert (result.merged, result.skipped) == (0, N // 1024)
     assert (x == 1).all()
