@@ -356,9 +356,9 @@ def test_no_store_is_lost_when_protectors_come_and_go(space: hmm.AddressSpace) -
     for step in range(120):
         space.prefetch(x, space.devices[0], write=False)
         follow()
-        if step == 119:
-            stop.set()
         turn.wait()
+        if step == 119:  # its last turn: it asks when this one is over
+            stop.set()
         for _ in range(random.integers(0, 200)):
             pass
         if step % 4 == 3:

@@ -78,8 +78,9 @@ struct alignas(64) Mailbox {
 // CPU process does the rest. The last slot serves threads that are no workers, in turn.
 //
 // An answer may be a request (kFaultGrant): the thread gives its own process rights, which saves a mailbox's
-// round trip, and says so by kFaultFree or, with the slot still to be answered, kFaultFailed. The CPU process
-// waits for that: no right is ever given that it does not know of.
+// round trip, and says so by kFaultFree or, if they cannot be had, by posting the fault again with `error`.
+// The CPU process waits for that before it takes rights to those pages: none is ever there that it does not
+// know of.
 
 enum FaultState : uint32_t {
   kFaultFree = 0,
@@ -88,8 +89,7 @@ enum FaultState : uint32_t {
   kFaultTaken, // read by the CPU process, not yet answered
   kFaultRetry, // answer: the access will do now
   kFaultRefused,
-  kFaultGrant,  // answer: take these rights
-  kFaultFailed, // they cannot be had: `error`
+  kFaultGrant, // answer: take these rights
 };
 inline constexpr uint32_t kFaultStateMask = 15, kFaultNumber = 16; // one step of the number
 
@@ -107,7 +107,7 @@ struct alignas(64) FaultSlot {
   // kFaultGrant
   uint32_t operation; // MailboxOperation
   uint64_t begin, length;
-  int32_t error;
+  int32_t error; // of a post: 0, or why the last grant could not be had
   // Which atomic operation the thread, `tid`, is in: Wanted. Any tracker.
   std::atomic<uint32_t> wanted;
 };

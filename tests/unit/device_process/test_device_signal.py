@@ -129,6 +129,33 @@ def test_rights_that_cannot_be_given(rig: Rig, pager: SignalPager) -> None:
     assert report["address"] == BASE and report["access"] == "write" and report["kernel"] == "store"
 
 
+def rights(pid: int, address: int) -> str:
+    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+        begin, end = (int(text, 16) for text in line.split()[0].split("-"))
+        if begin <= address < end:
+            return line.split()[1]
+    return ""
+
+
+def test_rights_that_were_just_granted_are_taken(rig: Rig, pager: SignalPager) -> None:
+    """The thread that is granted a page gives it to itself, later; once the page is taken it must not do that any more."""
+    pager.answering = False
+    for _ in range(100):
+        seen = len(pager.faults)
+        ticket = rig.launch("store", struct.pack("<QQI4x", BASE, 0, 7))
+        assert eventually(lambda seen=seen: len(pager.faults) > seen)
+        assert rig.process.give(BASE, PAGE, True) == 0
+        assert rig.process.set_rights(BASE, PAGE, NONE) == 0
+        for _ in range(3):
+            assert rights(rig.process.pid, BASE) == "---s"
+            time.sleep(0.0005)
+        assert eventually(
+            lambda ticket=ticket: rig.process.give(BASE, PAGE, True) == 0 and rig.process.completed(ticket)
+        )
+        assert rig.process.set_rights(BASE, PAGE, NONE) == 0
+    assert rig.words(1) == (7,)
+
+
 def test_rights_for_a_range_come_at_once(module: Path) -> None:
     rig = Rig(module, workers=1, tracker="signal")
     try:

@@ -66,36 +66,36 @@ void ChannelFaults::answer(hmm::Pages pages, FaultState state) const {
 
 // The thread reads the request only once the state says kFaultGrant, so the slot is held in between as one
 // that is being filled: nobody else answers it.
-FaultSlot* ChannelFaults::grant(hmm::Pages pages, MailboxOperation rights, uint32_t& number) const {
-  FaultSlot* found = nullptr;
+bool ChannelFaults::grant(hmm::Pages pages, MailboxOperation rights, int& error) const {
+  bool found = false;
   each_slot([&](FaultSlot& slot) {
     uint32_t word = slot.word.load();
     if (!waits(word) || slot.address < pages.begin || slot.address >= pages.end) return true;
+    error = slot.error;
+    if (error) return false;
     if (!slot.word.compare_exchange_strong(word, with_state(word, kFaultFilling))) return true;
     slot.operation = rights;
     slot.begin = pages.begin;
     slot.length = pages.bytes();
-    number = word & ~kFaultStateMask;
-    slot.word.store(number | kFaultGrant);
+    slot.word.store(with_state(word, kFaultGrant));
     futex_wake(slot.word, INT_MAX);
-    found = &slot;
+    found = true;
     return false;
   });
-  return found;
+  return found || error;
 }
 
-bool ChannelFaults::granted(FaultSlot& slot, uint32_t number, uint64_t limit_ns, int& error) const {
-  uint32_t word = slot.word.load();
-  if (word == (number | kFaultGrant)) {
+bool ChannelFaults::settled(hmm::Pages pages, uint64_t limit_ns) const {
+  bool settled = true;
+  each_slot([&](FaultSlot& slot) {
+    const uint32_t word = slot.word.load();
+    const bool overlaps = slot.begin < pages.end && pages.begin < slot.begin + slot.length;
+    if ((word & kFaultStateMask) != kFaultGrant || !overlaps) return true;
     futex_wait(slot.word, word, limit_ns);
-    word = slot.word.load();
-  }
-  if (word == (number | kFaultGrant)) return false;
-  error = 0;
-  if (word != (number | kFaultFailed)) return true; // done: the slot is free, or has been posted again
-  error = slot.error ? slot.error : EIO;
-  slot.word.store(number | kFaultTaken); // an answer is still to come
-  return true;
+    settled = slot.word.load() != word;
+    return settled;
+  });
+  return settled;
 }
 
 void ChannelFaults::reset() const {

@@ -26,11 +26,11 @@ class ChannelFaults final : public hmm::FaultSource {
   void refuse(hmm::Pages pages) const { answer(pages, kFaultRefused); }
 
   // Asks a thread that waits for one of these pages to give its process rights to all of them, so that no
-  // other thread of it need be asked. Null: nobody waits for them. Otherwise the slot, to be given to
-  // `granted`.
-  FaultSlot* grant(hmm::Pages pages, MailboxOperation rights, uint32_t& number) const;
-  // True: it has answered, and `error` is 0 or its errno. Sleeps `limit_ns` at most.
-  bool granted(FaultSlot& slot, uint32_t number, uint64_t limit_ns, int& error) const;
+  // other thread of it need be asked, and does not wait until it has. False: nobody waits for them. `error`:
+  // 0, or why a thread could not have what it was granted before; it goes on waiting for an answer.
+  bool grant(hmm::Pages pages, MailboxOperation rights, int& error) const;
+  // True: no thread is about to give its process rights to any of these pages. Sleeps `limit_ns` at most.
+  bool settled(hmm::Pages pages, uint64_t limit_ns) const;
 
   // A new process: nobody waits.
   void reset() const;

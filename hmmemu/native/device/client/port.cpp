@@ -14,26 +14,30 @@ MailboxOperation operation_of(hmm::Rights rights) {
 
 } // namespace
 
+// Rights that threads were granted come first: they must not come back afterwards.
 int Port::set_rights(hmm::Pages pages, hmm::Rights rights) {
+  if (!settle(pages)) return ESRCH;
   return shootdown.set_rights(pages.begin, pages.bytes(), operation_of(rights));
 }
 
 int Port::give(hmm::Pages pages, hmm::Rights rights) {
-  uint32_t number = 0;
-  FaultSlot* const slot = faults.grant(pages, operation_of(rights), number);
-  const int error = slot ? wait_for_grant(*slot, number) : set_rights(pages, rights);
+  int error = 0;
+  if (!faults.grant(pages, operation_of(rights), error)) error = set_rights(pages, rights);
   if (!error) wake(pages); // the others
   return error;
 }
 
-int Port::wait_for_grant(FaultSlot& slot, uint32_t number) {
+// False: the device process has ended.
+bool Port::settle(hmm::Pages pages) {
   const uint64_t deadline = now_ns() + kLimit;
-  int error = 0;
-  while (!faults.granted(slot, number, kSlice, error)) {
-    if (shootdown.process_ended()) return ESRCH;
-    if (now_ns() > deadline) return shootdown.end_process();
+  while (!faults.settled(pages, kSlice)) {
+    if (shootdown.process_ended()) return false;
+    if (now_ns() > deadline) {
+      shootdown.end_process();
+      return false;
+    }
   }
-  return error;
+  return true;
 }
 
 hmm::Access Port::atomic(pid_t thread) const {

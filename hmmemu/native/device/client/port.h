@@ -23,7 +23,7 @@ class Port final : public hmm::DevicePort {
   ChannelFaults faults; // tracker signal
 
  private:
-  int wait_for_grant(FaultSlot& slot, uint32_t number);
+  bool settle(hmm::Pages pages);
 
   Channel* channel_;
 };

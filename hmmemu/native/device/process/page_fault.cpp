@@ -52,42 +52,45 @@ void ring() {
   while (write(bell_fd, &one, sizeof one) < 0 && errno == EINTR) {}
 }
 
-void post(FaultSlot& slot, uint32_t number, uint64_t address, bool writes) {
-  slot.tid =
-      hmmemu_worker_self ? channel->workers[hmmemu_worker_self->index].tid : int32_t(syscall(SYS_gettid));
-  slot.address = address;
-  slot.write = writes;
+void post(FaultSlot& slot, uint32_t number, int error) {
+  slot.error = error;
   slot.word.store(number | kFaultPosted);
   ring();
 }
 
 void free_slot(FaultSlot& slot, uint32_t number) {
   slot.word.store(number | kFaultFree);
-  futex_wake(slot.word, INT_MAX); // the driver, for its grant; others who want the slot
+  futex_wake(slot.word, INT_MAX); // the driver, if it waits for the grant; others who want the slot
 }
 
-// Does what the driver asks of this thread. False: it cannot be done, and another answer follows.
-bool grant(FaultSlot& slot, uint32_t number) {
-  slot.error = change_table(MailboxOperation(slot.operation), slot.begin, slot.length);
-  if (slot.error == 0) return true;
-  slot.word.store(number | kFaultFailed);
-  futex_wake(slot.word, INT_MAX);
-  return false;
+// Waits for the answer. True: try again. A grant that this process cannot have is posted again, with the
+// error.
+bool wait_for_answer(FaultSlot& slot, uint32_t number) {
+  for (;; number += kFaultNumber) {
+    const uint32_t state = wait_for(slot,
+                                    [](uint32_t now) {
+                                      return now == kFaultRetry || now == kFaultRefused || now == kFaultGrant;
+                                    }) &
+                           kFaultStateMask;
+    const int error =
+        state == kFaultGrant ? change_table(MailboxOperation(slot.operation), slot.begin, slot.length) : 0;
+    if (error) {
+      post(slot, number + kFaultNumber, error);
+      continue;
+    }
+    free_slot(slot, number);
+    return state != kFaultRefused;
+  }
 }
 
 bool post_and_wait(uint64_t address, bool writes) {
   FaultSlot& slot = slot_of_this_thread();
   const uint32_t number = take(slot) & ~kFaultStateMask;
-  post(slot, number, address, writes);
-  for (;;) {
-    const uint32_t word = wait_for(slot, [](uint32_t state) {
-      return state == kFaultRetry || state == kFaultRefused || state == kFaultGrant;
-    });
-    const uint32_t state = word & kFaultStateMask;
-    if (state == kFaultGrant && !grant(slot, number)) continue;
-    free_slot(slot, number);
-    return state != kFaultRefused;
-  }
+  if (&slot == &channel->faults[kMaxBlocks]) slot.tid = int32_t(syscall(SYS_gettid)); // others never change
+  slot.address = address;
+  slot.write = writes;
+  post(slot, number, 0);
+  return wait_for_answer(slot, number);
 }
 
 } // namespace
