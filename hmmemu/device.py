@@ -204,11 +204,14 @@ class Device:
         while True:
             with self._lock:
                 handle = self.load(compiled).kernel(name).handle
+                self.space.session.before_launch(self.processor)
                 try:
                     ticket: int = self._ask(self.process.launch, handle, *launch, timeout=0.05)
                     return ticket
                 except KernelTimeout:
                     pass  # the queue is full: without the lock, a kernel that hangs can be stopped
+                finally:
+                    self.space.session.after_launch(self.processor)
             time.sleep(0.001)
 
     def _forget_completed(self) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hmmemu._native import grow
 
 OWNED, START, AT_DEVICE = 1 << 32, 1 << 48, 2 << 2
+READS, WRITES = OWNED | 1 << 0 | 1 << 2, OWNED | 2 << 0  # the CPU: with a device, alone
 PAGES = 512
 
 
@@ -47,6 +48,23 @@ def test_it_stays_within_owned_memory() -> None:
     words = [OWNED] * PAGES
     words[98] = words[101] = 0
     assert grow(words, 100, 1) == (99, 101)
+
+
+def test_a_cpu_that_writes_what_it_reads_takes_one_page() -> None:
+    assert grow([READS] * PAGES, 100, 0) == (100, 101)
+    assert grow([OWNED] * PAGES, 100, 0) == (96, 112)
+    assert grow([READS] * PAGES, 100, 1, 51) == (0, 512)  # the same of a device
+
+
+def test_a_cpu_that_writes_in_order_takes_more_each_time() -> None:
+    words, faults = [READS] * PAGES, []
+    for page in range(PAGES):
+        if words[page] == WRITES:
+            continue
+        begin, end = grow(words, page, 0)
+        words[begin:end] = [WRITES] * (end - begin)
+        faults.append(page)
+    assert faults[:8] == [0, 1, 2, 4, 8, 16, 32, 64] and len(faults) < 20
 
 
 @settings(max_examples=60, deadline=None)

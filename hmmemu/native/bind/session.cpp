@@ -247,6 +247,10 @@ void bind_session(nb::module_& m) {
       .def("transfer", &transfer, nb::arg("processor"), nb::arg("address"), nb::arg("bytes"), nb::arg("data"),
            nb::arg("write"))
       .def("snapshot", &snapshot, "PageState words of the pages, as bytes (uint64).")
+      .def(
+          "before_launch", [](Session& s, unsigned p) { s.driver().before_launch(processor(s, p)); },
+          Unlocked())
+      .def("after_launch", [](Session& s, unsigned p) { s.driver().after_launch(processor(s, p)); })
       .def("attach", [](Session& s, DeviceProcess& d) { return unsigned(s.attach(link_of(d))); })
       .def(
           "detach", [](Session& s, unsigned p) { s.detach(processor(s, p)); }, Unlocked())

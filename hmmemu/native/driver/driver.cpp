@@ -8,6 +8,13 @@
 #include <cstring>
 
 namespace hmm {
+namespace {
+
+// To protect these bytes once more costs no more than another system call; mprotect passes by what is
+// protected.
+uint64_t gap_of(PageState state) { return state.tracker() == Tracker::Uffd ? 32 * kPage : kBlock; }
+
+} // namespace
 
 Driver::Driver(Policy policy, Tracker tracker)
     : policy_(policy), tracker_(tracker),
@@ -246,7 +253,34 @@ bool Driver::granted(Pages part, Processor p, Access access) {
   return has && !block->locked;
 }
 
+// Where a device is to read pages that the CPU writes, scattered among others that it reads: one protection
+// for those that lie near to each other. What fails here is tried again page by page, and is an error there.
+void Driver::protect_ahead(Block& block, Pages pages, Request request) {
+  if (request.p == kCpu || request.access != Access::Read || !policy_.protocol.read_duplication) return;
+  Pages near{pages.begin, pages.begin}; // from a page that the CPU writes to another
+  unsigned runs = 0;
+  const auto protect = [&] {
+    const PageState first = block.page(near.begin);
+    if (runs > 1 && table(kCpu, first).protect(block, near) == 0)
+      change(block, near, [](PageState& state) { state.set(kCpu, Hold::Shared); });
+    runs = 0;
+  };
+  for (uint64_t a = pages.begin; a < pages.end; a += kPage) {
+    const PageState state = block.page(a);
+    const bool can =
+        state.hold(kCpu) != Hold::Invalid && !state.merged() && state.tracker() != Tracker::Async;
+    if (runs && (!can || !state.same_memory(block.page(near.begin)) || a - near.end > gap_of(state)))
+      protect();
+    if (!can || state.hold(kCpu) != Hold::Exclusive) continue;
+    if (!runs) near = {a, a};
+    runs += !runs || near.end != a;
+    near.end = a + kPage;
+  }
+  if (runs) protect();
+}
+
 int Driver::access_locked(Block& block, Pages pages, Request request) {
+  protect_ahead(block, pages, request);
   return each_run(block, pages, [&](Pages run) {
     PageState state = block.page(run.begin);
     if (!state.managed()) return 0;

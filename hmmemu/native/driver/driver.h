@@ -5,7 +5,8 @@
 //
 // INVARIANTS
 //   - The state of a page that is not locked is what the page tables of all processors really grant, or more
-//     strict in the page tables than in the state (never the other way round).
+//     strict in the page tables than in the state (never the other way round, but for rights that are left to
+//     a device on which nothing runs: memory/device_table.h).
 //   - protocol/transition.h's oracle holds for every page that is not locked (checked in builds with
 //     HMMEMU_CHECK).
 //   - What a thread does with a page it does with the page locked (driver/page_locks.h).
@@ -136,6 +137,9 @@ class Driver {
 
   // -- devices --
   Processor attach(int vram, int uffd, DevicePort* port);
+  // Around the queueing of anything that runs on the device: it has the rights then that the directory says.
+  void before_launch(Processor p);
+  void after_launch(Processor p) { devices_[p]->started(); }
   // Everything that `p` holds comes home. Afterwards its process may be gone.
   void evacuate(Processor p);
   void replace_process(Processor p, int uffd, DevicePort* port);
@@ -249,6 +253,8 @@ class Driver {
   bool update_devices(Block& block, Pages run, DeviceUpdate& news);
   void count(const DeviceUpdate& news);
   void unwatch(Block& block, Pages pages);
+  void take_left(Processor p);
+  void protect_ahead(Block& block, Pages pages, Request request);
   void notice_locked(Block& block, Pages pages, bool update);
   void tell_locked(Block& block, const PageSet& written, DeviceUpdate* news);
   int copy_locked(Block& block, Pages pages, Processor p, Access access, uint64_t address, uint64_t bytes,

@@ -69,7 +69,7 @@ void Driver::lose(Block& block, Pages run) {
   PageState next = block.page(run.begin);
   for (Processor q = 1; q < processors(); ++q) {
     if (next.hold(q) == Hold::Invalid) continue;
-    if (int error = tables_[q]->zap(block, run))
+    if (int error = tables_[q]->release(block, run))
       fatal("copies of file pages at 0x%lx cannot be dropped: %s", run.begin, strerror(error));
     counters_.processor[q].invalidated_pages.add(run.count());
   }

@@ -31,13 +31,18 @@ Pages aligned_around(uint64_t address, uint64_t size) {
 
 Pages grow(Block& block, uint64_t address, Processor p, GrowthPolicy policy) {
   if (!policy.grow) return {address, address + kPage};
+  const bool upgrade = p == kCpu && block.page(address).hold(p) == Hold::Shared;
+  const auto has = [&](PageState state) {
+    return upgrade ? state.hold(p) == Hold::Exclusive : state.hold(p) != Hold::Invalid;
+  };
+  const uint64_t leaf = upgrade ? kPage : kChunk;
   const Pages limits = within_allocation(block, address, {block.address, block.address + kBlock});
-  Pages region = clip(aligned_around(address, kChunk), limits);
-  for (uint64_t size = 2 * kChunk; size <= kBlock; size *= 2) {
+  Pages region = clip(aligned_around(address, leaf), limits);
+  for (uint64_t size = 2 * leaf; size <= kBlock; size *= 2) {
     const Pages subtree = clip(aligned_around(address, size), limits);
     uint64_t resident = 0;
     for (uint64_t a = subtree.begin; a < subtree.end; a += kPage)
-      resident += (a >= region.begin && a < region.end) || block.page(a).hold(p) != Hold::Invalid;
+      resident += (a >= region.begin && a < region.end) || has(block.page(a));
     // Larger subtrees are tried even when this one is too empty: the largest that qualifies wins.
     if (resident * 100 > subtree.count() * policy.threshold) region = subtree;
   }

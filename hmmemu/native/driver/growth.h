@@ -3,6 +3,10 @@
 // The rule of NVIDIA's driver (open-gpu-kernel-modules, kernel-open/nvidia-uvm/uvm_perf_prefetch.c): grow to
 // 64 KiB, then take the largest aligned subtree of the 2 MiB block, around the fault, of which more than
 // `threshold` percent would then be resident. Never across the limits of the allocation, nor of the block.
+//
+// A CPU that writes pages which it may read takes copies away from devices, and each must be made again. So
+// there the tree begins with a page, and counts pages that the CPU may write: only where most of a part was
+// written does the rest go along.
 #pragma once
 #include "protocol/directory.h"
 

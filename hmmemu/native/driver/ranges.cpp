@@ -228,9 +228,26 @@ Processor Driver::attach(int vram, int uffd, DevicePort* port) {
   return p;
 }
 
+void Driver::before_launch(Processor p) {
+  devices_[p]->start();
+  if (devices_[p]->any_left()) take_left(p);
+}
+
+void Driver::take_left(Processor p) {
+  for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
+    Block& block = directory_.at(slot);
+    if (!devices_[p]->any_left(block)) continue;
+    const int error =
+        each_block(block.all(), [&](Block& b, Pages all) { return devices_[p]->take_left(b, all); });
+    if (error) fatal("rights to device pages at 0x%lx cannot be taken: %s", block.address, strerror(error));
+  }
+}
+
 void Driver::evacuate(Processor p) {
   std::lock_guard guard(ranges_);
   if (closed_) return;
+  devices_[p]->end();
+  take_left(p);
   for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
     Block& block = directory_.at(slot);
     each_block({block.address, block.address + kBlock}, [&](Block& b, Pages all) {

@@ -21,6 +21,7 @@ DeviceTable::~DeviceTable() = default;
 
 void DeviceTable::replace_process(int uffd, DevicePort* port) {
   port_ = port;
+  ended_ = false;
   signal_ = SignalRights(port);
   if (uffd >= 0) userfault_ = UserfaultRights(uffd, port);
 }
@@ -53,6 +54,7 @@ int DeviceTable::take_back(Block& block, Pages pages) {
 
 int DeviceTable::punch(Block& block, Pages pages) {
   frames_.set(block, pages, false);
+  left_.set(block, pages, false);
   return fallocate(vram_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, pages.begin, pages.bytes()) ? errno : 0;
 }
 
@@ -63,8 +65,28 @@ bool DeviceTable::take_rights(Pages pages) {
   return true;
 }
 
-int DeviceTable::zap(Block& block, Pages pages) {
+int DeviceTable::zap(Block& block, Pages pages) { return leave(block, pages) ? 0 : revoke(block, pages); }
+
+int DeviceTable::revoke(Block& block, Pages pages) {
   return take_rights(pages) && keeps_frames() ? 0 : punch(block, pages);
+}
+
+// Said first and asked again afterwards: either who starts something sees it, or we see that it starts.
+bool DeviceTable::leave(Block& block, Pages pages) {
+  if (!idle() || !keeps_frames()) return false;
+  left_.set(block, pages, true);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  if (idle()) return true;
+  left_.set(block, pages, false);
+  return false;
+}
+
+int DeviceTable::take_left(Block& block, Pages pages) {
+  return left_.each_run(block, pages, [&](Pages run, bool left) {
+    if (!left) return 0;
+    left_.set(block, run, false);
+    return revoke(block, run);
+  });
 }
 
 const std::byte* DeviceTable::take(Block& block, Pages pages, bool writable, Staging& staging) {
@@ -80,6 +102,16 @@ const std::byte* DeviceTable::take(Block& block, Pages pages, bool writable, Sta
 }
 
 int DeviceTable::install(Block& block, Pages pages, const std::byte* content, bool writable) {
+  return left_.each_run(block, pages, [&](Pages run, bool left) {
+    const std::byte* source = content + (run.begin - pages.begin);
+    if (!left) return install_absent(block, run, source, writable);
+    std::memcpy(alias(block, run), source, run.bytes());
+    left_.set(block, run, false);
+    return writable ? rights_.unprotect(run) : 0;
+  });
+}
+
+int DeviceTable::install_absent(Block& block, Pages pages, const std::byte* content, bool writable) {
   return frames_.each_run(block, pages, [&](Pages run, bool present) {
     const std::byte* source = content + (run.begin - pages.begin);
     if (present || !rights_.frames_are_rights()) {

@@ -7,6 +7,12 @@
 // keeps its memory); with a userfaultfd a small one punches a hole instead, which needs no help from the
 // device. One bit a page tells which frames exist; it is guarded by the page's lock.
 // INVARIANT: a page without a frame bit is Invalid in the device.
+//
+// Rights to read that are to be taken while nothing runs on the device are left there, with the frames:
+// nobody can use them, and mostly the pages come back, with new content and nothing else to do. Before
+// anything runs
+// (`start`) they are taken. One bit a page tells which were left; such a page is Invalid for everybody but
+// this class.
 #pragma once
 #include "memory/device_rights.h"
 #include "memory/frame_map.h"
@@ -28,6 +34,7 @@ class DeviceTable final : public PageTable {
 
   int protect(Block&, Pages pages) override { return rights_.protect(pages); }
   int unprotect(Block&, Pages pages) override { return rights_.unprotect(pages); }
+  // The pages are Shared: a device that is Exclusive loses them by `take` or `release`.
   int zap(Block& block, Pages pages) override;
   int release(Block& block, Pages pages) override;
   const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) override;
@@ -48,6 +55,16 @@ class DeviceTable final : public PageTable {
   int vram() const { return vram_; }
   Access atomic(pid_t thread) const { return port_ ? port_->atomic(thread) : Access::Read; }
 
+  // Something is going to be queued: from now on until `started` no rights are left. Those that there are (in
+  // blocks of which any_left is true) must be taken in between.
+  void start() { starting_.fetch_add(1, std::memory_order_seq_cst); }
+  void started() { starting_.fetch_sub(1, std::memory_order_release); }
+  // The process is given up: no rights are left until there is another one.
+  void end() { ended_.store(true, std::memory_order_seq_cst); }
+  bool any_left() const { return left_.frames() != 0; }
+  bool any_left(const Block& block) const { return left_.any(block); }
+  int take_left(Block& block, Pages pages);
+
   uint64_t frame_bytes() const { return frames_.frames() * kPage; }
   // How many of the pages have no frame yet.
   uint64_t missing(const Block& block, Pages pages) const {
@@ -63,6 +80,10 @@ class DeviceTable final : public PageTable {
   bool take_rights(Pages pages);
   bool keeps_frames() const { return frame_bytes() <= keep_bytes_; }
   int punch(Block& block, Pages pages);
+  int revoke(Block& block, Pages pages);
+  bool leave(Block& block, Pages pages);
+  bool idle() const { return !ended_.load() && starting_.load() == 0 && port_ && port_->idle(); }
+  int install_absent(Block& block, Pages pages, const std::byte* content, bool writable);
 
   int vram_;
   DevicePort* port_ = nullptr;
@@ -72,7 +93,9 @@ class DeviceTable final : public PageTable {
   const uint64_t keep_bytes_; // frames are kept over a zap while there are fewer bytes of them
   Mapping alias_;             // kMostBlocks slots of kBlock; a slot is mapped when first used
   Mapping alias_made_;        // one byte a slot
-  FrameMap frames_;
+  FrameMap frames_, left_;
+  std::atomic<unsigned> starting_{0};
+  std::atomic<bool> ended_{false};
 };
 
 } // namespace hmm

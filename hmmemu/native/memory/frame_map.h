@@ -39,6 +39,13 @@ class FrameMap {
     return 0;
   }
 
+  bool any(const Block& block) const {
+    const uint64_t first = number(block, block.address);
+    for (uint64_t page = first; page < first + kPagesPerBlock; page += 8)
+      if (byte(page).load(std::memory_order_relaxed)) return true;
+    return false;
+  }
+
   uint64_t frames() const { return frames_.load(std::memory_order_relaxed); }
 
  private:

@@ -93,6 +93,13 @@ class PageState {
     word_ = (word_ & ~(uint64_t{3} << kTrackerShift)) | (uint64_t(t) << kTrackerShift);
   }
 
+  // Whether the CPU's mapping and tracker are the same.
+  constexpr bool same_memory(PageState other) const {
+    constexpr uint64_t kCompared =
+        kSharedMapping | kReadOnly | kFile | kHuge | kExecutable | uint64_t{3} << kTrackerShift;
+    return ((word_ ^ other.word_) & kCompared) == 0;
+  }
+
   constexpr bool watched() const { return has(kWatched); }
   constexpr void set_watched(bool on) { put(kWatched, on); }
   constexpr bool merged() const { return has(kMerged); }

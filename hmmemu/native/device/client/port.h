@@ -13,6 +13,7 @@ class Port final : public hmm::DevicePort {
   bool drop(hmm::Pages pages) override { return shootdown.zap(pages.begin, pages.bytes()); }
   int set_rights(hmm::Pages pages, hmm::Rights rights) override;
   int give(hmm::Pages pages, hmm::Rights rights) override;
+  bool idle() const override { return channel_->queue.completed.load() == channel_->queue.produced.load(); }
   void wake(hmm::Pages pages) override { faults.retry(pages); }
   void refuse(hmm::Pages pages) override { faults.refuse(pages); }
 
