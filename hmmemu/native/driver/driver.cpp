@@ -244,13 +244,16 @@ int Driver::access(Pages pages, Processor p, Access access, Cause cause) {
 
 // Whether `p` has the right already; part of a block.
 bool Driver::granted(Pages part, Processor p, Access access) {
+  const auto has = [=](uint64_t all) {
+    const Hold hold = PageState(all).hold(p); // not Remote: who asks for pages wants them there
+    return hold == Hold::Exclusive || (access == Access::Read && hold == Hold::Shared);
+  };
+  if (const uint64_t outline = directory_.outline(part.begin)) return has(outline);
   Block* block = directory_.find(part.begin);
   if (!block) return true;
   std::lock_guard guard(block->lock);
-  const PageState all(block->summary().all);
-  const Hold hold = all.hold(p); // not Remote: who asks for pages wants them there
-  const bool has = hold == Hold::Exclusive || (access == Access::Read && hold == Hold::Shared);
-  return has && !block->locked;
+  const auto [any, all] = block->summary();
+  return has(all) && !PageState(any).remote() && !block->locked;
 }
 
 // Where a device is to read pages that the CPU writes, scattered among others that it reads: one protection

@@ -344,7 +344,7 @@ class Driver {
   // Changes the states of locked pages: others look at them under the block's lock.
   template <class Change> static void change(Block& block, Pages pages, Change act) {
     std::lock_guard guard(block.lock);
-    block.summed = false;
+    block.changed();
     for (uint64_t a = pages.begin; a < pages.end; a += kPage) act(block.page(a));
   }
   // Runs of pages in the range that have exactly `owners` owners.

@@ -68,6 +68,11 @@ void Driver::notice_writes(Pages pages, bool update) {
   };
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) {
     const Pages part{a, std::min(pages.end, block_down(a) + kBlock)};
+    const uint64_t outline = directory_.outline(a);
+    if (outline && readable(PageState(outline))) {
+      whole.end = part.end;
+      continue;
+    }
     Block* block = directory_.find(a);
     const Glance seen = block ? glance(*block, part) : Glance{};
     if (!seen.moving && seen.all) {

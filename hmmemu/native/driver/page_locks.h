@@ -59,6 +59,7 @@ class PageLocks {
       block.owner[(a - block.address) / kPage] = owner;
       state.set_locked(locked);
     });
+    block.publish();
   }
   static void enter(Block& block, uint64_t address, Waiter& waiter) {
     list(block, address).push(waiter);

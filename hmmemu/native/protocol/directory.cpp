@@ -4,7 +4,7 @@ namespace hmm {
 
 // Zeroed memory is a valid Block (unlocked, no page owned) and a valid table (no blocks).
 Directory::Directory()
-    : table_((uint64_t{1} << kAddressBits) / kBlock * sizeof(std::atomic<Block*>)),
+    : table_((uint64_t{1} << kAddressBits) / kBlock * sizeof(Entry)),
       blocks_(uint64_t{kMostBlocks} * sizeof(Block)) {}
 
 Summary Block::sum_up() const {
@@ -22,8 +22,9 @@ Block& Directory::make(uint64_t address) {
   Block& block = blocks()[slot];
   block.slot = slot;
   block.address = block_down(address);
+  block.outline = &table()[address / kBlock].outline;
   used_.store(slot + 1, std::memory_order_release);
-  table()[address / kBlock].store(&block, std::memory_order_release);
+  table()[address / kBlock].block.store(&block, std::memory_order_release);
   return block;
 }
 

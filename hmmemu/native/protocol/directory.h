@@ -1,6 +1,9 @@
 // The directory: state of every page, found by address.
 //
-// A flat table over the whole user address space has one entry for each 2 MiB block (512 MiB of address
+// Most blocks are uniform: all pages alike, none locked. The table then has that one state as well, so that whole
+// arrays can be looked at without going to their blocks; it is a glance, and may be over when it is read.
+//
+// A flat table over the whole user address space has one entry for each 2 MiB block (1 GiB of address
 // space, of which only touched pages cost memory), so that a look-up from a fault handler is one load. Blocks
 // are created when a range is first registered and never freed; entries are written once, under the driver's
 // range lock, and read without a lock. Page states are read and written under the block's lock; who has
@@ -26,7 +29,6 @@ struct Summary {
 
 struct Block {
   Lock lock;
-  bool summed = false;  // `sum` is what the states are
   uint32_t locked = 0;  // so many pages are
   uint32_t waiters = 0; // in all wait lists
   uint32_t slot = 0;    // dense number: where devices' aliases of this block lie
@@ -50,15 +52,29 @@ struct Block {
     return set;
   }
 
-  // Caller must hold the lock.
+  // Caller must hold the lock, for these three.
   const Summary& summary() {
     if (!summed) sum = sum_up();
     summed = true;
+    publish();
     return sum;
   }
+  // States have changed, or are about to.
+  void changed() {
+    summed = false;
+    publish();
+  }
+  // Locks have changed.
+  void publish() {
+    if (outline)
+      outline->store(!locked && summed && sum.any == sum.all ? sum.all : 0, std::memory_order_release);
+  }
+
+  std::atomic<uint64_t>* outline = nullptr; // in the directory's table
 
  private:
   Summary sum_up() const;
+  bool summed = false; // `sum` is what the states are
   Summary sum;
 };
 
@@ -68,7 +84,11 @@ class Directory {
 
   Block* find(uint64_t address) const {
     if (address >> kAddressBits) return nullptr;
-    return table()[address / kBlock].load(std::memory_order_acquire);
+    return table()[address / kBlock].block.load(std::memory_order_acquire);
+  }
+  // PageState::outline of all pages of the block, which nobody has locked; 0: that is not known.
+  uint64_t outline(uint64_t address) const {
+    return table()[address / kBlock].outline.load(std::memory_order_acquire);
   }
   // The block of `address`, made if need be. Caller must hold the range lock.
   Block& make(uint64_t address);
@@ -79,7 +99,11 @@ class Directory {
   static constexpr uint32_t kMostBlocks = 1u << 18; // 512 GiB of managed memory
 
  private:
-  std::atomic<Block*>* table() const { return table_.as<std::atomic<Block*>>(); }
+  struct Entry {
+    std::atomic<Block*> block;
+    std::atomic<uint64_t> outline;
+  };
+  Entry* table() const { return table_.as<Entry>(); }
   Block* blocks() const { return blocks_.as<Block>(); }
 
   Mapping table_, blocks_;
