@@ -248,9 +248,13 @@ void bind_session(nb::module_& m) {
            nb::arg("write"))
       .def("snapshot", &snapshot, "PageState words of the pages, as bytes (uint64).")
       .def(
-          "before_launch", [](Session& s, unsigned p) { s.driver().before_launch(processor(s, p)); },
+          "before_launch", [](Session& s, unsigned p) { s.driver()->before_launch(processor(s, p)); },
           Unlocked())
-      .def("after_launch", [](Session& s, unsigned p) { s.driver().after_launch(processor(s, p)); })
+      .def("after_launch",
+           [](Session& s, unsigned p) {
+             if (const Session::Use driver = s.use(); driver && p < driver->processors())
+               driver->after_launch(static_cast<Processor>(p));
+           })
       .def("attach", [](Session& s, DeviceProcess& d) { return unsigned(s.attach(link_of(d))); })
       .def(
           "detach", [](Session& s, unsigned p) { s.detach(processor(s, p)); }, Unlocked())

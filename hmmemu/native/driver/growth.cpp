@@ -35,8 +35,9 @@ Pages grow(Block& block, uint64_t address, Processor p, GrowthPolicy policy) {
   const auto has = [&](PageState state) {
     return upgrade ? state.hold(p) == Hold::Exclusive : state.hold(p) != Hold::Invalid;
   };
-  const uint64_t leaf = upgrade ? kPage : kChunk;
   const Pages limits = within_allocation(block, address, {block.address, block.address + kBlock});
+  const bool goes_on = address > limits.begin && has(block.page(address - kPage));
+  const uint64_t leaf = upgrade && !goes_on ? kPage : kChunk;
   Pages region = clip(aligned_around(address, leaf), limits);
   for (uint64_t size = 2 * leaf; size <= kBlock; size *= 2) {
     const Pages subtree = clip(aligned_around(address, size), limits);

@@ -5,8 +5,8 @@
 // `threshold` percent would then be resident. Never across the limits of the allocation, nor of the block.
 //
 // A CPU that writes pages which it may read takes copies away from devices, and each must be made again. So
-// there the tree begins with a page, and counts pages that the CPU may write: only where most of a part was
-// written does the rest go along.
+// there the tree begins with the page alone, unless the one before it was written too, and counts pages that
+// the CPU may write: neighbours go along where the CPU writes in order, or has written most of a part.
 #pragma once
 #include "protocol/directory.h"
 

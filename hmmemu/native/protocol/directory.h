@@ -1,7 +1,8 @@
 // The directory: state of every page, found by address.
 //
-// Most blocks are uniform: all pages alike, none locked. The table then has that one state as well, so that whole
-// arrays can be looked at without going to their blocks; it is a glance, and may be over when it is read.
+// Most blocks are uniform: all pages alike, none locked. The table then has that one state as well, so that
+// whole arrays can be looked at without going to their blocks; it is a glance, and may be over when it is
+// read.
 //
 // A flat table over the whole user address space has one entry for each 2 MiB block (1 GiB of address
 // space, of which only touched pages cost memory), so that a look-up from a fault handler is one load. Blocks
