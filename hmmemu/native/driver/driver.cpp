@@ -270,8 +270,8 @@ void Driver::protect_ahead(Block& block, Pages pages, Request request) {
   };
   for (uint64_t a = pages.begin; a < pages.end; a += kPage) {
     const PageState state = block.page(a);
-    const bool can =
-        state.hold(kCpu) != Hold::Invalid && !state.merged() && !state.remote() && state.tracker() != Tracker::Async;
+    const bool can = state.hold(kCpu) != Hold::Invalid && !state.merged() && !state.remote() &&
+                     state.tracker() != Tracker::Async;
     if (runs && (!can || !state.same_memory(block.page(near.begin)) || a - near.end > gap_of(state)))
       protect();
     if (!can || state.hold(kCpu) != Hold::Exclusive) continue;
