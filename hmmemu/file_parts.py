@@ -86,15 +86,23 @@ class FilePart:
         fresh = time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < _TICK_NS
         return None if fresh else (found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
+    @property
+    def object(self) -> tuple[int, int, int, int, int]:
+        """(begin, end, offset, device number, inode): what the driver must know to find other owners of the pages."""
+        major, minor = (int(x, 16) for x in self.device.split(":"))
+        return self.begin, self.end, self.offset, major << 32 | minor, self.inode
+
     def collides(self, other: FilePart) -> bool:
-        """Whether both show a page of one object at different addresses, and stores through one reach the other."""
-        if (self.device, self.inode) != (other.device, other.inode):
+        """Whether one is a private mapping of shared memory that the other may write, at another address."""
+        if self.is_file or (self.device, self.inode) != (other.device, other.inode):
             return False
         if self.begin - self.offset == other.begin - other.offset:
             return False  # the same pages, not others that show the same
         apart = self.offset >= other.offset + other.end - other.begin
         apart = apart or other.offset >= self.offset + self.end - self.begin
-        return not apart and any(p.shared and p.writable for p in (self, other))
+        return (
+            not apart and self.shared != other.shared and any(p.shared and p.writable for p in (self, other))
+        )
 
 
 def parts_of(mappings: Iterable[Mapping]) -> list[FilePart]:
@@ -103,14 +111,14 @@ def parts_of(mappings: Iterable[Mapping]) -> list[FilePart]:
 
 
 def refuse_collisions(parts: list[FilePart], others: Iterable[FilePart], what: str) -> None:
-    """UnsupportedError if a page of the parts is registered at another address already; `what` names the array."""
+    """UnsupportedError where a private and a shared mapping show shared memory; `what` names the array."""
     for other in others:
         for part in parts:
             if part.collides(other):
                 raise UnsupportedError(
                     f"the {what} shows pages of {part.path} that another mapping, registered at "
-                    f"{other.begin:#x}, shows too: a device would see only the stores through one of them. Use one "
-                    "mapping for both, unregister the other one, or use hmm.asarray(x), which copies"
+                    f"{other.begin:#x}, shows too, and one of the two is private: what it would show is not defined. "
+                    "Unregister the other one, or use hmm.asarray(x), which copies"
                 )
 
 

@@ -44,7 +44,7 @@ class SharedFile:
 
     Raises:
         ArgumentError: a mode that is none, or a file too short for the shape.
-        UnsupportedError: pages of files cannot be watched here, or another mapping of them is registered.
+        UnsupportedError: pages of files cannot be watched here.
         OSError: as `open`.
     """
 
@@ -205,6 +205,7 @@ class SharedFile:
             os.ftruncate(fd, size)
         else:
             session.truncate_file(fd, *self._range(), self._first, size)
+            self._show_again()
         return size
 
     def flush(self) -> None:
@@ -243,6 +244,9 @@ class SharedFile:
             self.space.prefetch(self._pages, cpu, write=False)
 
     def _show_again(self) -> None:
-        for part in self.space.registry.file_parts():
-            if part.begin == self._range()[0]:
+        """The file may have grown: all its mappings show what they can of it."""
+        parts = self.space.registry.file_parts()
+        mine = {(part.device, part.inode) for part in parts if part.begin == self._range()[0]}
+        for part in parts:
+            if (part.device, part.inode) in mine:
                 show_again(self.space.session, part)

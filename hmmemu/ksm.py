@@ -36,7 +36,7 @@ class MergeResult:
     zeros: int
     """pages of zeros, given to the kernel's one zero page (they need no frame)"""
     skipped: int
-    """pages of a kind that cannot be merged: read-only mappings, files mapped more than once"""
+    """pages that are not merged: of read-only private mappings, or mapped more than once"""
     sets: int
     """frames of this space that several pages share"""
     frames: int
@@ -76,7 +76,7 @@ class MergeResult:
 
 @dataclass(frozen=True)
 class Owner:
-    """One entry of the record of a merged page's frame."""
+    """One entry of the record of a page that several pages share: merged ones, or mappings of the same memory."""
 
     address: int
     """of the page"""
@@ -85,7 +85,7 @@ class Owner:
     offset: int
     """of the page in the mapped object, in bytes (its place in the mapping, for anonymous memory)"""
     private: int
-    """where the page's own memory can still be seen, for shared memory; else 0"""
+    """where the driver sees the page's own memory, for shared memory; else 0"""
 
 
 def merge(space: AddressSpace, arrays: Sequence[Array], max_mappings: int | None) -> MergeResult:

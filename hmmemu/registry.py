@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from hmmemu._native import DeviceProcess, RangeGuard, Session
@@ -65,7 +65,8 @@ class Registry:
             if key in self._table:
                 return
             kind, files = self._look_at(memory, describe(array))
-            fresh = self._session.add_range(*memory.pages, *astuple(kind))
+            objects = [part.object for part in files if part.shared or part.is_file]
+            fresh = self._session.add_range(*memory.pages, **asdict(kind), objects=objects)
             processes = [device.process for device in self._devices]
             end = RangeGuard(self._session, processes, self._table, key, *memory.pages)
             self._table[key] = _Registration(memory, weakref.ref(owner, end), end, files)

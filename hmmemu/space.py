@@ -477,7 +477,9 @@ class AddressSpace:
         ksm.unmerge(self, array)
 
     def record(self, array: Array, page: int) -> list[ksm.Owner]:
-        """Who owns the frame of a merged page: one `Owner` a page that shares it, by address; [] if it is not merged.
+        """Who owns the frame of a page: one `Owner` a page that shares it, by address; [] if no other page does.
+
+        Several pages share a frame when they are merged, or when they are mappings of the same file or shared memory.
 
         Args:
             array: in the address space.

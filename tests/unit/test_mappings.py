@@ -64,30 +64,30 @@ def test_a_hole() -> None:
 
 
 def part(begin: int, pages: int, offset: int, **changes: object) -> FilePart:
-    fields = dict(path="/f", device="08:01", inode=7, shared=True, writable=True, is_file=True, handle=None)
+    fields = dict(path="/f", device="08:01", inode=7, shared=True, writable=True, is_file=False, handle=None)
     return FilePart(begin * PAGE, (begin + pages) * PAGE, offset * PAGE, **(fields | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("other", "collides"),
     [
-        (part(100, 4, 0), True),  # the same pages of the file, elsewhere
-        (part(100, 2, 3), True),  # one page in common
-        (part(100, 4, 4), False),  # behind it
-        (part(12, 2, 2), False),  # the same mapping: the very same pages
-        (part(100, 4, 0, inode=8), False),
-        (part(100, 4, 0, writable=False), True),  # sees what is stored through the first
-        (part(100, 4, 0, shared=False), True),
+        (part(100, 4, 0, shared=False), True),  # the same pages, elsewhere
+        (part(100, 2, 3, shared=False), True),  # one page in common
+        (part(100, 4, 4, shared=False), False),  # behind it
+        (part(100, 4, 0, shared=False, inode=8), False),
+        (part(100, 4, 0), False),  # both shared: owners of one page
     ],
 )
-def test_two_mappings_of_one_page(other: FilePart, collides: bool) -> None:
+def test_private_mappings_of_shared_memory(other: FilePart, collides: bool) -> None:
     first = part(10, 4, 0)
     assert first.collides(other) == collides and other.collides(first) == collides
 
 
-def test_readers_do_not_collide() -> None:
-    assert not part(10, 4, 0, writable=False).collides(part(100, 4, 0, writable=False))
-    assert not part(10, 4, 0, shared=False).collides(part(100, 4, 0, shared=False))
+def test_nobody_collides() -> None:
+    private = part(100, 4, 0, shared=False)
+    assert not part(10, 4, 0, writable=False).collides(private)
+    assert not part(10, 4, 0, shared=False).collides(private)
+    assert not part(10, 4, 0, is_file=True).collides(private)  # gets a page of its own
 
 
 def test_the_file_behind_a_mapping(tmp_path: Path) -> None:

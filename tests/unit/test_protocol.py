@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from hmmemu._native import broken_rule, eviction, transition
+from hmmemu._native import broken_rule, eviction, settling, transition
 
 PROCESSORS = 4
 OWNED = 1 << 32
@@ -279,3 +279,96 @@ def test_named_transitions() -> None:
     assert step(word(EXCLUSIVE), 1, True) == Step("migrate", 0, True, 0b1, word(INVALID, EXCLUSIVE))
     assert step(word(SHARED, SHARED), 2, True) == Step("migrate", 0, False, 0b11, word(0, 0, EXCLUSIVE))
     assert step(word(SHARED, SHARED), 0, True) == Step("upgrade", 0, False, 0b10, word(EXCLUSIVE))
+
+
+# ---------------------------------------------------------------------------------- pages with several owners
+
+SEVERAL = 1 << 59 | 1 << 49  # linked, and of a shared mapping
+
+
+class Owner:
+    """One address of a page: a state, and the copies of its processors; the CPU's copy is the frame that owners share."""
+
+    def __init__(self) -> None:
+        self.state = OWNED | SEVERAL
+        self.copy: dict[int, int] = {}  # of devices
+
+    def rights(self, p: int) -> int:
+        return holds(self.state)[p]
+
+
+class Frame:
+    """Two owners of one page, as the driver moves them (Driver::step_with_owners)."""
+
+    def __init__(self) -> None:
+        self.content = 0
+        self.owners = Owner(), Owner()
+
+    def show(self, owner: Owner) -> None:
+        self.perform(owner, 0, step(owner.state, 0, False))
+
+    def perform(self, owner: Owner, p: int, t: Step) -> None:
+        def read(q: int) -> int:
+            return self.content if q == 0 else owner.copy[q]
+
+        if t.name in ("duplicate", "migrate"):
+            content = read(t.source)
+            if p == 0:
+                self.content = content
+            else:
+                owner.copy[p] = content
+        elif t.name == "first_touch":
+            assert p == 0, "a device's zeros are not what the frame holds"
+        owner.state = t.after
+        owner.copy = {q: c for q, c in owner.copy.items() if owner.rights(q) != INVALID}
+
+    def settle(self, other: Owner, write: bool) -> None:
+        show, protect, zap, after = settling(other.state, write)
+        if show:
+            self.show(other)
+            show, protect, zap, after = settling(other.state, write)
+        assert not show and (protect or zap or after == other.state)
+        other.state = after
+        other.copy = {q: c for q, c in other.copy.items() if other.rights(q) != INVALID}
+
+    def access(self, which: int, p: int, write: bool) -> Owner:
+        owner, other = self.owners[which], self.owners[1 - which]
+        if step(owner.state, p, write).name != "none":
+            self.settle(other, write)
+            if p and not any(holds(owner.state)):
+                self.show(owner)
+            self.perform(owner, p, step(owner.state, p, write))
+        return owner
+
+    def check(self) -> None:
+        writers = [o for o in self.owners if EXCLUSIVE in holds(o.state)]
+        holders = [o for o in self.owners if any(holds(o.state))]
+        assert not writers or holders == writers, "one owner may write while the other holds a copy"
+        for owner in holders:
+            assert owner.rights(0) or len(holders) == 1, "content that is not in the frame, and another owner"
+            assert broken_rule(owner.state) is None
+
+
+def test_what_is_written_through_one_owner_is_read_through_the_other() -> None:
+    """All sequences of four accesses and evictions of three processors, through two owners."""
+    actions: list[tuple[int, bool | str]] = [*itertools.product(range(3), (False, True)), (1, "evict")]
+    for sequence in itertools.product(itertools.product(range(2), actions), repeat=4):
+        page, latest = Frame(), 0
+        for number, (which, (p, what)) in enumerate(sequence, 1):
+            owner = page.owners[which]
+            if what == "evict":
+                t = Step(*eviction(owner.state, p))
+                if t.name != "none":
+                    page.perform(owner, 0, t)
+                page.check()
+                continue
+            owner = page.access(which, p, bool(what))
+            if what:
+                assert owner.rights(p) == EXCLUSIVE
+                latest = number
+                if p == 0:
+                    page.content = latest
+                else:
+                    owner.copy[p] = latest
+            assert (page.content if p == 0 else owner.copy[p]) == latest
+            page.check()

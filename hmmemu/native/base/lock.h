@@ -7,9 +7,8 @@
 //   1. Driver::ranges_   registration, protectors, device attach and detach, fork. Held by Python threads
 //   only.
 //   2. Page locks        driver/page_locks.h: bits in the page states, for as long as a transition takes. Who
-//   holds
-//                        some sleeps for no other page, except the fork handler, which takes all in ascending
-//                        order.
+//                        holds some sleeps only for pages that come after all of those: the fork handler,
+//                        which takes all, and transitions of pages with several owners (driver/owners.cpp).
 //   3. Staging::lock_    a copy buffer, held while pages are locked.
 //   4. Block::lock       states and wait lists of the pages of one 2 MiB block, for a moment only.
 //   5. FrameStore::lock_ frames of merged pages and their records, while pages are locked, for a moment only.

@@ -50,13 +50,13 @@ nb::object record(Session& session, uint64_t address) {
   {
     nb::gil_scoped_release release;
     frame = session.driver()->record(address, owners.data(), owners.size(), count);
-    while (frame && count > owners.size()) { // it may grow meanwhile
+    while (count > owners.size()) { // it may grow meanwhile
       owners.resize(2 * count);
       frame = session.driver()->record(address, owners.data(), owners.size(), count);
     }
   }
   nb::list list;
-  for (unsigned i = 0; frame && i < count; ++i)
+  for (unsigned i = 0; i < count; ++i)
     list.append(
         nb::make_tuple(owners[i].address, owners[i].mapping, owners[i].offset, owners[i].private_data));
   return nb::make_tuple(frame, list);

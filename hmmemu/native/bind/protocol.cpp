@@ -63,6 +63,11 @@ nb::tuple py_eviction(uint64_t word, unsigned p) {
   return nb::make_tuple(name_of(t.step), t.source, t.protect, t.zap, t.next.word());
 }
 
+nb::tuple py_settling(uint64_t word, bool write) {
+  const Settling s = settling(PageState(word), write ? Access::Write : Access::Read);
+  return nb::make_tuple(s.show, s.protect, s.zap, s.next.word());
+}
+
 std::optional<std::string> py_broken_rule(uint64_t word) {
   const char* rule = broken_rule(PageState(word));
   return rule ? std::optional<std::string>(rule) : std::nullopt;
@@ -86,6 +91,8 @@ void bind_protocol(nb::module_& m) {
         "(step, source, protect, zap mask, next state) for one access; see native/protocol/transition.h.");
   m.def("eviction", &py_eviction, nb::arg("state"), nb::arg("processor"),
         "As transition, when a device gives up its copy.");
+  m.def("settling", &py_settling, nb::arg("other"), nb::arg("write"),
+        "(show, protect, zap mask, next state) of another owner of a page, before an access.");
   m.def("broken_rule", &py_broken_rule, nb::arg("state"), "The rule that a page state breaks, or None.");
   m.def("grow", &py_grow, nb::arg("states"), nb::arg("page"), nb::arg("processor"), nb::arg("threshold") = 51,
         "Pages [first, end) of a 512-page block that a fault at `page` brings.");

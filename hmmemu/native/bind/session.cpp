@@ -6,6 +6,7 @@
 #include <cstring>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
 namespace nb = nanobind;
@@ -25,6 +26,16 @@ Pages pages_of(uint64_t begin, uint64_t end) {
 std::vector<Range> to_python(const std::vector<Pages>& list) {
   std::vector<Range> result;
   for (Pages pages : list) result.push_back({pages.begin, pages.end});
+  return result;
+}
+
+using Object =
+    std::tuple<uint64_t, uint64_t, uint64_t, uint64_t, uint64_t>; // begin, end, offset, device, inode
+
+std::vector<ObjectMapping> objects_of(const std::vector<Object>& list) {
+  std::vector<ObjectMapping> result;
+  for (auto [begin, end, offset, device, inode] : list)
+    result.push_back({pages_of(begin, end), offset, device, inode});
   return result;
 }
 
@@ -210,12 +221,13 @@ void bind_session(nb::module_& m) {
       .def(
           "add_range",
           [](Session& s, uint64_t b, uint64_t e, bool shared, bool read_only, bool file, bool huge,
-             bool executable) {
+             bool executable, const std::vector<Object>& objects) {
             const MemoryKind kind{shared, read_only, file, huge, executable};
-            return to_python(s.driver()->add_range(pages_of(b, e), kind));
+            return to_python(s.driver()->add_range(pages_of(b, e), kind, objects_of(objects)));
           },
           nb::arg("begin"), nb::arg("end"), nb::arg("shared") = false, nb::arg("read_only") = false,
-          nb::arg("file") = false, nb::arg("huge") = false, nb::arg("executable") = false)
+          nb::arg("file") = false, nb::arg("huge") = false, nb::arg("executable") = false,
+          nb::arg("objects") = std::vector<Object>())
       .def("whole",
            [](Session& s, uint64_t b, uint64_t e) {
              const Pages pages = s.driver()->whole(pages_of(b, e));

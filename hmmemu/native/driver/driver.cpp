@@ -41,11 +41,11 @@ void Driver::check([[maybe_unused]] Block& block) const {
 #endif
 }
 
-void Driver::retry(Block& block, DeferredFault& fault) {
+void Driver::retry(DeferredFault& fault) {
   const Processor p = fault.processor;
   const uint64_t page = fault.address;
   fault.used.store(false, std::memory_order_release);
-  table(p, block.page(page)).wake({page, page + kPage});
+  table(p, directory_.find(page)->page(page)).wake({page, page + kPage});
 }
 
 // ---------------------------------------------------------------------------------------------------- faults
@@ -53,11 +53,12 @@ void Driver::retry(Block& block, DeferredFault& fault) {
 void Driver::fault(Processor p, const Fault& fault) {
   const uint64_t begin = now_ns();
   Block* block = directory_.find(fault.address);
-  const int error = block ? until_room([&] { return serve(*block, p, fault); }) : EFAULT;
+  uint64_t busy = fault.address;
+  const int error = block ? until_room([&] { return serve(*block, p, fault, busy); }) : EFAULT;
   if (error == EAGAIN && !(p == kCpu && read_by_driver(*block, fault))) {
     // In transition. Who works on it wakes the thread, or, when there are very many, this one waits.
-    if (!defer(*block, p, fault.address)) {
-      PageLocks::wait(*block, fault.address);
+    if (!defer(busy, p, fault.address)) {
+      PageLocks::wait(*directory_.find(busy), busy);
       table(p, block->page(fault.address)).wake({fault.address, fault.address + kPage});
     }
   } else if (error && error != EAGAIN) {
@@ -70,8 +71,9 @@ bool Driver::fault_here(const Fault& fault) {
   const uint64_t begin = now_ns();
   Block* block = directory_.find(fault.address);
   if (!block) return false;
+  uint64_t busy = fault.address;
   int error;
-  while ((error = serve(*block, kCpu, fault)) == EAGAIN) PageLocks::wait(*block, fault.address);
+  while ((error = serve(*block, kCpu, fault, busy)) == EAGAIN) PageLocks::wait(*directory_.find(busy), busy);
   if (error && is_lost(block->page(fault.address), error)) { // tried again, it is a SIGBUS: beyond_end
     lose_behind({fault.address, fault.address + kPage});
     error = 0;
@@ -89,12 +91,14 @@ Access Driver::wanted(Processor p, const Fault& fault) const {
   return fault.write ? Access::Write : Access::Read;
 }
 
-// Brings the page, and with it as many as the policy says. EAGAIN: it is in transition.
-int Driver::serve(Block& block, Processor p, const Fault& fault) {
+// Brings the page, and with it as many as the policy says. EAGAIN: it is in transition, or another owner of
+// it is: `busy`.
+int Driver::serve(Block& block, Processor p, const Fault& fault, uint64_t& busy) {
   ProcessorCounters& count = counters_.processor[p];
   Access access = wanted(p, fault);
   Pages region{fault.address, fault.address + kPage};
   bool granted;
+  busy = fault.address;
   {
     std::lock_guard guard(block.lock);
     const PageState state = block.page(fault.address);
@@ -116,32 +120,36 @@ int Driver::serve(Block& block, Processor p, const Fault& fault) {
   } else {
     // Counted first: who waits for the page may read the counters the moment it goes on.
     (fault.write ? count.write_faults : count.read_faults).add();
-    error = bring(block, region, fault.address, {p, access, Cause::Fault});
+    error = bring(block, region, fault.address, {p, access, Cause::Fault, false, &busy});
   }
   check(block);
   unlock(block, region);
-  return error;
+  return error == EDEADLK ? EAGAIN : error;
 }
 
 // The page that faulted, and what growth adds to it. Watched pages that are only added count as read. What
-// growth adds may lie behind the end of a file, where the page that faulted does not.
+// growth adds may lie behind the end of a file, where the page that faulted does not, or have an owner that
+// is in transition.
 int Driver::bring(Block& block, Pages region, uint64_t address, Request request) {
   Request grown = request;
   grown.grown = true;
   const Pages page = block.whole({address, address + kPage});
   if (request.access == Access::Read || !block.page(address).watched()) {
     const int error = access_locked(block, region, grown);
-    return error == ENXIO ? access_locked(block, page, request) : error;
+    return error == ENXIO || error == EDEADLK ? access_locked(block, page, request) : error;
   }
   if (int error = access_locked(block, page, request)) return error;
   for (Pages added : {Pages{region.begin, page.begin}, Pages{page.end, region.end}})
-    if (int error = access_locked(block, added, grown); error && error != ENXIO) return error;
+    if (int error = access_locked(block, added, grown); error && error != ENXIO && error != EDEADLK)
+      return error;
   return 0;
 }
 
-// Notes that a thread which sleeps in the kernel wants the page. True also if it is in transition no more:
-// then the thread tries again at once.
-bool Driver::defer(Block& block, Processor p, uint64_t address) {
+// Notes that a thread which sleeps in the kernel wants the page at `address`, and has to wait for `busy`,
+// which may be another owner. True also if that is in transition no more: then the thread tries again at
+// once.
+bool Driver::defer(uint64_t busy, Processor p, uint64_t address) {
+  Block& block = *directory_.find(busy);
   for (DeferredFault& fault : deferred_) {
     if (fault.used.exchange(true, std::memory_order_acquire)) continue;
     fault.thread = false;
@@ -149,13 +157,13 @@ bool Driver::defer(Block& block, Processor p, uint64_t address) {
     fault.address = address;
     {
       std::lock_guard guard(block.lock);
-      if (block.page(address).locked()) {
-        PageLocks::enter(block, address, fault);
+      if (block.page(busy).locked()) {
+        PageLocks::enter(block, busy, fault);
         return true;
       }
     }
     fault.used.store(false, std::memory_order_release);
-    table(p, block.page(address)).wake({address, address + kPage});
+    table(p, directory_.find(address)->page(address)).wake({address, address + kPage});
     return true;
   }
   return false;
@@ -289,7 +297,8 @@ int Driver::access_locked(Block& block, Pages pages, Request request) {
     if (!state.managed()) return 0;
     if (transition(state, request.p, request.access, policy_.protocol).step == Step::None) return 0;
     if (state.tracker() == Tracker::Async && request.p != kCpu) {
-      notice_locked(block, run, false); // what the CPU wrote comes first; pages may differ now
+      if (int error = notice_locked(block, run, false))
+        return error; // what the CPU wrote; pages may differ now
       return each_run(block, run, [&](Pages part) { return step(block, part, request); });
     }
     return step(block, run, request);
@@ -310,6 +319,7 @@ int Driver::step(Block& block, Pages run, Request request) {
 int Driver::step_at_once(Block& block, Pages run, Request request) {
   if (request.access != Access::Read && request.p != kCpu && block.page(run.begin).read_only()) return EPERM;
   if (request.grown && block.page(run.begin).watched()) request.access = Access::Read;
+  if (block.page(run.begin).several()) return step_with_owners(block, run, request);
   Transition t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
   if (t.step == Step::Notify) {
     if (int error = notify(block, run)) return error;
@@ -438,38 +448,46 @@ void Driver::commit(Block& block, Pages run, PageState next) {
   change(block, run, [next](PageState& state) { state.set_holds(next.holds()); });
 }
 
-void Driver::bring_home(Block& block, Pages pages) {
-  // Untouched pages stay so: zeros everywhere already.
+int Driver::bring_home(Block& block, Pages pages) {
+  // Untouched pages stay so: zeros everywhere already, unless another owner of theirs has what they hold.
   for (uint64_t a = pages.begin; a < pages.end;) {
     Pages run{a, a + kPage};
-    const bool touched = !block.page(a).untouched();
-    while (run.end < pages.end && !block.page(run.end).untouched() == touched) run.end += kPage;
+    const auto touched = [&](uint64_t page) {
+      return !block.page(page).untouched() || block.page(page).several();
+    };
+    while (run.end < pages.end && touched(run.end) == touched(a)) run.end += kPage;
+    if (touched(a))
+      if (int error = bring_home_run(block, run)) return error;
     a = run.end;
-    if (touched) bring_home_run(block, run);
   }
+  return 0;
 }
 
 // Memory that the program unmapped without telling us (numpy 2.5 frees an array's data before it says that
-// the array is gone) takes its content with it: nothing is written to it, and every other copy goes.
-void Driver::bring_home_run(Block& block, Pages run) {
+// the array is gone) takes its content with it: nothing is written to it, and every other copy goes. 0 or
+// EDEADLK.
+int Driver::bring_home_run(Block& block, Pages run) {
   const int error = each_run(block, run, [&](Pages part) {
     if (block.page(part.begin).remote()) return recall(block, part);
     if (block.page(part.begin).merged()) return bring_home_merged(block, part);
-    if (block.page(part.begin).watched()) return bring_home_watched(block, part);
+    if (block.page(part.begin).watched() || block.page(part.begin).several())
+      return bring_home_watched(block, part);
     return access_locked(block, part, {kCpu, Access::Write, Cause::Home});
   });
-  if (!error) return;
+  if (!error || error == EDEADLK) return error;
   if (error != ENOENT) fatal("pages at 0x%lx cannot be brought home: %s", run.begin, strerror(error));
   if (run.count() > 1 && !block.page(run.begin).huge()) {
     const uint64_t middle = run.begin + run.count() / 2 * kPage;
-    bring_home_run(block, {run.begin, middle});
-    return bring_home_run(block, {middle, run.end});
+    const int first = bring_home_run(block, {run.begin, middle});
+    return first ? first : bring_home_run(block, {middle, run.end});
   }
   for (Processor q = 1; q < processors(); ++q) tables_[q]->release(block, run);
   change(block, run, [](PageState& state) { state.set_holds(0); });
+  return 0;
 }
 
-// Coming home is no write: the protectors stay armed, and the CPU alone has a Shared copy.
+// Coming home is no write: the protectors stay armed, other owners keep their rights to read, and of these
+// pages the CPU alone has a Shared copy.
 int Driver::bring_home_watched(Block& block, Pages run) {
   if (int error = access_locked(block, run, {kCpu, Access::Read, Cause::Home})) return error;
   return each_run(block, run, [&](Pages part) {
@@ -496,8 +514,11 @@ void Driver::discard(Pages pages) {
 int Driver::release_everywhere(Block& block, Pages pages) {
   return each_run(block, pages, [&](Pages run) {
     if (!block.page(run.begin).managed()) return 0;
-    if (block.page(run.begin).watched()) // to forget the content is to write zeros
+    if (block.page(run.begin).several()) {
+      if (int error = step(block, run, {kCpu, Access::Write, Cause::Home})) return error;
+    } else if (block.page(run.begin).watched()) { // to forget the content is to write zeros
       if (int error = notify(block, run)) return error;
+    }
     if (int error = unmerge(block, run)) return error;
     if (int error = recall_all(block, run)) return error;
     const unsigned n = processors();
@@ -511,10 +532,11 @@ int Driver::release_everywhere(Block& block, Pages pages) {
 int Driver::transfer(Processor p, uint64_t address, uint64_t bytes, void* data, Access access) {
   Mapping buffer(kStagingBytes); // `data` may be managed itself: never touched under a lock
   auto* user = static_cast<std::byte*>(data);
+  uint64_t most = kStagingBytes; // less where the range has two owners of one page
   while (bytes) {
     const uint64_t room = kStagingBytes - (address & (kPage - 1));
     const uint64_t to_block_end = block_down(address) + kBlock - address;
-    const uint64_t n = std::min({bytes, room, to_block_end});
+    const uint64_t n = std::min({bytes, room, to_block_end, most});
     if (access == Access::Write) std::memcpy(buffer.as<void>(), user, n);
     const Pages pages = Pages::covering(address, n);
     int error = until_room([&] {
@@ -526,18 +548,23 @@ int Driver::transfer(Processor p, uint64_t address, uint64_t bytes, void* data, 
       });
     });
     if (!error && !directory_.find(address)) error = EFAULT;
+    if (error == ERANGE && pages.count() > 1) {
+      most = page_down(address) + kPage - address;
+      continue;
+    }
     if (error) return error;
     if (access == Access::Read) std::memcpy(user, buffer.as<void>(), n);
-    address += n, user += n, bytes -= n;
+    address += n, user += n, bytes -= n, most = kStagingBytes;
   }
   return 0;
 }
 
-// Between `buffer` and the pages, which `p` may access that way.
+// Between `buffer` and the pages, which `p` may access that way. ERANGE: one took another's rights away.
 int Driver::copy_locked(Block& block, Pages pages, Processor p, Access access, uint64_t address,
                         uint64_t bytes, std::byte* buffer) {
   StagingPool::Use staging(staging_);
   return each_run(block, pages, [&](Pages run) {
+    if (block.page(run.begin).hold(p) == Hold::Invalid) return ERANGE;
     const std::byte* frames = table(p, block.page(run.begin)).frames(block, run, *staging);
     if (!frames) return ENXIO;
     const uint64_t begin = std::max(run.begin, address), end = std::min(run.end, address + bytes);

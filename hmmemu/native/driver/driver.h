@@ -16,6 +16,7 @@
 #pragma once
 #include "driver/growth.h"
 #include "driver/merge.h"
+#include "driver/owners.h"
 #include "driver/page_locks.h"
 #include "driver/protector.h"
 #include "memory/async_table.h"
@@ -73,7 +74,8 @@ class Driver {
   void snapshot(Pages pages, uint64_t* words);
   // Finds the stores of the CPU that were not caught (Tracker::Async), now. `update`: device copies of those
   // pages get the new content and stay, else they go.
-  void notice_writes(Pages pages, bool update);
+  // `with_owners`: those made through other addresses of the same pages, too.
+  void notice_writes(Pages pages, bool update, bool with_owners = true);
   void notice_all_writes(bool update);
 
   // -- ranges: Python threads --
@@ -82,9 +84,10 @@ class Driver {
   // Takes ownership of pages of the arena for one array; they start untouched.
   void allocate(Pages pages);
   void free(Pages pages);
-  // Existing memory. The new pages start Exclusive at the CPU.
-  // Returns the runs of pages that were not owned before.
-  std::vector<Pages> add_range(Pages pages, MemoryKind kind);
+  // Existing memory. The new pages start Exclusive at the CPU, but for those that are managed at other
+  // addresses too. `objects`: what those of the new pages show that lie in files or shared memory. Returns
+  // the runs of pages that were not owned before.
+  std::vector<Pages> add_range(Pages pages, MemoryKind kind, const std::vector<ObjectMapping>& objects);
   // The range, with the whole of the huge pages at its ends.
   Pages whole(Pages pages) const;
   // The runs of pages that nobody owns.
@@ -132,7 +135,8 @@ class Driver {
   MergeResult merge(const std::vector<Pages>& ranges, uint64_t most_mappings);
   // The merged ones of the pages become ordinary pages.
   void break_pages(Pages pages);
-  // The owners of the page's frame, up to `limit` of them, and their number. 0: it is not merged.
+  // The page's record: the owners of its frame, up to `limit` of them, and their number. 0: nobody else has
+  // it.
   Frame record(uint64_t address, Owner* owners, unsigned limit, unsigned& count);
 
   // -- devices --
@@ -173,7 +177,8 @@ class Driver {
     Processor p;
     Access access;
     Cause cause;
-    bool grown = false; // brought along with a page that faulted: nobody writes there yet
+    bool grown = false;       // brought along with a page that faulted: nobody writes there yet
+    uint64_t* busy = nullptr; // set with EDEADLK: a page to wait for, with nothing locked
   };
   // The page table that speaks for a page on `p`.
   PageTable& table(Processor p, PageState state) const {
@@ -202,10 +207,48 @@ class Driver {
   void notice_dropped(Block& block, uint64_t address);
   bool read_by_driver(Block& block, const Fault& fault);
   int release_everywhere(Block& block, Pages pages);
-  void bring_home(Block& block, Pages pages);
-  void bring_home_run(Block& block, Pages run);
+  int bring_home(Block& block, Pages pages);
+  int bring_home_run(Block& block, Pages run);
   int bring_home_watched(Block& block, Pages run);
-  int notify(Block& block, Pages run);
+  int notify(Block& block, Pages run, OtherOwners* others = nullptr);
+  // One page, many owners (owners.cpp). EDEADLK: other owners are in transition; let go, and try again.
+  PageNumber next_owner(PageNumber page) const;
+  void set_next_owner(PageNumber page, PageNumber next);
+  bool owners_follow(PageNumber first, uint64_t k) const;
+  bool locked_here(PageNumber page) const;
+  Pages find_owners(Block& block, Pages run, OtherOwners& others) const;
+  int lock_owners(Block& block, Pages run, OtherOwners& others, uint64_t* busy);
+  void unlock_owners(OtherOwners& others);
+  bool may_wait_for(const Block& block, uint64_t page, PageNumber own) const;
+  void check_owners(Block& block, Pages run, OtherOwners& others) const;
+  int step_with_owners(Block& block, Pages run, Request request);
+  int settle(OtherOwners& others, Access access);
+  int settle_run(Block& block, Pages run, Access access);
+  int give_own_pages(Block& block, Pages run);
+  int show(Block& block, Pages run);
+  int notify_owners(Block& block, Pages run, OtherOwners& others);
+  int notify_all(Block& block, Pages run);
+  int watch_owners(Block& block, Pages run);
+  int watch_others(OtherOwners& others);
+  int join(Block& block, Pages run, OtherOwners& others);
+  int leave(Block& block, Pages run);
+  int leave_all(Block& block, Pages pages);
+  void link_page(Block& block, uint64_t page, MappingKey key);
+  void unlink_page(Block& block, uint64_t page);
+  void list_owners(Block& block, uint64_t page, Owner* owners, unsigned limit, unsigned& count) const;
+  // Calls act(part of the run, its other owners), with those locked, for one part after the other.
+  template <class Act> int with_owners(Block& block, Pages run, Act act, uint64_t* busy = nullptr) {
+    while (!run.empty()) {
+      OtherOwners others;
+      const Pages piece = find_owners(block, run, others);
+      if (int error = lock_owners(block, piece, others, busy)) return error;
+      const int error = act(piece, others);
+      unlock_owners(others);
+      if (error) return error;
+      run.begin = piece.end;
+    }
+    return 0;
+  }
   int watch_run(Block& block, Pages run);
   int keep_content(Block& block, Pages run);
   // retrack.cpp. Shorter runs are not worth a mapping of their own, of which a process has so many only.
@@ -255,8 +298,10 @@ class Driver {
   void unwatch(Block& block, Pages pages);
   void take_left(Processor p);
   void protect_ahead(Block& block, Pages pages, Request request);
-  void notice_locked(Block& block, Pages pages, bool update);
-  void tell_locked(Block& block, const PageSet& written, DeviceUpdate* news);
+  int notice_locked(Block& block, Pages pages, bool update);
+  int notice_own(Block& block, Pages pages, DeviceUpdate* news);
+  int tell_locked(Block& block, const PageSet& written, DeviceUpdate* news);
+  int tell_run(Block& block, Pages run, DeviceUpdate* news);
   int copy_locked(Block& block, Pages pages, Processor p, Access access, uint64_t address, uint64_t bytes,
                   std::byte* buffer);
   const std::byte* content(Block& block, Pages run, Staging& staging);
@@ -268,7 +313,7 @@ class Driver {
   void evict_locked(Block& block, Pages pages, Processor p);
   void lose(Block& block, Pages run);
   int claim(Block& block, Pages pages);
-  uint64_t reload_away(Block& block, Pages run);
+  int reload_away(Block& block, Pages run, uint64_t& lost);
   bool is_as_remembered(Block& block, Pages page, Processor p);
   void remember(Block& block, Pages run, Processor p, const std::byte* content);
   bool hides(Block& block, Pages run) const;
@@ -284,20 +329,24 @@ class Driver {
   struct Candidate {
     uint64_t address, hash;
   };
-  bool seen_elsewhere(Pages pages, uint64_t device, uint64_t node, uint64_t offset);
-  std::vector<Candidate> hash_pages(Pages pages, bool mergeable, MergeResult& result);
+  std::vector<Candidate> hash_pages(Pages pages, MergeResult& result);
+  MappingKey new_mapping(const ObjectMapping& object);
+  void refuse_too_many_owners(const std::vector<ObjectMapping>& fresh) const;
+  std::vector<Pages> own_range(Pages& pages, MemoryKind kind, const std::vector<ObjectMapping>& objects);
+  int adopt(const ObjectMapping& object);
+  int catch_like(Block& block, Pages run, const OtherOwners::Run& other);
   Access wanted(Processor p, const Fault& fault) const;
-  int serve(Block& block, Processor p, const Fault& fault);
+  int serve(Block& block, Processor p, const Fault& fault, uint64_t& busy);
   int bring(Block& block, Pages region, uint64_t address, Request request);
   void notice_block(Block& block, Pages pages, bool update);
   void tell_found(Pages pages, bool update);
   void tell_block(Block& block, Pages pages, DeviceUpdate* news);
-  bool defer(Block& block, Processor p, uint64_t address);
+  bool defer(uint64_t busy, Processor p, uint64_t address);
   // Pages or a PageSet.
   template <class Some> void unlock(Block& block, const Some& pages) {
-    PageLocks::unlock(block, pages, [this, &block](DeferredFault& fault) { retry(block, fault); });
+    PageLocks::unlock(block, pages, [this](DeferredFault& fault) { retry(fault); });
   }
-  void retry(Block& block, DeferredFault& fault);
+  void retry(DeferredFault& fault);
   void lock_everything();
   void unlock_everything();
   void close_protector_holes();
@@ -317,18 +366,32 @@ class Driver {
     return 0;
   }
   // Locks the pages of one block after the other, in ascending order, and calls visit(block, pages of it)
-  // with them locked, until one returns an error. Of a huge page it visits the whole.
+  // with them locked, until one returns an error; once more for a block where it returns EDEADLK. Of a huge
+  // page it visits the whole.
   template <class Visit> int each_block(Pages pages, Visit visit) {
     for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) {
       Block* block = directory_.find(a);
       if (!block) continue;
-      const Pages part = PageLocks::lock(*block, Pages{a, std::min(pages.end, block->address + kBlock)});
-      const int error = visit(*block, part);
-      check(*block);
-      unlock(*block, part);
+      const int error = until_free([&] {
+        const Pages part = PageLocks::lock(*block, Pages{a, std::min(pages.end, block->address + kBlock)});
+        const int failed = visit(*block, part);
+        check(*block);
+        unlock(*block, part);
+        return failed;
+      });
       if (error) return error;
     }
     return 0;
+  }
+  // Tries again while other owners of a page are in transition (EDEADLK). Nothing is locked in between.
+  template <class Act> static int until_free(Act act) {
+    int error = act();
+    for (const uint64_t begin = now_ns(); error == EDEADLK; error = act()) {
+      if (now_ns() - begin > PageLocks::kLimitNs)
+        fatal("the owners of a page were in transition for more than 120 s: this is a bug, please report it");
+      usleep(20);
+    }
+    return error;
   }
   // Tries again while a device's memory is full of pages that others have locked (EBUSY); ENOMEM after a
   // while.
@@ -381,8 +444,9 @@ class Driver {
   Mapping sums_{uint64_t{Directory::kMostBlocks} * kPagesPerBlock * sizeof(uint64_t), true};
   Pages arena_;
   RemotePages remote_;
-  Lock merging_;                      // one merge at a time
-  std::optional<MergedPages> merged_; // made by the first merge, under merging_
+  std::vector<ObjectMapping> objects_; // by key - 1; guarded by ranges_
+  Lock merging_;                       // one merge at a time
+  std::optional<MergedPages> merged_;  // made by the first merge, under merging_
   std::atomic<bool> closed_{false};
 };
 

@@ -1,7 +1,7 @@
 // Driver, fourth part: pages of files, whose content has other writers and an end that moves.
 //
 // The kernel's page cache is the truth of a file; the CPU's frames are the page cache. So where the file's
-// end or content moved, the copies of devices go and the CPU has the page alone: `lose`. A page behind the
+// end or content moved, the copies of devices go and the CPU has the page: `lose`. A page behind the
 // end of its file cannot be read by the driver (ENXIO) nor written (EIO), and stays mapped: the CPU's own
 // access to it is a SIGBUS, upon which a private page of zeros takes its place, is noted, and makes way when
 // the file grows again.
@@ -63,6 +63,7 @@ int write_all(int fd, const std::byte* data, uint64_t bytes, uint64_t offset) {
 
 } // namespace
 
+// Other owners of the pages are not looked at: the caller does.
 void Driver::lose(Block& block, Pages run) {
   if (int error = unmerge(block, run))
     fatal("merged file pages at 0x%lx cannot be broken: %s", run.begin, strerror(error));
@@ -73,12 +74,17 @@ void Driver::lose(Block& block, Pages run) {
       fatal("copies of file pages at 0x%lx cannot be dropped: %s", run.begin, strerror(error));
     counters_.processor[q].invalidated_pages.add(run.count());
   }
-  if (next.hold(kCpu) != Hold::Exclusive) table(kCpu, next).unprotect(block, run);
-  next.set_holds(0);
-  next.set(kCpu, Hold::Exclusive);
-  change(block, run, [next](PageState& state) {
-    state.set_holds(next.holds());
-    state.set_watched(false);
+  Hold hold = Hold::Exclusive;
+  if (next.several() && next.hold(kCpu) != Hold::Exclusive) { // other owners may have the page, too
+    hold = Hold::Shared;
+    table(kCpu, next).regrant(block, run, false);
+  } else if (next.hold(kCpu) != Hold::Exclusive) {
+    table(kCpu, next).unprotect(block, run);
+  }
+  change(block, run, [hold](PageState& state) {
+    state.set_holds(0);
+    state.set(kCpu, hold);
+    if (!state.several()) state.set_watched(false);
   });
 }
 
@@ -95,8 +101,13 @@ bool Driver::is_lost(PageState state, int error) {
 void Driver::lose_behind(Pages pages) {
   each_block(pages, [&](Block& block, Pages part) {
     return each_run(block, part, [&](Pages run) {
-      if (block.page(run.begin).kind().file) lose(block, run);
-      return 0;
+      if (!block.page(run.begin).kind().file) return 0;
+      return with_owners(block, run, [&](Pages piece, OtherOwners& others) {
+        lose(block, piece);
+        for (OtherOwners::Run& other : others)
+          each_run(*other.block, other.pages, [&](Pages theirs) { return lose(*other.block, theirs), 0; });
+        return 0;
+      });
     });
   });
 }
@@ -126,10 +137,11 @@ uint64_t Driver::reload(Pages pages) {
       if (state.merged()) {
         reload_merged(block, run);
       } else if (state.hold(kCpu) == Hold::Shared) {
-        if (state.watched()) notify(block, run); // late: the writer was none of ours
+        // Late: the writer was none of ours.
+        if (int error = state.watched() ? notify_all(block, run) : 0; error == EDEADLK) return error;
         lose(block, run);
       } else {
-        lost += reload_away(block, run);
+        return reload_away(block, run, lost);
       }
       return 0;
     });
@@ -138,19 +150,20 @@ uint64_t Driver::reload(Pages pages) {
 }
 
 // Pages that only devices hold: the file may not be what it was when they took them. If they wrote too, the
-// page has two writers.
-uint64_t Driver::reload_away(Block& block, Pages run) {
-  uint64_t lost = 0;
+// page has two writers: counted in `lost`. Pages whose other owners have them are none of those.
+int Driver::reload_away(Block& block, Pages run, uint64_t& lost) {
+  if (block.page(run.begin).untouched()) return 0;
   for (uint64_t a = run.begin; a < run.end; a += kPage) {
     const Pages page{a, a + kPage};
     if (is_as_remembered(block, page, kCpu)) continue;
     Processor holder = 1;
     while (holder + 1u < processors() && block.page(a).hold(holder) == Hold::Invalid) ++holder;
-    lost += !is_as_remembered(block, page, holder);
-    if (block.page(a).watched()) notify(block, page);
+    const bool both = !is_as_remembered(block, page, holder);
+    if (int error = block.page(a).watched() ? notify_all(block, page) : 0; error == EDEADLK) return error;
+    lost += both;
     lose(block, page);
   }
-  return lost;
+  return 0;
 }
 
 // ------------------------------------------------------------------------------------------ system calls
@@ -243,7 +256,7 @@ int Driver::show_again(int fd, const FileMapping& file, uint64_t bytes) {
     return hidden_.each_run(block, part, [&](Pages run, bool hidden) {
       if (!hidden) return 0;
       const PageState state = block.page(run.begin);
-      const int right = state.read_only() ? PROT_READ : PROT_READ | PROT_WRITE;
+      const int right = state.read_only() || state.several() ? PROT_READ : PROT_READ | PROT_WRITE;
       const int sharing = state.shared_mapping() ? MAP_SHARED : MAP_PRIVATE;
       const auto offset = static_cast<off_t>(file.offset + (run.begin - file.pages.begin));
       if (mmap(reinterpret_cast<void*>(run.begin), run.bytes(), right, sharing | MAP_FIXED, fd, offset) ==
@@ -251,7 +264,7 @@ int Driver::show_again(int fd, const FileMapping& file, uint64_t bytes) {
         return errno;
       hidden_.set(block, run, false);
       return each_run(block, run, [&](Pages like) {
-        lose(block, like); // the new mapping is writable, so nobody else has the page
+        lose(block, like); // the new mapping is writable, so nobody else has the page, or it has other owners
         return 0;
       });
     });

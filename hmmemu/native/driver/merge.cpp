@@ -88,8 +88,7 @@ MergeResult Driver::merge(const std::vector<Pages>& ranges, uint64_t most_mappin
   std::vector<std::vector<Candidate>> plans;
   for (Pages range : ranges)
     for (const MapsLine& line : maps_of(range)) {
-      const bool can = !seen_elsewhere(line.pages, line.device, line.node, line.offset);
-      std::vector<Candidate> found = hash_pages(line.pages, can, result);
+      std::vector<Candidate> found = hash_pages(line.pages, result);
       for (const Candidate& c : found) ++seen[c.hash];
       if (found.empty()) continue;
       sources.push_back(line);
@@ -127,23 +126,11 @@ MergeResult Driver::merge(const std::vector<Pages>& ranges, uint64_t most_mappin
   return result;
 }
 
-// Whether memory of the object is managed at other addresses too: a store there would not be seen here while
-// the page is merged.
-bool Driver::seen_elsewhere(Pages pages, uint64_t device, uint64_t node, uint64_t offset) {
-  if (!node) return false;
-  for (const MapsLine& other : maps_of({0, uint64_t{1} << kAddressBits})) {
-    if (other.node != node || other.device != device || !other.shared()) continue;
-    if (other.offset >= offset + pages.bytes() || offset >= other.offset + other.pages.bytes()) continue;
-    if (other.pages.begin < pages.end && pages.begin < other.pages.end) continue; // these very pages
-    for (uint64_t a = other.pages.begin; a < other.pages.end; a += kPage)
-      if (Block* block = directory_.find(a); block && block->page(a).managed()) return true;
-  }
-  return false;
-}
-
 // Brings the pages to the CPU, readable, and hashes them; a page may change afterwards, so this only tells
-// which pages are worth a comparison. The memory is read as any thread reads it: no page is locked.
-std::vector<Driver::Candidate> Driver::hash_pages(Pages pages, bool mergeable, MergeResult& result) {
+// which pages are worth a comparison. The memory is read as any thread reads it: no page is locked. Pages
+// with several owners are left alone: those share a frame already, into which a store through another owner
+// would go.
+std::vector<Driver::Candidate> Driver::hash_pages(Pages pages, MergeResult& result) {
   std::vector<uint64_t> words(pages.count());
   snapshot(pages, words.data());
   std::vector<Candidate> found;
@@ -152,7 +139,7 @@ std::vector<Driver::Candidate> Driver::hash_pages(Pages pages, bool mergeable, M
     if (!state.managed() || state.untouched()) continue;
     if (state.merged()) {
       ++result.scanned, ++result.before;
-    } else if (!mergeable || state.huge()) {
+    } else if (state.linked() || state.huge()) {
       ++result.skipped;
     } else {
       ++result.scanned;
@@ -173,8 +160,9 @@ int Driver::merge_block(Block& block, Pages pages, MergePlan& plan, MergeResult&
   const auto wanted = [&](uint64_t a) {
     const PageState state = block.page(a);
     return plan.hashes[(a - block.address) / kPage] && state.managed() && !state.merged() &&
-           state.hold(kCpu) != Hold::Invalid && !state.remote() && state.shared_mapping() == plan.shared &&
-           !(state.read_only() && !plan.shared) && !hides(block, {a, a + kPage});
+           !state.linked() && state.hold(kCpu) != Hold::Invalid && !state.remote() &&
+           state.shared_mapping() == plan.shared && !(state.read_only() && !plan.shared) &&
+           !hides(block, {a, a + kPage});
   };
   return each_run(block, pages, [&](Pages alike) {
     for (uint64_t a = alike.begin; a < alike.end;) {
@@ -465,9 +453,11 @@ void Driver::break_pages(Pages pages) {
 }
 
 Frame Driver::record(uint64_t address, Owner* owners, unsigned limit, unsigned& count) {
+  std::lock_guard guard(ranges_);
   Frame frame = 0;
   count = 0;
   each_block(Pages::covering(address, 1), [&](Block& block, Pages page) {
+    if (block.page(page.begin).linked()) list_owners(block, page.begin, owners, limit, count);
     if (!block.page(page.begin).merged()) return 0;
     frame = merged_->store().frame_of(page_number(block, page.begin));
     merged_->store().each(frame, [&](const Owner& owner) {

@@ -30,18 +30,19 @@ bool readable(PageState state) {
 
 // Pages of a block as somebody sees them who has locked nothing.
 struct Glance {
-  bool moving = false;            // some of the block are locked
+  bool moving = false;            // some of the block are locked, or have other owners to look at
   bool some = false, all = false; // the CPU may read them, and stores to them are not caught
 };
 
-Glance glance(Block& block, Pages pages) {
+Glance glance(Block& block, Pages pages, bool with_owners) {
   std::lock_guard guard(block.lock);
   const auto [any, all] = block.summary();
+  const bool moving = block.locked != 0 || (with_owners && PageState(any).several());
   if (any == all) { // most blocks
     const bool all_readable = readable(PageState(all));
-    return {block.locked != 0, all_readable, all_readable};
+    return {moving, all_readable, all_readable};
   }
-  Glance seen{block.locked != 0, false, true};
+  Glance seen{moving, false, true};
   for (uint64_t a = pages.begin; a < pages.end; a += kPage)
     if (readable(block.page(a)))
       seen.some = true;
@@ -54,7 +55,7 @@ constexpr uint64_t kWorthThreads = 8 * 1024 * 1024;
 
 } // namespace
 
-void Driver::notice_writes(Pages pages, bool update) {
+void Driver::notice_writes(Pages pages, bool update, bool with_owners) {
   if (!async_) return;
   Pages whole{pages.begin, pages.begin}; // not scanned yet; nothing else lies in between
   const auto scan = [&] {
@@ -69,12 +70,13 @@ void Driver::notice_writes(Pages pages, bool update) {
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) {
     const Pages part{a, std::min(pages.end, block_down(a) + kBlock)};
     const uint64_t outline = directory_.outline(a);
-    if (outline && readable(PageState(outline))) {
+    const bool others = with_owners && PageState(outline).several();
+    if (outline && !others && readable(PageState(outline))) {
       whole.end = part.end;
       continue;
     }
     Block* block = directory_.find(a);
-    const Glance seen = block ? glance(*block, part) : Glance{};
+    const Glance seen = block ? glance(*block, part, with_owners) : Glance{};
     if (!seen.moving && seen.all) {
       whole.end = part.end;
       continue;
@@ -94,15 +96,18 @@ void Driver::notice_all_writes(bool update) {
   for (uint32_t slot = 0; slot < directory_.size();) {
     Pages run{directory_.at(slot).address, directory_.at(slot).address + kBlock};
     while (++slot < directory_.size() && directory_.at(slot).address == run.end) run.end += kBlock;
-    notice_writes(run, update);
+    notice_writes(run, update, false); // all owners have their turn
   }
 }
 
 void Driver::notice_block(Block& block, Pages pages, bool update) {
-  pages = PageLocks::lock(block, pages);
-  notice_locked(block, pages, update);
-  check(block);
-  unlock(block, pages);
+  until_free([&] {
+    const Pages locked = PageLocks::lock(block, pages);
+    const int error = notice_locked(block, locked, update);
+    check(block);
+    unlock(block, locked);
+    return error;
+  });
 }
 
 // Tells what scans have found in the range.
@@ -120,46 +125,78 @@ void Driver::tell_found(Pages pages, bool update) {
 }
 
 void Driver::tell_block(Block& block, Pages pages, DeviceUpdate* news) {
-  const PageSet found = async_->peek(block, pages);
-  if (found.empty()) return;
-  PageLocks::lock(block, found);
-  async_->tell();
-  const PageSet mine = async_->take_found(block, found); // another thread may have been faster
-  tell_locked(block, mine, news);
-  check(block);
-  unlock(block, found);
-  async_->told();
+  until_free([&] {
+    const PageSet found = async_->peek(block, pages);
+    if (found.empty()) return 0;
+    PageLocks::lock(block, found);
+    async_->tell();
+    const PageSet mine = async_->take_found(block, found); // another thread may have been faster
+    const int error = tell_locked(block, mine, news);
+    check(block);
+    unlock(block, found);
+    async_->told();
+    return error;
+  });
 }
 
-// With the pages locked: what was written to them, known already or not.
-void Driver::notice_locked(Block& block, Pages pages, bool update) {
-  if (!async_) return;
-  DeviceUpdate news{.begin = now_ns()};
-  each_run(block, pages, [&](Pages run) {
+// With the pages locked: what was written to them, through any owner, known already or not. 0 or EDEADLK.
+int Driver::notice_locked(Block& block, Pages pages, bool update) {
+  if (!async_) return 0;
+  DeviceUpdate made{.begin = now_ns()};
+  DeviceUpdate* news = update ? &made : nullptr;
+  const int error = each_run(block, pages, [&](Pages run) {
+    if (!block.page(run.begin).several()) return notice_own(block, run, news);
+    return with_owners(block, run, [&](Pages piece, OtherOwners& others) {
+      int failed = notice_own(block, piece, news);
+      for (OtherOwners::Run& other : others)
+        if (!failed) failed = notice_own(*other.block, other.pages, news);
+      return failed;
+    });
+  });
+  count(made);
+  return error;
+}
+
+int Driver::notice_own(Block& block, Pages pages, DeviceUpdate* news) {
+  return each_run(block, pages, [&](Pages run) {
     if (!readable(block.page(run.begin))) return 0;
     PageSet written;
     if (int error = async_->written(block, run, written)) scan_failed(run, error);
-    tell_locked(block, written, update ? &news : nullptr);
+    const int error = tell_locked(block, written, news);
     async_->told();
-    return 0;
+    return error;
   });
-  count(news);
 }
 
-// `news`: devices get the new content and keep their copies, else they lose them.
-void Driver::tell_locked(Block& block, const PageSet& written, DeviceUpdate* news) {
+// `news`: devices get the new content and keep their copies, else they lose them. 0 or EDEADLK.
+int Driver::tell_locked(Block& block, const PageSet& written, DeviceUpdate* news) {
   PageSet told;
   written.each_run([&](unsigned begin, unsigned end) {
     for (unsigned i = begin; i < end; ++i)
       if (readable(block.pages[i])) told.set(i);
   });
+  int error = 0;
   told.each_run([&](unsigned begin, unsigned end) {
-    each_run(block, block.range(begin, end), [&](Pages part) {
-      if (block.page(part.begin).watched()) notify(block, part);
-      if (!news || !update_devices(block, part, *news)) cpu_wrote(block, part);
-      return 0;
-    });
+    const Pages pages = block.range(begin, end);
+    const int failed = each_run(block, pages, [&](Pages run) { return tell_run(block, run, news); });
+    if (!failed) return;
+    async_->note(pages); // found again the next time; a page too many does no harm
+    error = failed;
   });
+  return error;
+}
+
+// Where pages have other owners, all other copies go.
+int Driver::tell_run(Block& block, Pages run, DeviceUpdate* news) {
+  if (block.page(run.begin).several()) {
+    const int error = step(block, run, {kCpu, Access::Write, Cause::Launch});
+    if (error && error != EDEADLK)
+      fatal("page 0x%lx: cannot tell its other owners what was written: %s", run.begin, strerror(error));
+    return error;
+  }
+  if (block.page(run.begin).watched()) notify(block, run);
+  if (!news || !update_devices(block, run, *news)) cpu_wrote(block, run);
+  return 0;
 }
 
 // A store to Shared pages of the CPU, after the fact: the other copies go.

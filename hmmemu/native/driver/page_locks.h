@@ -1,8 +1,9 @@
 // Locking pages for a transition.
 //
 // INVARIANT: a locked page belongs to one thread, which alone changes its state and what the page tables say
-// of it, and which sleeps for nobody else's page while it holds it (it may only try to lock more). So no two
-// threads wait for each other. Whoever needs the page meanwhile stands in the page's own wait list.
+// of it. While it holds some, it sleeps for another page only if that page's number (slot of the block, then
+// place in it) is higher than those of all that it holds; else it may only try to lock it. So no two threads
+// wait for each other. Whoever needs the page meanwhile stands in the page's own wait list.
 //
 // LOCK: the bit and the list are changed under the lock of the block, which is held for that moment only.
 #pragma once
@@ -56,7 +57,7 @@ class PageLocks {
     each_page(block, pages, [&](uint64_t a) {
       PageState& state = block.page(a);
       block.locked += uint32_t{locked} - uint32_t{state.locked()};
-      block.owner[(a - block.address) / kPage] = owner;
+      __atomic_store_n(&block.owner[(a - block.address) / kPage], owner, __ATOMIC_RELAXED);
       state.set_locked(locked);
     });
     block.publish();
@@ -70,6 +71,11 @@ class PageLocks {
   static bool owned_by(Block& block, uint64_t address, pid_t thread) {
     std::lock_guard guard(block.lock);
     return thread && block.owner[(address - block.address) / kPage] == thread;
+  }
+  // The same of the thread that calls. Needs no lock: nobody else makes it so, or not so.
+  static bool mine(const Block& block, uint64_t address) {
+    return __atomic_load_n(&block.owner[(address - block.address) / kPage], __ATOMIC_RELAXED) ==
+           this_thread();
   }
   // In a fork child the thread has another number.
   static void forget_thread() { known_thread() = 0; }

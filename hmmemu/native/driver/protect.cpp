@@ -51,10 +51,13 @@ void Driver::arm(Protector& protector, Pages pages) {
   std::lock_guard guard(ranges_);
   if (closed_) return;
   const int error = each_block(pages, [&](Block& block, Pages part) {
-    notice_locked(block, part, false); // an earlier store is none of this protector's
+    // An earlier store is none of this protector's.
+    if (int failed = notice_locked(block, part, false)) return failed;
     return each_run(block, part, [&](Pages run) {
       if (!block.page(run.begin).managed()) return 0;
-      if (protector.wants_content() && run.count() >= kWorthMapping) catch_stores(block, run);
+      const bool several = block.page(run.begin).several();
+      if (int failed = several ? watch_owners(block, run) : 0) return failed;
+      if (!several && protector.wants_content() && run.count() >= kWorthMapping) catch_stores(block, run);
       return each_run(block, run, [&](Pages part) {
         for (uint64_t a = std::max(part.begin, pages.begin); a < std::min(part.end, pages.end); a += kPage)
           protector.set_armed(a, true);
@@ -136,11 +139,12 @@ bool Driver::armed_by_any(uint64_t page) const {
   return armed;
 }
 
-// No protector is to hear of these pages: a lone holder may write again.
+// No protector is to hear of these pages: a lone holder may write again. Where there are other owners, which
+// may be armed, pages stay watched until the next write.
 void Driver::unwatch(Block& block, Pages pages) {
   each_run(block, pages, [&](Pages run) {
     PageState next = block.page(run.begin);
-    if (!next.watched()) return 0;
+    if (!next.watched() || next.several()) return 0;
     next.set_watched(false);
     change(block, run, [](PageState& state) { state.set_watched(false); });
     if (next.merged()) return 0; // nobody may write those as they are
@@ -157,22 +161,31 @@ void Driver::unwatch(Block& block, Pages pages) {
   });
 }
 
-// The pages are about to be written: tells their protectors, and nobody watches them any more.
-int Driver::notify(Block& block, Pages run) {
+// The pages are about to be written: tells their protectors, and those of their other owners (which the
+// caller has locked, if there are any), and nobody watches them any more.
+int Driver::notify(Block& block, Pages run, OtherOwners* others) {
   StagingPool::Use staging(staging_);
   const std::byte* before = nullptr;
   bool unreadable = false;
-  each_protector([&](Protector& p) {
-    for_armed(p, run, [&](Pages armed, bool kept) {
+  const auto tell = [&](Protector& p, Pages owner) {
+    for_armed(p, owner, [&](Pages armed, bool kept) {
       const bool wanted = p.wants_content() && !kept;
       if (wanted && !before) unreadable = !(before = content(block, run, *staging));
       if (unreadable) return;
       for (uint64_t a = armed.begin; a < armed.end; a += kPage) p.set_armed(a, false);
-      p.before_write(armed, wanted ? before + (armed.begin - run.begin) : nullptr);
+      p.before_write(armed, wanted ? before + (armed.begin - owner.begin) : nullptr);
     });
+  };
+  each_protector([&](Protector& p) {
+    tell(p, run);
+    for (unsigned i = 0; others && i < others->count; ++i)
+      if (others->runs[i].shared()) tell(p, others->runs[i].pages);
   });
   if (unreadable) return ENXIO; // behind the end of a truncated file: nobody can write there either
-  change(block, run, [](PageState& state) { state.set_watched(false); });
+  const auto unwatched = [](PageState& state) { state.set_watched(false); };
+  change(block, run, unwatched);
+  for (unsigned i = 0; others && i < others->count; ++i)
+    if (others->runs[i].shared()) change(*others->runs[i].block, others->runs[i].pages, unwatched);
   return 0;
 }
 
@@ -202,7 +215,11 @@ template <class Visit> void Driver::each_content(Block& block, Pages run, Visit 
 
 void Driver::read_pages(Pages pages, void (*visit)(void*, uint64_t, const std::byte*), void* context) {
   each_block(pages, [&](Block& block, Pages part) {
-    notice_locked(block, part, false);
+    if (int error = notice_locked(block, part, false)) return error;
+    const int error = each_run(block, part, [&](Pages run) { // other owners may have what these pages hold
+      return block.page(run.begin).several() ? step(block, run, {kCpu, Access::Read, Cause::Home}) : 0;
+    });
+    if (error == EDEADLK) return error;
     return each_run(block, part, [&](Pages run) {
       if (block.page(run.begin).managed())
         each_content(block, run, [&](uint64_t page, const std::byte* now) {

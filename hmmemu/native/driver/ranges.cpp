@@ -125,8 +125,25 @@ Pages Driver::whole(Pages pages) const {
   return pages;
 }
 
-std::vector<Pages> Driver::add_range(Pages pages, MemoryKind kind) {
-  std::lock_guard guard(ranges_);
+std::vector<Pages> Driver::add_range(Pages pages, MemoryKind kind,
+                                     const std::vector<ObjectMapping>& objects) {
+  int error = 0;
+  std::vector<Pages> fresh;
+  {
+    std::lock_guard guard(ranges_);
+    fresh = own_range(pages, kind, objects);
+    for (const ObjectMapping& object : objects)
+      if (!error) error = adopt(kind.huge ? object.whole_blocks() : object);
+  }
+  if (!error) return fresh;
+  drop_range(pages);
+  throw Failure(FailureKind::OutOfMemory,
+                std::string("pages that have other mappings, too, cannot be watched: ") + strerror(error));
+}
+
+std::vector<Pages> Driver::own_range(Pages& pages, MemoryKind kind,
+                                     const std::vector<ObjectMapping>& objects) {
+  refuse_too_many_owners(objects);
   const Tracker tracker = tracker_for(kind);
   pages = kind.huge ? Pages{block_down(pages.begin), block_down(pages.end + kBlock - 1)} : whole(pages);
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
@@ -167,11 +184,16 @@ std::vector<Pages> Driver::drop_range(Pages pages) {
   std::vector<Pages> last = runs(pages, 1);
   for (Pages run : last) // what a snapshot shares with the range would be lost to it
     each_block(run, [&](Block& block, Pages part) {
-      return each_run(block, part,
-                      [&](Pages like) { return block.page(like.begin).watched() ? notify(block, like) : 0; });
+      return each_run(block, part, [&](Pages like) {
+        const PageState state = block.page(like.begin);
+        return state.watched() && !state.several() ? notify(block, like) : 0;
+      });
     });
   each_block(pages, [&](Block& block, Pages part) {
-    bring_home(block, part);
+    if (int error = bring_home(block, part)) return error;
+    for (Pages gone : last)
+      if (int error = leave_all(block, {std::max(gone.begin, part.begin), std::min(gone.end, part.end)}))
+        return error;
     hidden_.set(block, part, false);
     for (Processor q = 1; q < processors(); ++q) tables_[q]->release(block, part);
     return each_run(block, part, [&](Pages run) {
@@ -197,7 +219,8 @@ void Driver::bring_all_home() {
     Block& block = directory_.at(slot);
     each_block({block.address, block.address + kBlock}, [&](Block& b, Pages all) {
       unwatch(b, all);
-      bring_home(b, all);
+      if (int error = bring_home(b, all)) return error;
+      if (int error = leave_all(b, all)) return error; // nobody takes their rights again
       return each_run(b, all, [&](Pages run) { // protections have no descriptor that would take them along
         const PageState state = b.page(run.begin);
         if (state.managed() && state.tracker() == Tracker::Signal) signal_->remove(run);
@@ -252,8 +275,7 @@ void Driver::evacuate(Processor p) {
     Block& block = directory_.at(slot);
     each_block({block.address, block.address + kBlock}, [&](Block& b, Pages all) {
       return each_run(b, all, [&](Pages run) {
-        if (b.page(run.begin).hold(p) != Hold::Invalid) bring_home(b, run);
-        return 0;
+        return b.page(run.begin).hold(p) == Hold::Invalid ? 0 : bring_home(b, run);
       });
     });
   }

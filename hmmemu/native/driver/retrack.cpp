@@ -11,6 +11,9 @@
 //   - A store in that moment to a page that somebody else has or watches is found by comparing the content
 //     (not one of the value that was there: it changed nothing). A page that the CPU alone has, unwatched,
 //     is plain memory, whose stores are nobody's business.
+//   - Of a page with several owners the stores through all are caught, or through none: who joins does what
+//   the
+//     others do (owners.cpp), and none goes back.
 //   - What `sync_` watches has Tracker::Uffd, and nothing else has; freed memory of the arena goes back.
 // LOCKS: the pages'.
 #include "driver/driver.h"
@@ -74,7 +77,7 @@ int Driver::notice_stores(Block& block, Pages pages, uint64_t at_least) {
   if (!async_) return 0;
   return each_run(block, pages, [&](Pages run) {
     const PageState state = block.page(run.begin);
-    if (!state.managed() || state.tracker() != Tracker::Uffd) return 0;
+    if (!state.managed() || state.linked() || state.tracker() != Tracker::Uffd) return 0;
     if (state.hold(kCpu) != Hold::Exclusive || run.count() < at_least) return 0;
     if (int error = host_->hand_over(block, run, *async_)) return error;
     change(block, run, [](PageState& s) { s.set_tracker(Tracker::Async); });

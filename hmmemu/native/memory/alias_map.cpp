@@ -1,5 +1,6 @@
 #include "memory/alias_map.h"
 
+#include "memory/each_mapping.h"
 #include "memory/second_mapping.h"
 #include <algorithm>
 #include <cerrno>
@@ -43,12 +44,16 @@ template <class Act> int AliasMap::each_block(Pages pages, Act act) const {
 }
 
 int AliasMap::add(Pages pages) {
-  const int error = each_block(pages, [&](const Block& block, Pages part) {
+  const int error = each_mapping(pages, [&](Pages mapping) { return add_mapping(mapping); });
+  if (error) remove(pages);
+  return error;
+}
+
+int AliasMap::add_mapping(Pages pages) {
+  return each_block(pages, [&](const Block& block, Pages part) {
     made_.as<bool>()[block.slot] = true;
     return map_again(part, at(block, part));
   });
-  if (error) remove(pages);
-  return error;
 }
 
 void AliasMap::remove(Pages pages) {

@@ -34,6 +34,7 @@ class AliasMap {
   std::byte* writable(const Block& block, Pages pages) const;
 
  private:
+  int add_mapping(Pages pages);
   template <class Act> int each_block(Pages pages, Act act) const;
 
   const Directory& directory_;

@@ -44,6 +44,8 @@ class AsyncTable final : public HostTable {
   bool found(const Block& block) const;
   PageSet peek(const Block& block, Pages pages) const;
   PageSet take_found(const Block& block, const PageSet& pages);
+  // Enters pages that were written: what was taken and could not be told yet, too.
+  void note(Pages run);
 
   // The process has forked: the child has another page table.
   void close() { pagemap_ = Pagemap(); }
@@ -58,7 +60,6 @@ class AsyncTable final : public HostTable {
     return found_.as<std::atomic<uint64_t>>()[uint64_t{block.slot} * PageSet::kWords + index];
   }
   int scan_locked(Pages pages);
-  void note(Pages run);
 
   const Directory& directory_;
   Pagemap pagemap_;

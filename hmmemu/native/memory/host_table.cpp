@@ -53,6 +53,7 @@ int HostTable::hand_over(Block& block, Pages pages, HostTable& to) {
 int HostTable::zap(Block&, Pages pages) {
   void* const at = reinterpret_cast<void*>(pages.begin);
   if (madvise(at, pages.bytes(), MADV_DONTNEED) == 0) return 0;
+  if (errno == ENOMEM) return 0; // unmapped by the program: nobody can access it
   if (errno != EINVAL) return errno;
   return madvise(at, pages.bytes(), MADV_DONTNEED_LOCKED) ? errno : 0; // mlock'ed memory
 }

@@ -28,6 +28,9 @@ class HostTable : public CpuTable {
   void remove(Pages pages) override;
   int merged_rights() const override { return PROT_READ | PROT_WRITE; }
   int replaced(Block&, Pages pages, bool merged) override;
+  uint64_t second_view(const Block& block, uint64_t page) const override {
+    return reinterpret_cast<uint64_t>(aliases_.at(block, {page, page + kPage}));
+  }
   void forget_taken(Block& block, Pages pages) override { free_parked(block, pages); }
   // From now on `to` catches accesses to pages that the CPU has. What is stored before `to.protect` is no
   // message, whatever the pages' state; threads that waited for them here try again. 0, or errno and all is

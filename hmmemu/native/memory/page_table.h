@@ -59,6 +59,8 @@ class CpuTable : public PageTable {
   virtual void remove(Pages pages) = 0;
   // Same-page merging. The rights that mappings of frames are made with.
   virtual int merged_rights() const = 0;
+  // Where the driver sees a page of shared memory without rights of the program's own. 0: nowhere.
+  virtual uint64_t second_view(const Block&, uint64_t /*page*/) const { return 0; }
   // The mapping of pages that are caught was replaced: by one of frames (`merged`), or by memory of the
   // page's kind again. Catches them there, too. 0 or errno.
   virtual int replaced(Block&, Pages, bool merged) = 0;

@@ -1,5 +1,6 @@
 #include "memory/signal_table.h"
 
+#include "memory/each_mapping.h"
 #include "memory/second_mapping.h"
 #include "os/probe.h"
 #include "os/segv.h"
@@ -47,22 +48,6 @@ int free_private_frames(Pages pages) {
   if (madvise(at(pages), pages.bytes(), MADV_DONTNEED) == 0) return 0;
   if (errno != EINVAL) return errno;
   return madvise(at(pages), pages.bytes(), MADV_DONTNEED_LOCKED) ? errno : 0; // mlock'ed memory
-}
-
-// Calls visit(part) -> 0 or errno for each mapping that the pages lie in.
-template <class Visit> int each_mapping(Pages pages, Visit visit) {
-  std::FILE* maps = std::fopen("/proc/self/maps", "re");
-  if (!maps) return errno;
-  char line[512];
-  int error = 0;
-  while (!error && std::fgets(line, sizeof line, maps)) {
-    unsigned long begin, end;
-    if (std::sscanf(line, "%lx-%lx ", &begin, &end) != 2) continue; // the rest of a long path
-    const Pages part{std::max(pages.begin, begin), std::min(pages.end, end)};
-    if (!part.empty()) error = visit(part);
-  }
-  std::fclose(maps);
-  return error;
 }
 
 } // namespace

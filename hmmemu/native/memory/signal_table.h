@@ -35,6 +35,9 @@ class SignalTable final : public CpuTable {
 
   int merged_rights() const override { return PROT_READ; }
   int replaced(Block&, Pages, bool) override { return 0; }
+  uint64_t second_view(const Block& block, uint64_t page) const override {
+    return reinterpret_cast<uint64_t>(alias(block, {page, page + kPage}));
+  }
   void forget_taken(Block& block, Pages pages) override { kept_.set(block, pages, false); }
 
   int protect(Block& block, Pages pages) override;

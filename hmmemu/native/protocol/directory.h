@@ -28,6 +28,16 @@ struct Summary {
   uint64_t any = 0, all = 0;
 };
 
+// A page of a file or of shared memory may be managed at several addresses: its owners. They form a ring
+// (driver/owners.cpp), which is the page's record: one (mapping, offset, private) entry an owner, where the
+// offset and all else is looked up with the mapping as the key. Read by who has the page locked; changed by
+// who has all owners locked.
+struct OwnerLink {
+  uint32_t next = 0;    // number of the next owner in the ring, plus one; 0: there is no other
+  uint32_t mapping = 0; // key; 0: memory that no other address can show
+  bool own = false;     // of a private mapping: it shows a page of its own, and the object's no more
+};
+
 struct Block {
   Lock lock;
   uint32_t locked = 0;  // so many pages are
@@ -36,9 +46,11 @@ struct Block {
   uint64_t address = 0; // 2 MiB aligned
   std::array<PageState, kPagesPerBlock> pages;
   std::array<WaitList, kPagesPerBlock> waiting;
-  std::array<pid_t, kPagesPerBlock> owner; // the thread that has the page locked; 0: nobody
+  std::array<pid_t, kPagesPerBlock> owner;     // the thread that has the page locked; 0: nobody
+  std::array<OwnerLink, kPagesPerBlock> links; // mostly never touched
 
   PageState& page(uint64_t a) { return pages[(a - address) / kPage]; }
+  OwnerLink& link(uint64_t a) { return links[(a - address) / kPage]; }
   Pages all() const { return {address, address + kBlock}; }
   // What must be treated as one: these pages, or the huge page that they are a part of. Caller must hold the
   // lock, or some of the pages.

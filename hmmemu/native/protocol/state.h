@@ -10,6 +10,8 @@
 //   bit  54      watched: a protector is armed on the page
 //   bit  55      merged: the CPU's frame is shared with identical pages
 //   bit  56      locked: in transition; who needs the page waits on its wait list
+//   bit  59      linked: the same page of a file or of shared memory is managed at other addresses too
+//   (OwnerLink)
 //
 // INVARIANTS
 //   - Single writer or many readers: at most one processor is Exclusive, and then no other is Shared.
@@ -104,6 +106,11 @@ class PageState {
   constexpr void set_watched(bool on) { put(kWatched, on); }
   constexpr bool merged() const { return has(kMerged); }
   constexpr void set_merged(bool on) { put(kMerged, on); }
+  constexpr bool linked() const { return has(kLinked); }
+  constexpr void set_linked(bool on) { put(kLinked, on); }
+  // Has other owners, which see what is written here. Not so a private page: it has a copy of its own by
+  // then.
+  constexpr bool several() const { return linked() && shared_mapping(); }
   constexpr bool locked() const { return has(kLocked); }
   constexpr void set_locked(bool on) { put(kLocked, on); }
 
@@ -118,7 +125,7 @@ class PageState {
   static constexpr uint64_t kBit = 1, kStart = kBit << 48, kSharedMapping = kBit << 49,
                             kReadOnly = kBit << 50, kFile = kBit << 51, kWatched = kBit << 54,
                             kMerged = kBit << 55, kLocked = kBit << 56, kHuge = kBit << 57,
-                            kExecutable = kBit << 58;
+                            kExecutable = kBit << 58, kLinked = kBit << 59;
   constexpr bool has(uint64_t flag) const { return word_ & flag; }
   constexpr void put(uint64_t flag, bool on) { word_ = on ? word_ | flag : word_ & ~flag; }
   uint64_t word_ = 0;

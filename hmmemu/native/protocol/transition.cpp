@@ -28,21 +28,22 @@ bool mappable(PageState state) {
   return !kind.shared && !kind.file && !kind.huge;
 }
 
-// p alone, with as much right as protectors leave.
-PageState only(PageState state, Processor p) {
+// p alone, with as much right as protectors and other owners of the page leave.
+PageState only(PageState state, Processor p, Access access) {
+  const bool may_write = !state.watched() && (access != Access::Read || !state.several());
   state.set_holds(0);
-  state.set(p, state.watched() ? Hold::Shared : Hold::Exclusive);
+  state.set(p, may_write ? Hold::Exclusive : Hold::Shared);
   return state;
 }
 
-Transition migrate(PageState state, Processor p) {
+Transition migrate(PageState state, Processor p, Access access) {
   const Processor source = holder(state);
   const bool may_write = state.hold(source) == Hold::Exclusive || (source == kCpu && unguarded(state));
   return {.step = Step::Migrate,
           .source = source,
           .protect = may_write,
           .zap = holders_but(state, kMaxProcessors), // p's own copy too, if the source's may be newer
-          .next = only(state, p)};
+          .next = only(state, p, access)};
 }
 
 } // namespace
@@ -68,12 +69,12 @@ Transition transition(PageState state, Processor p, Access access, ProtocolPolic
     next.set(p, Hold::Remote);
     return {.step = Step::Remote, .next = next};
   }
-  if (state.untouched()) return {.step = Step::FirstTouch, .next = only(state, p)};
+  if (state.untouched()) return {.step = Step::FirstTouch, .next = only(state, p, access)};
   if (mine == Hold::Shared) {
-    if (p != kCpu && unguarded(state)) return migrate(state, p);
-    return {.step = Step::Upgrade, .zap = holders_but(state, p), .next = only(state, p)};
+    if (p != kCpu && unguarded(state)) return migrate(state, p, access);
+    return {.step = Step::Upgrade, .zap = holders_but(state, p), .next = only(state, p, access)};
   }
-  if (!read || !policy.read_duplication) return migrate(state, p);
+  if (!read || !(policy.read_duplication || state.several())) return migrate(state, p, access);
 
   const Processor source = holder(state);
   PageState next = state;
@@ -85,9 +86,24 @@ Transition transition(PageState state, Processor p, Access access, ProtocolPolic
           .next = next};
 }
 
+Settling settling(PageState other, Access access) {
+  Settling s{.next = other};
+  if (other.untouched()) return s;
+  s.show = other.hold(kCpu) == Hold::Invalid;
+  if (s.show) s.next = transition(other, kCpu, Access::Read, {}).next;
+  if (access != Access::Read) {
+    s.zap = holders_but(s.next, kMaxProcessors);
+    s.next.set_holds(0);
+  } else if (s.next.hold(kCpu) == Hold::Exclusive) {
+    s.protect = true;
+    s.next.set(kCpu, Hold::Shared);
+  }
+  return s;
+}
+
 Transition eviction(PageState state, Processor p) {
   if (state.hold(p) == Hold::Invalid) return {.next = state};
-  if (holders_but(state, p) == 0) return migrate(state, kCpu);
+  if (holders_but(state, p) == 0) return migrate(state, kCpu, Access::Read);
   PageState next = state;
   next.set(p, Hold::Invalid);
   return {.step = Step::Drop, .zap = static_cast<uint16_t>(1u << p), .next = next};

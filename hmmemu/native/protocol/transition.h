@@ -20,6 +20,12 @@
 // them safe while every processor keeps running: protect -> take the content -> zap -> map. At no moment can
 // one processor write while another still reads an older copy.
 //
+// A page with several owners, which has a state for each address, has one frame for the CPU. The same rule,
+// one level up: one owner whose processors may write, or many that read. An access through one owner settles
+// the others before it (`settling`); who reads gets a Shared copy, also where it would be the only one.
+//   - The frame holds the newest content as long as the CPU holds it through any owner.
+//   - Where devices alone hold an owner's page, or somebody may write it, no other owner holds anything.
+//
 // Under the tracker `async` the CPU's stores to a Shared page are seen later, not caught: while the CPU holds
 // such a page its copy counts as the newest, and a device that wants to write takes it from there.
 //
@@ -58,6 +64,19 @@ struct ProtocolPolicy {
 };
 
 Transition transition(PageState state, Processor p, Access access, ProtocolPolicy policy);
+
+// What another owner of a page gives up before an access. In this order: its content goes to the frame, if
+// only devices have it (the CPU reads it then); the CPU may write no more; the copies go.
+struct Settling {
+  bool show = false;
+  bool protect = false;
+  uint16_t zap = 0;
+  PageState next;
+
+  friend bool operator==(const Settling&, const Settling&) = default;
+};
+
+Settling settling(PageState other, Access access);
 
 // A device gives up its copy (eviction). The only copy goes to the CPU, and that is no write: protectors of
 // the page hear nothing.
