@@ -157,6 +157,8 @@ def test_a_message_is_seen_before_its_flag(racing: hmm.RawModule, page_by_page: 
 
 
 def test_readers_see_writes_in_order(racing: hmm.RawModule, page_by_page: hmm.AddressSpace) -> None:
+    if page_by_page.tracker == "async":
+        pytest.skip("a running kernel keeps what it has of some pages, and gets others anew")
     pages = 4
     x, bad = page_by_page.zeros(pages * 1024, np.int32), page_by_page.zeros(1024, np.int32)
     stream = hmm.Stream()

@@ -17,6 +17,9 @@ import os, shutil, sys, tempfile
 if not os.access(sys.executable, os.X_OK):  # in root's home: it runs, but cannot be started by who it runs as
     sys.executable = shutil.which("python3", path="/usr/local/bin:/usr/bin") or sys.exit(77)
 home = tempfile.mkdtemp()
+with open(home + "/sitecustomize.py", "w") as file:  # programs that tests start import what this one does
+    file.write("import site\\nfor folder in " + repr(sys.path) + ": site.addsitedir(folder)")
+os.environ["PYTHONPATH"] = home
 os.environ.update(HMMEMU_CACHE_DIR=home, HMMEMU_DEVICE="emulated", TMPDIR=home)
 import pytest, hmmemu.space
 from hmmemu.choices import choose_tracker
