@@ -135,11 +135,11 @@ def test_dropped_pages_are_zeros(
 
 
 def test_a_kernel_reads_and_writes_them(space: Space, kernels: hmm.RawModule, x: np.ndarray) -> None:
-    space.register(x)
-    logged(space, x)
-    advise(x[DROPPED], DONTNEED)
-    kernels.get_function("add")(PAGES, 256, (x, x.size, 1))
-    space.devices[0].synchronize()
+    with space:
+        space.register(x)
+        logged(space, x)
+        advise(x[DROPPED], DONTNEED)
+        kernels.get_function("add")(PAGES, 256, (x, x.size, 1))
     assert (x[DROPPED] == 1).all() and (x[: DROPPED.start] == 8).all()
 
 

@@ -2,10 +2,18 @@
 #pragma once
 #include "base/failure.h"
 #include "base/pages.h"
+#include <cerrno>
 #include <sys/mman.h>
 #include <utility>
 
 namespace hmm {
+
+// Whether something is mapped at each of these pages, which are of one block. mincore says ENOMEM exactly if
+// not.
+inline bool is_mapped(Pages pages) {
+  unsigned char present[kPagesPerBlock];
+  return mincore(reinterpret_cast<void*>(pages.begin), pages.bytes(), present) == 0 || errno != ENOMEM;
+}
 
 class Mapping {
  public:

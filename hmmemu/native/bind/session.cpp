@@ -52,12 +52,12 @@ void check(int error, const char* what) {
                            : error == EFAULT || error == EPERM ? FailureKind::Range
                            : error == ENXIO || error == EIO    ? FailureKind::Truncated
                                                                : FailureKind::Error;
-  const char* why = error == ESRCH    ? "the device process has ended"
-                    : error == EFAULT ? "part of the range is not in the address space"
-                    : error == EPERM  ? "the memory is mapped read-only"
-                    : error == ENXIO || error == EIO
-                        ? "part of the range lies behind the end of a file that was truncated"
-                        : std::strerror(error);
+  const char* why =
+      error == ESRCH    ? "the device process has ended"
+      : error == EFAULT ? "part of the range is not in the address space, or not mapped any more"
+      : error == EPERM  ? "the memory is mapped read-only"
+      : error == ENXIO || error == EIO ? "part of the range lies behind the end of a file that was truncated"
+                                       : std::strerror(error);
   throw Failure(kind, std::string(what) + ": " + why);
 }
 

@@ -14,6 +14,9 @@ namespace {
 // protected.
 uint64_t gap_of(PageState state) { return state.tracker() == Tracker::Uffd ? 32 * kPage : kBlock; }
 
+// Errors of single pages, which need not concern the others.
+bool only_neighbours(int error) { return error == ENXIO || error == EFAULT || error == EDEADLK; }
+
 } // namespace
 
 Driver::Driver(Policy policy, Tracker tracker)
@@ -128,20 +131,21 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, uint64_t& busy)
 }
 
 // The page that faulted, and what growth adds to it. Watched pages that are only added count as read. What
-// growth adds may lie behind the end of a file, where the page that faulted does not, or have an owner that
-// is in transition.
+// growth adds may lie behind the end of a file, be gone, or have an owner that is in transition, where the
+// page that faulted is fine.
 int Driver::bring(Block& block, Pages region, uint64_t address, Request request) {
   Request grown = request;
   grown.grown = true;
   const Pages page = block.whole({address, address + kPage});
   if (request.access == Access::Read || !block.page(address).watched()) {
     const int error = access_locked(block, region, grown);
-    return error == ENXIO || error == EDEADLK ? access_locked(block, page, request) : error;
+    if (!only_neighbours(error)) return error;
+    if (!block.page(address).managed()) return EFAULT; // gone
+    return access_locked(block, page, request);
   }
   if (int error = access_locked(block, page, request)) return error;
   for (Pages added : {Pages{region.begin, page.begin}, Pages{page.end, region.end}})
-    if (int error = access_locked(block, added, grown); error && error != ENXIO && error != EDEADLK)
-      return error;
+    if (int error = access_locked(block, added, grown); error && !only_neighbours(error)) return error;
   return 0;
 }
 
@@ -305,11 +309,16 @@ int Driver::access_locked(Block& block, Pages pages, Request request) {
   });
 }
 
-// One access to pages that are alike. Where a part of them lies behind the end of a file: as much as there
-// is.
+// One access to pages that are alike. Where a part of them lies behind the end of a file, or is gone: as much
+// as there is.
 int Driver::step(Block& block, Pages run, Request request) {
   const int error = step_at_once(block, run, request);
-  if (error != ENXIO || run.count() == 1 || block.page(run.begin).huge()) return error;
+  if (error != ENXIO && error != ENOENT) return error;
+  if (run.count() == 1 || block.page(run.begin).huge()) {
+    if (error == ENXIO && block.page(run.begin).kind().file) return error;
+    forget_gone(block, run);
+    return EFAULT;
+  }
   const uint64_t middle = run.begin + run.count() / 2 * kPage;
   const int first = access_locked(block, {run.begin, middle}, request);
   const int second = access_locked(block, {middle, run.end}, request);
@@ -342,6 +351,36 @@ int Driver::step_at_once(Block& block, Pages run, Request request) {
   }
   if (block.page(run.begin).merged() && t.step != Step::Duplicate) return break_first(block, run, request);
   return request.p != kCpu && hides(block, run) ? ENXIO : act(block, run, t, request);
+}
+
+// The program has unmapped the pages without telling us (munmap; numpy 2.5 frees an array's data before it
+// says that the array is gone), and their content with them: every other copy goes, too.
+void Driver::forget_gone(Block& block, Pages run) {
+  if (block.page(run.begin).merged()) forget_merged(block, run);
+  for (Processor q = 1; q < processors(); ++q) tables_[q]->release(block, run);
+  cpu_table(block.page(run.begin).tracker()).forget_taken(block, run);
+  change(block, run, [](PageState& state) {
+    state.set_holds(0);
+    state.set_watched(false);
+    state.set_gone(true);
+  });
+}
+
+// Content that comes home to pages of which a part is gone.
+int Driver::install_mapped(Block& block, Pages run, const std::byte* content, PageState next) {
+  int result = 0;
+  const uint64_t step = next.huge() ? kBlock : kPage;
+  for (uint64_t a = run.begin; a < run.end; a += step, content += step) {
+    const Pages page{a, a + step};
+    const int error = table(kCpu, next).install(block, page, content, next.hold(kCpu) == Hold::Exclusive);
+    if (error == ENOENT)
+      forget_gone(block, page), result = EFAULT;
+    else if (error && error != EEXIST) // EEXIST: it came home before the part that is gone was found
+      return error;
+    else
+      commit(block, page, next);
+  }
+  return result;
 }
 
 // Performs a transition, on a device with room made for it first.
@@ -403,8 +442,9 @@ int Driver::migrate(Block& block, Pages run, const Transition& t, Request reques
   int error = 0;
   if (t.step == Step::Duplicate) {
     if (t.protect) error = theirs.protect(block, run);
-    const std::byte* content = error ? nullptr : theirs.frames(block, run, *staging);
+    const std::byte* content = error ? nullptr : frames(t.source, block, run, *staging);
     if (!error) error = content ? mine.install(block, run, content, false) : ENXIO;
+    if (error == ENOENT && request.p == kCpu) return install_mapped(block, run, content, t.next);
   } else {
     counters_.processor[t.source].invalidated_pages.add(run.count());
     const std::byte* content = theirs.take(block, run, t.protect, *staging);
@@ -412,6 +452,7 @@ int Driver::migrate(Block& block, Pages run, const Transition& t, Request reques
     remember(block, run, request.p, content);
     error = zap_others(block, run, t.zap & ~(1u << t.source));
     if (!error) error = mine.install(block, run, content, writable);
+    if (error == ENOENT && request.p == kCpu) return install_mapped(block, run, content, t.next);
     if (error && !(request.p == kCpu && is_lost(t.next, error)))
       give_refuge(block, run, request.p == kCpu ? t.source : kCpu, content, writable, t.next);
   }
@@ -463,27 +504,19 @@ int Driver::bring_home(Block& block, Pages pages) {
   return 0;
 }
 
-// Memory that the program unmapped without telling us (numpy 2.5 frees an array's data before it says that
-// the array is gone) takes its content with it: nothing is written to it, and every other copy goes. 0 or
-// EDEADLK.
+// 0 or EDEADLK.
 int Driver::bring_home_run(Block& block, Pages run) {
-  const int error = each_run(block, run, [&](Pages part) {
-    if (block.page(part.begin).remote()) return recall(block, part);
-    if (block.page(part.begin).merged()) return bring_home_merged(block, part);
-    if (block.page(part.begin).watched() || block.page(part.begin).several())
-      return bring_home_watched(block, part);
-    return access_locked(block, part, {kCpu, Access::Write, Cause::Home});
+  return each_run(block, run, [&](Pages part) {
+    const PageState state = block.page(part.begin);
+    const bool kept = state.watched() || state.several();
+    const int error = state.remote()   ? recall(block, part)
+                      : state.merged() ? bring_home_merged(block, part)
+                      : kept           ? bring_home_watched(block, part)
+                                       : access_locked(block, part, {kCpu, Access::Write, Cause::Home});
+    if (!error || error == EFAULT) return 0; // EFAULT: those are gone
+    if (error != EDEADLK) fatal("pages at 0x%lx cannot be brought home: %s", part.begin, strerror(error));
+    return error;
   });
-  if (!error || error == EDEADLK) return error;
-  if (error != ENOENT) fatal("pages at 0x%lx cannot be brought home: %s", run.begin, strerror(error));
-  if (run.count() > 1 && !block.page(run.begin).huge()) {
-    const uint64_t middle = run.begin + run.count() / 2 * kPage;
-    const int first = bring_home_run(block, {run.begin, middle});
-    return first ? first : bring_home_run(block, {middle, run.end});
-  }
-  for (Processor q = 1; q < processors(); ++q) tables_[q]->release(block, run);
-  change(block, run, [](PageState& state) { state.set_holds(0); });
-  return 0;
 }
 
 // Coming home is no write: the protectors stay armed, other owners keep their rights to read, and of these
@@ -507,6 +540,8 @@ void Driver::discard(Pages pages) {
     const bool inside = part.begin >= pages.begin && part.end <= pages.end; // else others use the huge page
     return inside ? release_everywhere(block, part) : 0;
   });
+  if (error == ENOENT || error == ENXIO)
+    throw Failure(FailureKind::Range, "cannot discard: a part of the memory is not mapped any more");
   if (error) throw Failure(FailureKind::Error, std::string("discard failed: ") + strerror(error));
 }
 
@@ -565,7 +600,7 @@ int Driver::copy_locked(Block& block, Pages pages, Processor p, Access access, u
   StagingPool::Use staging(staging_);
   return each_run(block, pages, [&](Pages run) {
     if (block.page(run.begin).hold(p) == Hold::Invalid) return ERANGE;
-    const std::byte* frames = table(p, block.page(run.begin)).frames(block, run, *staging);
+    const std::byte* frames = this->frames(p, block, run, *staging);
     if (!frames) return ENXIO;
     const uint64_t begin = std::max(run.begin, address), end = std::min(run.end, address + bytes);
     auto* at = const_cast<std::byte*>(frames) + (begin - run.begin);

@@ -205,6 +205,8 @@ class Driver {
   void commit(Block& block, Pages run, PageState next);
   void repair(Block& block, uint64_t address, Processor p, bool present);
   void notice_dropped(Block& block, uint64_t address);
+  void forget_gone(Block& block, Pages run);
+  int install_mapped(Block& block, Pages run, const std::byte* content, PageState next);
   bool read_by_driver(Block& block, const Fault& fault);
   int release_everywhere(Block& block, Pages pages);
   int bring_home(Block& block, Pages pages);
@@ -305,6 +307,7 @@ class Driver {
   int copy_locked(Block& block, Pages pages, Processor p, Access access, uint64_t address, uint64_t bytes,
                   std::byte* buffer);
   const std::byte* content(Block& block, Pages run, Staging& staging);
+  const std::byte* frames(Processor p, Block& block, Pages run, Staging& staging);
   template <class Visit> void each_content(Block& block, Pages run, Visit visit);
   void check(Block& block) const;
   // Both are called with other pages locked, and so lock what is free only.

@@ -54,14 +54,13 @@ void Driver::evict_locked(Block& block, Pages pages, Processor p) {
   const int error = each_run(block, pages, [&](Pages run) {
     const Transition t = eviction(block.page(run.begin), p);
     if (t.step != Step::None) {
-      if (int failed = perform(block, run, t, {kCpu, Access::Write, Cause::Eviction})) return failed;
+      const int failed = perform(block, run, t, {kCpu, Access::Write, Cause::Eviction});
+      if (failed && failed != EFAULT) return failed; // EFAULT: a part is gone, and the device's copy with it
       counters_.processor[p].evicted_pages.add(run.count());
     }
     return devices_[p]->release(block, run); // frames that were kept for pages which are not there
   });
-  // ENOENT: memory that the program unmapped without telling us; its end is noticed elsewhere.
-  if (error && error != ENOENT)
-    fatal("pages at 0x%lx cannot be evicted from a device: %s", pages.begin, strerror(error));
+  if (error) fatal("pages at 0x%lx cannot be evicted from a device: %s", pages.begin, strerror(error));
 }
 
 } // namespace hmm

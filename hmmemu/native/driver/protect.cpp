@@ -67,6 +67,10 @@ void Driver::arm(Protector& protector, Pages pages) {
       });
     });
   });
+  if (error == ENOENT || error == ENXIO)
+    throw Failure(FailureKind::Range,
+                  "cannot protect: a part of the memory is not mapped any more, or lies behind the "
+                  "end of its file");
   if (error) throw Failure(FailureKind::Error, std::string("cannot write-protect: ") + strerror(error));
 }
 
@@ -189,11 +193,19 @@ int Driver::notify(Block& block, Pages run, OtherOwners* others) {
   return 0;
 }
 
+// What pages hold that `p` has. nullptr also if they are the CPU's, would be read where they are, and are
+// gone.
+const std::byte* Driver::frames(Processor p, Block& block, Pages run, Staging& staging) {
+  const MemoryKind kind = block.page(run.begin).kind();
+  if (p == kCpu && !kind.shared && !kind.file && !is_mapped(run)) return nullptr;
+  return table(p, block.page(run.begin)).frames(block, run, staging);
+}
+
 // What the pages hold now, wherever that is.
 const std::byte* Driver::content(Block& block, Pages run, Staging& staging) {
   const PageState state = block.page(run.begin);
   for (Processor p = 0; p < processors(); ++p)
-    if (state.hold(p) != Hold::Invalid) return table(p, state).frames(block, run, staging);
+    if (state.hold(p) != Hold::Invalid) return frames(p, block, run, staging);
   std::memset(staging.data(), 0, run.bytes());
   return staging.data();
 }

@@ -163,7 +163,7 @@ std::vector<Pages> Driver::own_range(Pages& pages, MemoryKind kind,
   }
   each_block(pages, [&](Block& block, Pages part) {
     change(block, part, [&](PageState& state) {
-      if (!state.managed()) {
+      if (!state.owners()) {
         forget(state);
         state.set(kCpu, Hold::Exclusive);
         state.set_kind(kind);
@@ -186,7 +186,8 @@ std::vector<Pages> Driver::drop_range(Pages pages) {
     each_block(run, [&](Block& block, Pages part) {
       return each_run(block, part, [&](Pages like) {
         const PageState state = block.page(like.begin);
-        return state.watched() && !state.several() ? notify(block, like) : 0;
+        if (state.watched() && !state.several()) notify(block, like); // what cannot be read is lost to it
+        return 0;
       });
     });
   each_block(pages, [&](Block& block, Pages part) {
@@ -204,7 +205,7 @@ std::vector<Pages> Driver::drop_range(Pages pages) {
           cpu.remove(end);
       change(block, run, [](PageState& state) {
         state.drop_owner();
-        if (!state.managed()) forget(state);
+        if (!state.owners()) forget(state);
       });
       return 0;
     });

@@ -99,12 +99,13 @@ PageSet AsyncTable::take_found(const Block& block, const PageSet& pages) {
 }
 
 // By halves where the pages lie in several mappings (huge-page advice on a part is enough for that).
-int AsyncTable::take_by_copy(Block& block, Pages pages, bool writable, std::byte* to) {
+int AsyncTable::take_by_copy(Block& block, Pages pages, std::byte* to) {
+  if (!is_mapped(pages)) return ENOENT;
   const int error = detach_and_copy(pages, to);
   if (error != EFAULT || pages.count() < 2) return error;
   const uint64_t middle = pages.begin + pages.count() / 2 * kPage;
-  const int first = take_by_copy(block, {pages.begin, middle}, writable, to);
-  return first ? first : take_by_copy(block, {middle, pages.end}, writable, to + (middle - pages.begin));
+  const int first = take_by_copy(block, {pages.begin, middle}, to);
+  return first ? first : take_by_copy(block, {middle, pages.end}, to + (middle - pages.begin));
 }
 
 } // namespace hmm

@@ -51,7 +51,7 @@ class AsyncTable final : public HostTable {
   void close() { pagemap_ = Pagemap(); }
 
  protected:
-  int take_by_copy(Block& block, Pages pages, bool writable, std::byte* to) override;
+  int take_by_copy(Block& block, Pages pages, std::byte* to) override;
 
  private:
   static constexpr uint64_t kMostScanned = 64 * 1024 * 1024; // about 30 us

@@ -147,12 +147,15 @@ int DeviceTable::regrant(Block&, Pages pages, bool writable) {
   return rights_.frames_are_rights() ? rights_.wake(pages) : rights_.give(pages, writable);
 }
 
+// A protection that stays behind where a page was would keep it from being refused.
 int DeviceTable::release(Block& block, Pages pages) {
-  return frames_.each_run(block, pages, [&](Pages run, bool present) {
+  const int error = frames_.each_run(block, pages, [&](Pages run, bool present) {
     if (!present) return 0;
     if (!rights_.frames_are_rights()) take_rights(run);
     return punch(block, run);
   });
+  if (!error && rights_.frames_are_rights()) rights_.unprotect(pages);
+  return error;
 }
 
 } // namespace hmm

@@ -107,24 +107,27 @@ uint64_t HostTable::park(Block& block, Pages pages) {
   return moved;
 }
 
-const std::byte* HostTable::take(Block& block, Pages pages, bool writable, Staging& staging) {
+const std::byte* HostTable::take(Block& block, Pages pages, bool, Staging& staging) {
   if (shared(block,
              pages)) { // nobody writes any more once the entries are gone; the frames stay where they are
-    if (int error = zap(block, pages)) fatal("zap of CPU page 0x%lx failed: errno %d", pages.begin, error);
-    return aliases_.readable(block, pages);
+    return zap(block, pages) ? nullptr : aliases_.readable(block, pages);
   }
   const uint64_t parked = park(block, pages);
   auto* spot = reinterpret_cast<const std::byte*>(spots(block, pages).begin);
   if (parked == pages.bytes()) return touch(spot, parked);
   const Pages rest{pages.begin + parked, pages.end};
   std::memcpy(staging.data(), spot, parked);
-  if (int error = take_by_copy(block, rest, writable, staging.data() + parked))
-    fatal("CPU page 0x%lx cannot be taken away: errno %d", rest.begin, error);
+  if (int error = take_by_copy(block, rest, staging.data() + parked)) {
+    install_parked(block, {pages.begin, rest.begin}, spot); // as it was
+    if (error != ENOENT) fatal("CPU page 0x%lx cannot be taken away: errno %d", rest.begin, error);
+    return nullptr;
+  }
   return staging.data();
 }
 
-int HostTable::take_by_copy(Block& block, Pages pages, bool writable, std::byte* to) {
-  if (int error = writable ? protect(block, pages) : 0) return error;
+int HostTable::take_by_copy(Block& block, Pages pages, std::byte* to) {
+  if (int error = protect(block, pages)) return error;
+  if (!is_mapped(pages)) return ENOENT; // of holes the protection says nothing
   std::memcpy(to, reinterpret_cast<const void*>(pages.begin), pages.bytes());
   return zap(block, pages);
 }
@@ -160,7 +163,8 @@ int HostTable::install_parked(Block& block, Pages pages, const std::byte* conten
 int HostTable::release(Block& block, Pages pages) {
   free_parked(block, pages);
   if (!shared(block, pages)) return zap(block, pages);
-  return madvise(reinterpret_cast<void*>(pages.begin), pages.bytes(), MADV_REMOVE) ? errno : 0;
+  if (madvise(reinterpret_cast<void*>(pages.begin), pages.bytes(), MADV_REMOVE) == 0) return 0;
+  return errno == ENOMEM ? ENOENT : errno;
 }
 
 void HostTable::free_parked(Block& block, Pages pages) {

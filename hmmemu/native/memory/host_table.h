@@ -62,7 +62,7 @@ class HostTable : public CpuTable {
 
  protected:
   // Takes away private pages whose frames cannot be moved, and copies them to `to`.
-  virtual int take_by_copy(Block& block, Pages pages, bool writable, std::byte* to);
+  virtual int take_by_copy(Block& block, Pages pages, std::byte* to);
   static bool shared(Block& block, Pages pages) { return block.page(pages.begin).shared_mapping(); }
   static bool huge(Block& block, Pages pages) { return block.page(pages.begin).huge(); }
 

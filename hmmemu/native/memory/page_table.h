@@ -5,7 +5,8 @@
 // are alike (PageState::like). Other pages of the block may be worked on at the same time by other threads.
 // None allocates, none touches memory through a managed address unless the page is known to be present and
 // write-protected or Exclusive. Return values are 0 or an errno; ENOMEM from an operation that gives or takes
-// rights means that nothing changed, or that the processor has less right than before, never more.
+// rights means that nothing changed, or that the processor has less right than before, never more. ENOENT
+// from the CPU's: the program has unmapped a part of the pages.
 #pragma once
 #include "base/page_set.h"
 #include "memory/staging.h"

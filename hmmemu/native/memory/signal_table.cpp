@@ -38,12 +38,6 @@ template <class Move> int all_of(Pages pages, Move move) {
   return 0;
 }
 
-// mincore says ENOMEM exactly if a part is not mapped.
-bool is_mapped(Pages pages) {
-  unsigned char present[kPagesPerBlock];
-  return mincore(at(pages), pages.bytes(), present) == 0 || errno != ENOMEM;
-}
-
 int free_private_frames(Pages pages) {
   if (madvise(at(pages), pages.bytes(), MADV_DONTNEED) == 0) return 0;
   if (errno != EINVAL) return errno;
@@ -125,8 +119,8 @@ int SignalTable::set(Pages pages, int protection) {
 // mappings end now.
 int SignalTable::grant(Block& block, Pages pages, bool writable, int before) {
   const int error = set(pages, right(block.page(pages.begin).kind(), writable));
-  if (!error || error == ENOENT) return error;
-  if (set(pages, before) != 0)
+  if (!error) return 0;
+  if (set(pages, before) != 0 && error != ENOENT)
     fatal("rights of CPU pages at 0x%lx cannot be taken back: %s (see vm.max_map_count)", pages.begin,
           std::strerror(error));
   return error;

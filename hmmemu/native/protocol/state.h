@@ -6,6 +6,7 @@
 //   bit  48      first page of an allocation: a fault does not grow across it
 //   bits 49..51  what the CPU's mapping is: MAP_SHARED; read-only; pages of a regular file
 //   bits 57..58  and: huge pages of hugetlbfs; executable
+//   bit  60      gone: the program has unmapped the page; until its owners go too, nobody can have it
 //   bits 52..53  how the CPU's accesses are caught: Tracker
 //   bit  54      watched: a protector is armed on the page
 //   bit  55      merged: the CPU's frame is shared with identical pages
@@ -67,7 +68,7 @@ class PageState {
   }
 
   constexpr unsigned owners() const { return (word_ >> 32) & 0xffff; }
-  constexpr bool managed() const { return owners() != 0; }
+  constexpr bool managed() const { return owners() != 0 && !gone(); }
   constexpr void add_owner() { word_ += uint64_t{1} << 32; }
   constexpr void drop_owner() { word_ -= uint64_t{1} << 32; }
 
@@ -111,6 +112,8 @@ class PageState {
   // Has other owners, which see what is written here. Not so a private page: it has a copy of its own by
   // then.
   constexpr bool several() const { return linked() && shared_mapping(); }
+  constexpr bool gone() const { return has(kGone); }
+  constexpr void set_gone(bool on) { put(kGone, on); }
   constexpr bool locked() const { return has(kLocked); }
   constexpr void set_locked(bool on) { put(kLocked, on); }
 
@@ -125,7 +128,7 @@ class PageState {
   static constexpr uint64_t kBit = 1, kStart = kBit << 48, kSharedMapping = kBit << 49,
                             kReadOnly = kBit << 50, kFile = kBit << 51, kWatched = kBit << 54,
                             kMerged = kBit << 55, kLocked = kBit << 56, kHuge = kBit << 57,
-                            kExecutable = kBit << 58, kLinked = kBit << 59;
+                            kExecutable = kBit << 58, kLinked = kBit << 59, kGone = kBit << 60;
   constexpr bool has(uint64_t flag) const { return word_ & flag; }
   constexpr void put(uint64_t flag, bool on) { word_ = on ? word_ | flag : word_ & ~flag; }
   uint64_t word_ = 0;
