@@ -226,3 +226,11 @@ def test_executable_memory_stays_executable(space: hmm.AddressSpace) -> None:
     space.unregister(x)
     found = mappings_of(address, address + 8192)
     assert {(m.readable, m.writable, m.executable) for m in found} == {(True, True, True)}
+
+
+def test_transfers_are_for_devices(space: hmm.AddressSpace, tmp_path: Path) -> None:
+    x, data = file_shared(tmp_path), np.full(1024, 5, np.int32)
+    space.register(x)
+    with pytest.raises(hmm.RangeError, match="processor 0 is the CPU"):
+        space.session.transfer(0, x.ctypes.data, data.nbytes, data.ctypes.data, True)
+    assert not x.any()

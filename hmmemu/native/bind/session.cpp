@@ -81,6 +81,9 @@ void access_range(Session& s, uint64_t begin, uint64_t end, unsigned p, bool wri
 }
 
 void transfer(Session& s, unsigned p, uint64_t address, uint64_t bytes, uint64_t data, bool write) {
+  if (p == kCpu)
+    throw Failure(FailureKind::Range,
+                  "processor 0 is the CPU, which reads and writes its memory itself: name a device");
   nb::gil_scoped_release release;
   check(s.driver()->transfer(processor(s, p), address, bytes, reinterpret_cast<void*>(data),
                              write ? Access::Write : Access::Read),

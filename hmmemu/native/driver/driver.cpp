@@ -315,7 +315,7 @@ int Driver::step(Block& block, Pages run, Request request) {
   const int error = step_at_once(block, run, request);
   if (error != ENXIO && error != ENOENT) return error;
   if (run.count() == 1 || block.page(run.begin).huge()) {
-    if (error == ENXIO && block.page(run.begin).kind().file) return error;
+    if (error == ENXIO && is_mapped(run)) return error;
     forget_gone(block, run);
     return EFAULT;
   }
@@ -448,7 +448,7 @@ int Driver::migrate(Block& block, Pages run, const Transition& t, Request reques
   } else {
     counters_.processor[t.source].invalidated_pages.add(run.count());
     const std::byte* content = theirs.take(block, run, t.protect, *staging);
-    if (!content) return ENXIO;
+    if (!content) return errno;
     remember(block, run, request.p, content);
     error = zap_others(block, run, t.zap & ~(1u << t.source));
     if (!error) error = mine.install(block, run, content, writable);

@@ -68,7 +68,8 @@ class Driver {
   int access(Pages pages, Processor p, Access access, Cause cause);
   // Drops every copy; the range reads as zeros afterwards.
   void discard(Pages pages);
-  // Copies between `data` and the range as `p` sees it, bringing the pages to p as its own accesses would.
+  // Copies between `data` and the range as a device sees it, bringing the pages there as its own accesses
+  // would.
   int transfer(Processor p, uint64_t address, uint64_t bytes, void* data, Access access);
   // PageState words, one a page.
   void snapshot(Pages pages, uint64_t* words);

@@ -18,7 +18,7 @@ int Driver::lend(Block& block, Pages run, Processor p) {
   DeviceTable& device = *devices_[p];
   StagingPool::Use staging(staging_);
   const std::byte* content = cpu.take(block, run, true, *staging);
-  if (!content) return ENXIO;
+  if (!content) return errno;
   device.lend(block, run, content);
   int error = RemotePages::map(run, device.vram());
   if (error) {

@@ -110,7 +110,10 @@ uint64_t HostTable::park(Block& block, Pages pages) {
 const std::byte* HostTable::take(Block& block, Pages pages, bool, Staging& staging) {
   if (shared(block,
              pages)) { // nobody writes any more once the entries are gone; the frames stay where they are
-    return zap(block, pages) ? nullptr : aliases_.readable(block, pages);
+    if ((errno = zap(block, pages))) return nullptr;
+    const std::byte* there = aliases_.readable(block, pages);
+    if (!there) errno = ENXIO;
+    return there;
   }
   const uint64_t parked = park(block, pages);
   auto* spot = reinterpret_cast<const std::byte*>(spots(block, pages).begin);
@@ -119,7 +122,7 @@ const std::byte* HostTable::take(Block& block, Pages pages, bool, Staging& stagi
   std::memcpy(staging.data(), spot, parked);
   if (int error = take_by_copy(block, rest, staging.data() + parked)) {
     install_parked(block, {pages.begin, rest.begin}, spot); // as it was
-    if (error != ENOENT) fatal("CPU page 0x%lx cannot be taken away: errno %d", rest.begin, error);
+    errno = error;
     return nullptr;
   }
   return staging.data();

@@ -29,7 +29,8 @@ class PageTable {
   // As zap, and gives the memory back: these pages are not expected to return soon.
   virtual int release(Block& block, Pages pages) { return zap(block, pages); }
   // Zaps, and returns the content as it was at that moment; valid until `staging` is used again or the pages
-  // are given other content. `writable`: the processor may write them until then.
+  // are given other content. `writable`: the processor may write them until then. nullptr, and errno says
+  // why: nothing was taken.
   virtual const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) = 0;
   // The content of pages that are present, for reading, until `staging` is used again. nullptr if it cannot
   // be read (pages behind the end of a truncated file).

@@ -168,8 +168,11 @@ int SignalTable::release(Block& block, Pages pages) {
 }
 
 const std::byte* SignalTable::take(Block& block, Pages pages, bool, Staging& staging) {
-  if (restrict(pages, PROT_NONE) != 0) return nullptr;
-  if (!read(pages, staging)) return nullptr;
+  if ((errno = restrict(pages, PROT_NONE))) return nullptr;
+  if (!read(pages, staging)) {
+    errno = ENXIO;
+    return nullptr;
+  }
   if (int error = zap(block, pages)) // already without rights: what is left is to keep the frames, or not
     fatal("frames of CPU page 0x%lx cannot be freed: %s", pages.begin, std::strerror(error));
   return staging.data();

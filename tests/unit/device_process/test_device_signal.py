@@ -322,3 +322,19 @@ def test_where_userfaultfd_is_refused(module: Path) -> None:
     code = REFUSE_USERFAULTFD + textwrap.dedent(body)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
     assert done.stdout.split() == ["True", "True"], done.stderr
+
+
+def test_a_fault_that_nobody_answers_ends_the_device(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HMMEMU_FAULT_SECONDS", "1")  # else 300
+    rig = Rig(module, tracker="signal")
+    try:
+        assert isinstance(rig.pager, SignalPager)
+        rig.pager.answering = False
+        report = rig.crash("store", struct.pack("<QQI4x", BASE, 0, 1))
+        assert report["kind"] == "device" and "did not answer a page fault" in report["message"]
+        rig.process.restart()
+        rig.prepare()
+        rig.run("store", struct.pack("<QQI4x", BASE, 0, 2))
+        assert rig.words(1) == (2,)
+    finally:
+        rig.close()

@@ -1,8 +1,8 @@
 // Purpose: post a page fault in the channel, ring the bell, and wait for the driver's answer.
 //
 // The driver answers every post: one that came too late for an answer that was on its way to others (the page
-// is there already) is read, found needless, and answered too. The wait is limited all the same; should the
-// CPU process end, the main thread ends this one (main.cpp).
+// is there already) is read, found needless, and answered too. The wait is limited all the same, to 300 s or
+// HMMEMU_FAULT_SECONDS; should the CPU process end, the main thread ends this one (main.cpp).
 //
 // Invariants: everything here is async-signal-safe and preserves errno. A worker has a slot of its own;
 // threads that are no workers take turns in the last one.
@@ -12,13 +12,14 @@
 #include "registers.h"
 #include "video_memory.h"
 #include <cerrno>
+#include <cstdlib>
 #include <unistd.h>
 
 namespace hmmemu::device {
 namespace {
 
 constexpr uint64_t kSlice = 1'000'000'000; // ns
-constexpr unsigned kMostSlices = 300;      // counted, not timed: the whole program may have been stopped
+unsigned most_slices = 300;                // counted, not timed: the whole program may have been stopped
 int bell_fd = -1;
 
 FaultSlot& slot_of_this_thread() {
@@ -31,7 +32,7 @@ template <class Wanted> uint32_t wait_for(FaultSlot& slot, Wanted wanted) {
   for (unsigned slices = 0;;) {
     const uint32_t word = slot.word.load();
     if (wanted(word & kFaultStateMask)) return word;
-    if (slices == kMostSlices) fail_device("the CPU process did not answer a page fault of the device");
+    if (slices == most_slices) fail_device("the CPU process did not answer a page fault of the device");
     const uint64_t begin = now_ns();
     futex_wait(slot.word, word, kSlice);
     slices += now_ns() - begin >= kSlice;
@@ -97,6 +98,8 @@ bool post_and_wait(uint64_t address, bool writes) {
 
 bool post_faults_to(int bell) {
   bell_fd = bell;
+  if (const char* seconds = getenv("HMMEMU_FAULT_SECONDS"))
+    if (const int given = atoi(seconds); given > 0) most_slices = unsigned(given);
   return bell >= 0;
 }
 
