@@ -79,8 +79,11 @@ def measure(result: Result, tracker: str, rounds: int) -> None:
         index = TRANSITIONS.index(name)
         on_one_cpu, anywhere, bare = (median(one[side][index] for one in figures) for side in range(3))
         for where, ours in (("pinned", on_one_cpu), ("not pinned", anywhere)):
-            yardstick = (bare, peer_name, AIM) if name not in silent else (None, "", None)
-            result.add(Row(f"{tracker}, {where}: {name}", ours, "µs", *yardstick, more_is_better=False))
+            title = f"{tracker}, {where}: {name}"
+            if name in silent:
+                result.add(Row(title, ours, "µs", more_is_better=False))
+            else:
+                result.add(Row(title, ours, "µs", bare, peer_name, AIM, more_is_better=False))
     result.notes.append(
         f"{tracker}: medians of {rounds} rounds over {PAGES} pages, one fault each; main thread on CPU {cpu}, or on "
         f"any; device on CPU {device_cpu}"
