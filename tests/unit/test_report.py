@@ -15,7 +15,7 @@ def transfer(direction, count, total, low, high, seconds, device="a"):
 
 
 def processor(name, read, write, seconds=1e-6):
-    return ProcessorStats(name, read, write, 0, 0, seconds, 0, 0, 0, 0)
+    return ProcessorStats(name, read, write, 0, 0, seconds, 0, 0, 0, 0, 0)
 
 
 def test_layout_is_nvprofs():
