@@ -65,7 +65,10 @@ void Driver::fault(Processor p, const Fault& fault) {
       table(p, block->page(fault.address)).wake({fault.address, fault.address + kPage});
     }
   } else if (error && error != EAGAIN) {
-    refuse(p, fault.address, error);
+    if (second_tries_.had(fault.thread, fault.address))
+      refuse(p, fault.address, error);
+    else
+      (p == kCpu ? cpu_table(tracker_) : *tables_[p]).wake({fault.address, fault.address + kPage});
   }
   counters_.processor[p].fault_ns.add(now_ns() - begin);
 }

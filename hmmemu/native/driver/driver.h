@@ -19,6 +19,7 @@
 #include "driver/owners.h"
 #include "driver/page_locks.h"
 #include "driver/protector.h"
+#include "driver/second_tries.h"
 #include "memory/async_table.h"
 #include "memory/device_table.h"
 #include "memory/host_table.h"
@@ -440,6 +441,7 @@ class Driver {
   DeferredFault deferred_[kMostDeferred];
   std::atomic<uint64_t> refused_[kMaxProcessors] = {};
   std::atomic<int> refused_error_[kMaxProcessors] = {};
+  SecondTries second_tries_;
   std::atomic<uint64_t> capacity_[kMaxProcessors] = {};   // bytes, 0: no limit
   std::atomic<uint64_t> reserved_[kMaxProcessors] = {};   // pages about to get a frame
   std::atomic<uint32_t> evict_next_[kMaxProcessors] = {}; // block to look at next

@@ -89,6 +89,7 @@ Tracker Driver::tracker_for(MemoryKind kind) {
 
 void Driver::allocate(Pages pages) {
   std::lock_guard guard(ranges_);
+  second_tries_.forget();
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
   each_block(pages, [&](Block& block, Pages part) {
     change(block, part, [&](PageState& state) {
@@ -144,6 +145,7 @@ std::vector<Pages> Driver::add_range(Pages pages, MemoryKind kind,
 std::vector<Pages> Driver::own_range(Pages& pages, MemoryKind kind,
                                      const std::vector<ObjectMapping>& objects) {
   refuse_too_many_owners(objects);
+  second_tries_.forget();
   const Tracker tracker = tracker_for(kind);
   pages = kind.huge ? Pages{block_down(pages.begin), block_down(pages.end + kBlock - 1)} : whole(pages);
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
