@@ -137,11 +137,12 @@ WORD = st.one_of(
     NAMES,
     st.sampled_from(["x", "y", "1", "+", "F(x)", "G(A, 1)", "F(G(B, A))", "F", "(A)", "F(F(B))", "G(, x)"]),
 )
-BODY = st.lists(WORD, max_size=4).map(" ".join)
+# C does not say whether a call begins whose name ends a macro and whose arguments follow it (6.10.3.4, paragraph 4).
+BODY = st.lists(WORD, max_size=4).map(" ".join).filter(lambda body: not body.endswith(("F", "G")))
 PASTED = st.sampled_from(["x##y z", "x y", "#x", "x(y)", "F(y) x", "y##x##1", "x A y", "G(x, y)"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(BODY, BODY, BODY, PASTED, st.lists(WORD, min_size=1, max_size=6).map("\n".join))
 def test_random_macros(a, b, f, g, text):
     f = re.sub(r"\bx\b", "p", f)
