@@ -1,4 +1,4 @@
-// Driver, fourth part: a device over its capacity gives pages up.
+// Driver: a device over its capacity gives pages up.
 //
 // Blocks are looked at in turn, in the order in which they were first registered, as NVIDIA's driver evicts
 // by allocation and not by use (open-gpu-kernel-modules, uvm_pmm_gpu.c); what is free in a block goes at

@@ -1,4 +1,4 @@
-// Driver, fourth part: pages of files, whose content has other writers and an end that moves.
+// Driver: pages of files, whose content has other writers and an end that moves.
 //
 // The kernel's page cache is the truth of a file; the CPU's frames are the page cache. So where the file's
 // end or content moved, the copies of devices go and the CPU has the page: `lose`. A page behind the

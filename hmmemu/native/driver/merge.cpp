@@ -1,4 +1,4 @@
-// Driver, sixth part: same-page merging.
+// Driver: same-page merging.
 //
 // A merged page is Shared at the CPU, where it is a mapping of its frame (memory/merged_pages.h); devices may
 // have Shared copies, as of any page. It stays so until somebody is to write it, or the CPU is to lose it:

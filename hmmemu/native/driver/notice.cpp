@@ -1,4 +1,4 @@
-// Driver, fourth part: stores of the CPU that are not caught but noticed afterwards (Tracker::Async).
+// Driver: stores of the CPU that are not caught but noticed afterwards (Tracker::Async).
 //
 // Two ways. Pages that somebody has locked anyway are asked for each run (notice_locked). At launches and
 // calls, whole ranges are looked at without locks (notice_writes), in few system calls, and then only what

@@ -1,4 +1,4 @@
-// Driver, seventh part: one page, many owners.
+// Driver: one page, many owners.
 //
 // Two mappings of one file, or of one piece of shared memory, show the same pages at different addresses.
 // Each address has a state of its own, and the devices have frames of their own for it; for the CPU there is

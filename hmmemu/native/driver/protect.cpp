@@ -1,4 +1,4 @@
-// Driver, third part: protectors.
+// Driver: protectors.
 //
 // LOCKS: registration and the end of protectors under the range lock. The table of protectors is read by
 // whoever has a watched page locked; so when `drop` has taken an entry out and then locked every page of its

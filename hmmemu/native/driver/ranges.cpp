@@ -1,4 +1,4 @@
-// Driver, second half: which memory is managed, by which devices it is seen, and how it all ends.
+// Driver: which memory is managed, by which devices it is seen, and how it all ends.
 // Everything here runs on Python threads, under the range lock (base/lock.h), and takes block locks one at a
 // time.
 #include "driver/driver.h"

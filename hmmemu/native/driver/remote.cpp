@@ -1,4 +1,4 @@
-// Driver, seventh part: pages of which a device has the CPU's own frame mapped, for atomics over the link.
+// Driver: pages of which a device has the CPU's own frame mapped, for atomics over the link.
 //
 // ORDER, to lend: take the page from the CPU -> fill the common frame -> map it in the page's place -> catch
 // the CPU's accesses there -> give the device its rights. To recall: write-protect at both -> copy to memory

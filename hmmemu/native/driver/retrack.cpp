@@ -1,4 +1,4 @@
-// Driver, seventh part: pages of which every store must be caught, where stores are noticed afterwards
+// Driver: pages of which every store must be caught, where stores are noticed afterwards
 // (Tracker::Async).
 //
 // A page that is merged, or whose content a protector wants before a write, is handed over to a userfaultfd
