@@ -220,6 +220,6 @@ def test_the_python_in_the_documentation_is_real(tmp_path, monkeypatch, capsys):
     exec(programs[0], names)
     output = next(text for (kind, _), (_, text) in itertools.pairwise(BLOCKS) if kind == "python")
     assert capsys.readouterr().out == output
-    exec(programs[1], names)
+    exec(next(text for text in programs if "hmm.Link(" in text), names)
     assert names["link"].native(hmm.AtomicOperation.CAS, 64)
     assert names["kernel"].atomics(link="mine.toml")[0].link == "my-machine"

@@ -24,7 +24,7 @@
 #include "memory/device_table.h"
 #include "memory/host_table.h"
 #include "memory/merged_pages.h"
-#include "memory/remote_pages.h"
+#include "memory/own_memory.h"
 #include "memory/signal_table.h"
 #include "protocol/directory.h"
 #include "protocol/transition.h"
@@ -449,7 +449,7 @@ class Driver {
   // Of each page of a file that the CPU gave away, what it held then.
   Mapping sums_{uint64_t{Directory::kMostBlocks} * kPagesPerBlock * sizeof(uint64_t), true};
   Pages arena_;
-  RemotePages remote_;
+  OwnMemory own_memory_;               // of pages that were remote
   std::vector<ObjectMapping> objects_; // by key - 1; guarded by ranges_
   Lock merging_;                       // one merge at a time
   std::optional<MergedPages> merged_;  // made by the first merge, under merging_

@@ -9,8 +9,19 @@
 
 #include <cerrno>
 #include <cstring>
+#include <sys/mman.h>
 
 namespace hmm {
+namespace {
+
+// The pages become those of the file at the offset that is their address, in one step for every thread.
+int map_file(Pages pages, int file) {
+  void* at = mmap(reinterpret_cast<void*>(pages.begin), pages.bytes(), PROT_READ | PROT_WRITE,
+                  MAP_SHARED | MAP_FIXED | MAP_NORESERVE, file, static_cast<off_t>(pages.begin));
+  return at == MAP_FAILED ? errno : 0;
+}
+
+} // namespace
 
 // The CPU has the pages alone. ENOMEM: too many mappings; nothing has changed.
 int Driver::lend(Block& block, Pages run, Processor p) {
@@ -20,7 +31,7 @@ int Driver::lend(Block& block, Pages run, Processor p) {
   const std::byte* content = cpu.take(block, run, true, *staging);
   if (!content) return errno;
   device.lend(block, run, content);
-  int error = RemotePages::map(run, device.vram());
+  int error = map_file(run, device.vram());
   if (error) {
     device.take_back(block, run);
     if (int lost = cpu.install(block, run, content, true))
@@ -43,7 +54,7 @@ int Driver::recall(Block& block, Pages run) {
   DeviceTable& device = *devices_[p];
   if (int error = cpu.protect(block, run)) return error;
   if (int error = device.protect(block, run)) return error;
-  if (int error = remote_.restore(block, run)) return error;
+  if (int error = own_memory_.give(block, run)) return error;
   if (int error = cpu.replaced(block, run, false))
     fatal("pages at 0x%lx cannot be watched any more: %s", run.begin, strerror(error));
   if (int error = device.take_back(block, run))

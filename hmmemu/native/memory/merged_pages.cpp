@@ -8,8 +8,6 @@
 namespace hmm {
 namespace {
 
-constexpr int kDontUnmap = 4; // MREMAP_DONTUNMAP, Linux 5.7
-
 // The file's text, from a buffer on the stack: nothing here may allocate.
 template <class Visit> void each_chunk(const char* path, Visit visit) {
   const int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -22,9 +20,6 @@ template <class Visit> void each_chunk(const char* path, Visit visit) {
 
 } // namespace
 
-// Not kept from fork children: a flag of the image's would be one of the pages that come from there.
-MergedPages::MergedPages() : image_(uint64_t{Directory::kMostBlocks} * kBlock) {}
-
 int MergedPages::map(Pages pages, Frame frame, int rights) {
   void* at = mmap(reinterpret_cast<void*>(pages.begin), pages.bytes(), rights,
                   MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, store_.fd(), FrameStore::file_offset(frame));
@@ -33,22 +28,11 @@ int MergedPages::map(Pages pages, Frame frame, int rights) {
 
 int MergedPages::restore(Block& block, Pages pages) {
   const SourceMapping source = store_.mapping(store_.mapping_of(page_number(block, pages.begin)));
-  if (!source.shared()) return restore_private(block, pages);
+  if (!source.shared()) return own_memory_.give(block, pages);
   void* own = reinterpret_cast<void*>(source.alias + (pages.begin - source.pages.begin));
   void* at = mremap(own, 0, pages.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED,
                     reinterpret_cast<void*>(pages.begin)); // an old size of 0 duplicates the mapping
   return at == MAP_FAILED ? errno : 0;
-}
-
-int MergedPages::restore_private(Block& block, Pages pages) {
-  void* spot = reinterpret_cast<void*>(image_.address() + page_number(block, pages.begin) * kPage);
-  void* place = reinterpret_cast<void*>(pages.begin);
-  std::memcpy(spot, place, pages.bytes());
-  void* at = mremap(spot, pages.bytes(), pages.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED | kDontUnmap, place);
-  if (at != MAP_FAILED) return 0;
-  const int error = errno;
-  madvise(spot, pages.bytes(), MADV_DONTNEED);
-  return error;
 }
 
 MergedPages::Room MergedPages::room() {

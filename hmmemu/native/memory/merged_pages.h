@@ -13,6 +13,7 @@
 // Callers hold the lock of the pages' block, or are the only one to know the object.
 #pragma once
 #include "memory/frame_store.h"
+#include "memory/own_memory.h"
 #include "memory/spare_mappings.h"
 #include "protocol/directory.h"
 
@@ -24,8 +25,6 @@ inline PageNumber page_number(const Block& block, uint64_t address) {
 
 class MergedPages {
  public:
-  MergedPages();
-
   FrameStore& store() { return store_; }
   // The pages become a private mapping of that frame and those that follow it. 0 or errno.
   int map(Pages pages, Frame frame, int rights);
@@ -42,10 +41,8 @@ class MergedPages {
   static Room room(); // counted in /proc; opens files
 
  private:
-  int restore_private(Block& block, Pages pages);
-
   FrameStore store_;
-  Mapping image_; // kMostBlocks slots of kBlock, empty but during a break
+  OwnMemory own_memory_;
   SpareMappings spare_;
 };
 
