@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 import hmmemu as hmm
+from hmmemu.kernels.graphs import Graph, breadth_first_levels, random_graph
 from hmmemu.kernels.workload import Arrays, Launcher, Workload, blocks
 
 BLOCK = 128
-
-
-@dataclass(frozen=True)
-class Data:
-    """A directed graph in compressed rows, int32, shared: edge_start (vertices + 1,) and edges (count,).
-
-    The search begins at the vertex `source`.
-    """
-
-    edge_start: NDArray[Any]
-    edges: NDArray[Any]
-    source: int
 
 
 class BFS(Workload):
@@ -43,33 +30,17 @@ class BFS(Workload):
     }
     kernels = ("expand",)
 
-    def prepare(self, space: hmm.AddressSpace, size: Mapping[str, int], rng: np.random.Generator) -> Data:
-        """`degree` edges a vertex on average, both ends uniform; the vertex with most edges is the source."""
-        vertices = size["vertices"]
-        count = vertices * size["degree"]
-        starts = rng.integers(0, vertices, count)
-        edge_start = space.zeros(vertices + 1, np.int32)
-        np.cumsum(np.bincount(starts, minlength=vertices), out=edge_start[1:])
-        edges = space.empty(count, np.int32)
-        edges[:] = rng.integers(0, vertices, count, np.int32)
-        return Data(edge_start, edges, int(np.argmax(np.diff(edge_start))))
+    def prepare(self, space: hmm.AddressSpace, size: Mapping[str, int], rng: np.random.Generator) -> Graph:
+        """A uniform random graph."""
+        return random_graph(space, size, rng)
 
-    def reference(self, data: Data) -> Arrays:
-        """Whole levels at a time: gather all neighbours of the frontier, keep those without a level."""
-        level = np.full(data.edge_start.size - 1, -1, np.int32)
-        level[data.source] = 0
-        frontier = np.array([data.source])
-        depth = 0
-        while frontier.size:
-            depth += 1
-            neighbours = _gather(data.edge_start, data.edges, frontier)
-            level[neighbours[level[neighbours] < 0]] = depth
-            frontier = np.flatnonzero(level == depth)
-        return {"level": level}
+    def reference(self, data: Graph) -> Arrays:
+        """Level by level."""
+        return {"level": breadth_first_levels(data)}
 
-    def compute(self, launch: Launcher, data: Data) -> Arrays:
+    def compute(self, launch: Launcher, data: Graph) -> Arrays:
         """One launch a level; the CPU reads the size of the next frontier in between."""
-        vertices = data.edge_start.size - 1
+        vertices = data.vertices
         level = launch.space.full(vertices, -1, np.int32)
         frontier, following = (launch.space.empty(vertices, np.int32) for _ in range(2))
         size = launch.space.zeros(1, np.int32)
@@ -92,15 +63,6 @@ class BFS(Workload):
             count = int(size[0])
             frontier, following = following, frontier
         return {"level": level}
-
-
-def _gather(edge_start: NDArray[Any], edges: NDArray[Any], vertices: NDArray[Any]) -> NDArray[Any]:
-    """The neighbours of `vertices`, one after the other, repeated ones included."""
-    first = edge_start[vertices].astype(np.int64)
-    lengths = edge_start[vertices + 1] - first
-    before = np.cumsum(lengths) - lengths
-    positions = np.arange(lengths.sum()) + np.repeat(first - before, lengths)
-    return np.asarray(edges[positions])
 
 
 WORKLOAD = BFS()

@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -70,6 +71,7 @@ class Launcher:
         self.module = module
         self.launches = 0
         self.seconds = 0.0
+        self._stream: hmm.Stream | None = None  # of the launches that do not wait
         self._kernels = {name: module.get_function(name) for name in names}
         for device in space.devices:
             with device:
@@ -78,22 +80,60 @@ class Launcher:
         self._arrays: dict[int, int] = {}
 
     def __call__(self, name: str, grid: Dim, block: Dim, *args: Any, shared_mem: int = 0) -> None:
-        """Launches the kernel `name` on the device whose turn it is and waits for its end.
+        """Launches the kernel `name` on the device whose turn it is and, outside of `together`, waits for its end.
 
         `grid` and `block` are in blocks and threads, `shared_mem` in bytes.
         """
+        if self._stream is None:
+            with self.together(self.space.timeout):
+                return self(name, grid, block, *args, shared_mem=shared_mem)
         device = self.space.devices[self.launches % len(self.space.devices)]
         kernel = self._kernels[name]
-        start = time.perf_counter()
-        kernel(_dim(grid), _dim(block), args, shared_mem=shared_mem, device=device)
-        device.synchronize()
-        self.seconds += time.perf_counter() - start
+        kernel(_dim(grid), _dim(block), args, shared_mem=shared_mem, device=device, stream=self._stream)
         self.launches += 1
         for arg in args:
             array = getattr(arg, "array", arg)  # what hmm.Out wraps
             if isinstance(array, np.ndarray):
                 address = array.ctypes.data
                 self._arrays[address] = max(array.nbytes, self._arrays.get(address, 0))
+
+    @contextmanager
+    def together(self, limit: float | None = 60.0) -> Iterator[None]:
+        """Launches in the body do not wait: they run beside the CPU, and have ended when the `with` has.
+
+        Args:
+            limit: seconds that they may go on behind the end of the body; None for no limit.
+
+        Raises:
+            hmm.KernelTimeout: they did not end in time, and were stopped.
+            hmm.DeviceError: a kernel failed. This comes before an error of the body, which may have waited for it;
+                where the body failed, kernels that wait for the CPU get another second.
+        """
+        self._stream, start = hmm.Stream(), time.perf_counter()
+        try:
+            yield
+        except BaseException as error:
+            failure = self._wait(1.0)
+            if failure is not None and not isinstance(failure, hmm.KernelTimeout):
+                raise failure from error
+            raise
+        else:
+            failure = self._wait(limit)
+            if failure is not None:
+                raise failure
+        finally:
+            self._stream = None
+            self.seconds += time.perf_counter() - start
+
+    def _wait(self, limit: float | None) -> hmm.DeviceError | None:
+        """Waits for every device, up to `limit` seconds each; the first failure."""
+        first = None
+        for device in self.space.devices:
+            try:
+                device.synchronize(limit)
+            except hmm.DeviceError as error:
+                first = first or error
+        return first
 
     def variables(self, name: str) -> list[NDArray[np.uint8]]:
         """The bytes of the module's `__device__` or `__constant__` variable `name`, one array a device."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -270,6 +271,47 @@ def test_slices_cover_everything_once(hmm_space):
         for count in (0, 1, 2, 3, 100):
             indices = [i for part in launch.slices(count) for i in range(part.start, part.stop)]
             assert indices == list(range(count))
+
+
+TOGETHER = r"""
+extern "C" __global__ void wait(volatile int* go, int* done) { while (*go == 0) { } *done = 1; }
+extern "C" __global__ void broken(int* go, int* done) { if (*go == 0) *(volatile int*)16 = 1; }
+"""
+
+
+@pytest.fixture
+def launcher(hmm_space):
+    return Launcher(hmm_space, hmm.RawModule(TOGETHER), ("wait", "broken"))
+
+
+def test_kernels_run_beside_the_cpu(hmm_space, launcher):
+    go, done = hmm_space.zeros(1024, np.int32), hmm_space.zeros(1024, np.int32)
+    with launcher.together(limit=20):
+        launcher("wait", 1, 1, go, done)
+        time.sleep(0.01)
+        assert done[0] == 0
+        go[0] = 1
+        hmm_space.residency(go)  # a call of the library: tracker async notices the store
+    assert done[0] == 1 and launcher.launches == 1 and launcher.seconds > 0.01
+
+
+def test_kernels_that_nobody_ends_are_stopped(hmm_space, launcher):
+    go, done = hmm_space.zeros(1024, np.int32), hmm_space.zeros(1024, np.int32)
+    with pytest.raises(hmm.KernelTimeout), launcher.together(limit=0.1):
+        launcher("wait", 1, 1, go, done)
+    with pytest.raises(ZeroDivisionError), launcher.together():
+        launcher("wait", 1, 1, go, done)
+        raise ZeroDivisionError
+    launcher("wait", 1, 1, hmm_space.full(1, 1, np.int32), done)
+    assert done[0] == 1
+
+
+def test_the_kernel_s_failure_comes_before_that_of_who_waited_for_it(hmm_space, launcher):
+    go, done = hmm_space.zeros(1024, np.int32), hmm_space.zeros(1024, np.int32)
+    with pytest.raises(hmm.KernelFault) as caught, launcher.together():
+        launcher("broken", 1, 1, go, done)
+        raise TimeoutError("it never came")
+    assert isinstance(caught.value.__cause__, TimeoutError)
 
 
 def test_blocks():
