@@ -45,6 +45,8 @@ def describe_crash(
         )
     if crash["kind"] == "kernel":
         text = str(crash["message"])
+        if crash["failure"] == "atomic":
+            text = f"{_where(crash)}: {text}. {_AFTERWARDS}"
         return KernelAssertion(text) if crash["failure"] in ("assert", "trap") else KernelError(text)
     if crash["kind"] != "signal":
         return DeviceError(f"{crash['message']} {_AFTERWARDS}")

@@ -4,9 +4,10 @@
 // faulted. The handler then runs the faulting block once more with HMM_LAUNCH_PRECISE, from within
 // the handler and on the signal stack. The kernel is dead already and what it wrote is undefined,
 // so a second run of one block does no further harm; its fault arrives as a nested signal, which
-// completes the record. Under tracker signal, faults that are the driver's to resolve are resolved on
-// the way, in the second run as in the first (page_fault.h). The rerun is bounded by kRerunSeconds (SIGALRM),
-// and if it does not fault again the record stands as it is, without a thread.
+// completes the record. A failure of the kernel's own whose message does not say the thread (fail_kernel) is
+// looked for in the same way, without a signal. Under tracker signal, faults that are the driver's to resolve
+// are resolved on the way, in the second run as in the first (page_fault.h). The rerun is bounded by
+// kRerunSeconds (SIGALRM), and if it does not fail again the record stands as it is, without a thread.
 //
 // Invariants: only the reporting thread writes the record; everything here is async-signal-safe.
 #include "failure.h"
@@ -113,6 +114,11 @@ void rerun_block(Worker& w, const Crash& crash) {
   w.kernel->run(&w.abi, &again, number, number + 1);
 }
 
+// Looks for the thread that failed, unless it is known.
+void find_thread(Worker* w, const Crash& crash) {
+  if (crash.in_kernel && crash.block_known && !crash.thread_known) rerun_block(*w, crash);
+}
+
 void on_fault(int signal, siginfo_t* info, void* context) {
   const auto* const registers = static_cast<const ucontext_t*>(context);
   if (signal == SIGSEGV && resolve_page_fault(info, registers)) return;
@@ -125,9 +131,7 @@ void on_fault(int signal, siginfo_t* info, void* context) {
   become_reporter();
   record_signal(crash, signal, info, registers);
   channel->crash_state = kCrashPartial;
-  if (crash.in_kernel && crash.block_known && !crash.thread_known && !crash.stack_overflow &&
-      signal != SIGABRT)
-    rerun_block(*w, crash);
+  if (!crash.stack_overflow && signal != SIGABRT) find_thread(w, crash);
   finish();
 }
 
@@ -156,12 +160,20 @@ void use_alternate_stack(unsigned char* low, size_t bytes) {
 }
 
 void fail_kernel(hmm_worker* worker, int failure, const char* message) {
-  become_reporter();
+  Worker* const w = reinterpret_cast<Worker*>(worker);
   Crash& crash = channel->crash;
-  crash.kind = kCrashKernel;
-  crash.failure = uint32_t(failure);
-  copy_text(crash.message, sizeof crash.message, message);
-  record_kernel(crash, reinterpret_cast<Worker*>(worker));
+  const bool again = w->rerun && reporter == this_thread();
+  if (!again) become_reporter();
+  if (!again || w->abi.thread_known) {
+    crash.kind = kCrashKernel;
+    crash.failure = uint32_t(failure);
+    copy_text(crash.message, sizeof crash.message, message);
+    record_kernel(crash, w);
+  }
+  if (!again && failure == HMM_FAIL_ATOMIC) {
+    channel->crash_state = kCrashPartial;
+    find_thread(w, crash);
+  }
   finish();
 }
 

@@ -53,14 +53,17 @@ template <class Self, class T, thread_scope Scope> struct hmm_atomic_methods {
       T none{};
       return hmm_compare_and_swap(none, none, order); // what is there already, or nothing, is stored again
     } else {
+      hmm::check_aligned<sizeof(T)>("load", at());
       return __builtin_bit_cast(T, __atomic_load_n((hmm_word*)at(), order));
     }
   }
   HMM_INLINE void store(T value, memory_order order = memory_order_seq_cst) const {
-    if constexpr (sizeof(T) == 16)
+    if constexpr (sizeof(T) == 16) {
       exchange(value, order);
-    else
+    } else {
+      hmm::check_aligned<sizeof(T)>("store", at());
       __atomic_store_n((hmm_word*)at(), __builtin_bit_cast(hmm_word, value), order);
+    }
   }
   HMM_INLINE operator T() const { return load(); }
   HMM_INLINE T operator=(T value) const {

@@ -2,7 +2,8 @@
 //
 // Every one is hmm_atomic<Operation, scope>(address, operand): relaxed order, returns the old value. Integer
 // operations that the CPU has are one instruction; the others repeat compare-and-swap, which is one itself.
-// All of system scope go through hmm::system_atomic, and nowhere else.
+// All of system scope go through hmm::system_atomic, and nowhere else. All look at the address's alignment
+// first (atomic_errors.h).
 //
 // In a block's shared memory, and in block scope, no other CPU thread can be at work, since a block's threads
 // all run on one: there hmm_atomic_local<Operation> does the same without a locked instruction. It stays a
@@ -171,12 +172,14 @@ HMM_INLINE T hmm_on_device(T* address, Operand operand) {
 
 } // namespace hmm_cuda
 
+#include "hmmemu/cuda/atomic_errors.h"
 #include "hmmemu/cuda/system_atomics.h"
 
 namespace hmm_cuda {
 
 template <class Operation, hmm_scope scope, class T, class Operand>
 HMM_INLINE T hmm_atomic(T* address, Operand operand) {
+  hmm::check_aligned<sizeof(T)>(hmm::kAtomicNames[hmm::code_of<Operation, T>()], address);
   if constexpr (scope == hmm_scope::system)
     return hmm::system_atomic<Operation>(address, operand);
   else
@@ -258,10 +261,12 @@ HMM_SCOPES(HMM_WIDE_TYPE, T, atomicCAS, (T * address, T compare, T value),
 #undef HMM_WIDE_TYPE
 // Vectors: each element on its own, as CUDA promises no more.
 #define HMM_ADD_ELEMENT(member) hmm_atomic<hmm_op_add, scope>(&address->member, value.member)
-HMM_SCOPES(, float2, atomicAdd, (float2 * address, float2 value), float2 old; old.x = HMM_ADD_ELEMENT(x);
-           old.y = HMM_ADD_ELEMENT(y); return old;)
-HMM_SCOPES(, float4, atomicAdd, (float4 * address, float4 value), float4 old; old.x = HMM_ADD_ELEMENT(x);
-           old.y = HMM_ADD_ELEMENT(y); old.z = HMM_ADD_ELEMENT(z); old.w = HMM_ADD_ELEMENT(w); return old;)
+#define HMM_CHECK_VECTOR() hmm::check_aligned<sizeof(value)>("add (vector)", address)
+HMM_SCOPES(, float2, atomicAdd, (float2 * address, float2 value), HMM_CHECK_VECTOR(); float2 old;
+           old.x = HMM_ADD_ELEMENT(x); old.y = HMM_ADD_ELEMENT(y); return old;)
+HMM_SCOPES(, float4, atomicAdd, (float4 * address, float4 value), HMM_CHECK_VECTOR(); float4 old;
+           old.x = HMM_ADD_ELEMENT(x); old.y = HMM_ADD_ELEMENT(y); old.z = HMM_ADD_ELEMENT(z);
+           old.w = HMM_ADD_ELEMENT(w); return old;)
 #undef HMM_ADD_ELEMENT
 #undef HMM_ATOMIC
 

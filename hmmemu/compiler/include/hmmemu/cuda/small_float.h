@@ -297,8 +297,8 @@ HMM_INLINE HMM_SMALL operator--(HMM_SMALL& a, int) {
 namespace hmm_cuda {
 HMM_SCOPES(, HMM_SMALL, atomicAdd, (HMM_SMALL * address, HMM_SMALL value),
            return hmm_atomic<hmm_op_add, scope>(address, value);)
-HMM_SCOPES(, HMM_SMALL2, atomicAdd, (HMM_SMALL2 * address, HMM_SMALL2 value), HMM_SMALL2 old;
-           old.x = hmm_atomic<hmm_op_add, scope>(&address->x, value.x);
+HMM_SCOPES(, HMM_SMALL2, atomicAdd, (HMM_SMALL2 * address, HMM_SMALL2 value), HMM_CHECK_VECTOR();
+           HMM_SMALL2 old; old.x = hmm_atomic<hmm_op_add, scope>(&address->x, value.x);
            old.y = hmm_atomic<hmm_op_add, scope>(&address->y, value.y); return old;)
 } // namespace hmm_cuda
 

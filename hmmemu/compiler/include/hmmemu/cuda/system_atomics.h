@@ -44,20 +44,6 @@ HMM_INLINE bool is_remote(const hmm_worker* w, const void* address) {
   return __atomic_load_n(w->remote + page / 8, __ATOMIC_RELAXED) >> page % 8 & 1;
 }
 
-[[noreturn]] HMM_COLD inline void refuse_atomic(hmm_worker* w, int code, size_t bytes, const void* address) {
-  static const char* const names[] = {
-      "add",         "min",         "max",        "increment", "decrement",
-      "and",         "or",          "xor",        "exchange",  "compare-and-swap",
-      "add (float)", "min (float)", "max (float)"};
-  char text[256];
-  __builtin_snprintf(
-      text, sizeof text,
-      "atomic access violation: the link cannot do an atomic %s of %d bits, and the page of %p "
-      "is in the CPU's memory",
-      names[code], int(8 * bytes), address);
-  w->services->fail(w, HMM_FAIL_ATOMIC, text);
-}
-
 // Moves nothing: leaves the page where an operation of the link's would find it.
 HMM_INLINE void look_up(hmm_worker* w, void* address) {
   unsigned* word = (unsigned*)((size_t)address & ~(size_t)3);
