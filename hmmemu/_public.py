@@ -2,6 +2,21 @@
 
 from hmmemu.arguments import In, InOut, Out
 from hmmemu.atomics import AtomicSite
+from hmmemu.cpu_atomics import (
+    atomic_add,
+    atomic_and,
+    atomic_cas,
+    atomic_dec,
+    atomic_exch,
+    atomic_inc,
+    atomic_load,
+    atomic_max,
+    atomic_min,
+    atomic_or,
+    atomic_store,
+    atomic_sub,
+    atomic_xor,
+)
 from hmmemu.creation import (
     array,
     asarray,
@@ -91,6 +106,19 @@ __all__ = [
     "WrittenPages",
     "array",
     "asarray",
+    "atomic_add",
+    "atomic_and",
+    "atomic_cas",
+    "atomic_dec",
+    "atomic_exch",
+    "atomic_inc",
+    "atomic_load",
+    "atomic_max",
+    "atomic_min",
+    "atomic_or",
+    "atomic_store",
+    "atomic_sub",
+    "atomic_xor",
     "cpu",
     "current_space",
     "current_stream",

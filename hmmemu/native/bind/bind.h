@@ -11,6 +11,7 @@ void bind_probe(nanobind::module_& m);
 void bind_protocol(nanobind::module_& m);
 void bind_session(nanobind::module_& m);
 void bind_wait_bench(nanobind::module_& m);
+void bind_cpu_atomics(nanobind::module_& m);
 void bind_protect(nanobind::module_& m);
 void bind_merge(nanobind::module_& m);
 void bind_device(nanobind::module_& m);

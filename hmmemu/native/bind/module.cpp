@@ -11,5 +11,6 @@ NB_MODULE(_native, m) {
   bind_truncations(m); // accesses behind the end of files
   bind_protect(m);     // its protectors
   bind_wait_bench(m);  // wait lists under load, for `hmmemu bench waitqueue`
+  bind_cpu_atomics(m); // atomic operations of the CPU
   bind_merge(m);       // same-page merging
 }
