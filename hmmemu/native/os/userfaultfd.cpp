@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <utility>
@@ -60,6 +61,12 @@ Opened open_any() {
   if (int fd = syscall(SYS_userfaultfd, flags | UFFD_USER_MODE_ONLY); fd >= 0)
     return {fd, Userfaultfd::Way::UserModeOnly};
   return {};
+}
+
+// Whether a page of private memory has a frame.
+bool is_present(uint64_t page) {
+  unsigned char present = 0;
+  return mincore(reinterpret_cast<void*>(page), kPage, &present) == 0 && (present & 1);
 }
 
 // The features this kernel has. UFFDIO_API may be called once a descriptor, so asking costs one.
@@ -224,13 +231,22 @@ int Userfaultfd::unprotect(Pages pages) const {
   return by_mapping(pages, [&](Pages part) { return set_protection(fd_, part, 0); });
 }
 
+// Linux 6.18 moves runs of pages, and may forget that it did: when it had to start again meanwhile (a thread
+// of the program was in a fault on one of them), it says EEXIST of a page that it has just moved. Such a page
+// is at its new address, and its old one is empty.
 uint64_t Userfaultfd::move(Pages pages, uint64_t to) const {
   uint64_t done = 0;
-  while (done < pages.bytes()) {
-    MoveRequest request{to + done, pages.begin + done, pages.bytes() - done, kMoveAllowHoles, 0};
+  for (bool single = false; done < pages.bytes();) {
+    const uint64_t length = single ? kPage : pages.bytes() - done;
+    MoveRequest request{to + done, pages.begin + done, length, kMoveAllowHoles, 0};
     const int error = run(fd_, kIoctlMove, request);
-    if (request.move > 0) done += request.move;
-    if (error && error != EAGAIN) break;
+    if (request.move > 0)
+      done += request.move;
+    else if (error == EEXIST && single && !is_present(request.src))
+      done += kPage;
+    else if (error && error != EAGAIN && (error != EEXIST || single))
+      break;
+    single = single || error == EEXIST;
   }
   return done;
 }
