@@ -28,6 +28,11 @@ _NAMES = (
     "kmeans",
     "jacobi",
     "tree_walk",
+    "shared_histogram",
+    "task_queue",
+    "compaction",
+    "padding",
+    "transposition",
 )
 
 

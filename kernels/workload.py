@@ -45,7 +45,7 @@ class Outcome:
 
     name: str
     size: str
-    parameters: dict[str, int]
+    parameters: dict[str, float]
     verified: bool
     max_error: float
     kernel_seconds: float
@@ -65,9 +65,12 @@ class Launcher:
     next.
     """
 
-    def __init__(self, space: hmm.AddressSpace, module: hmm.RawModule, names: tuple[str, ...]) -> None:
-        """Compiles `names` now, so that no later launch pays for it."""
+    def __init__(
+        self, space: hmm.AddressSpace, module: hmm.RawModule, names: tuple[str, ...], fraction: float = 0.5
+    ) -> None:
+        """Compiles `names` now, so that no later launch pays for it. `fraction`: the CPU's part of shared work."""
         self.space = space
+        self.fraction = fraction
         self.module = module
         self.launches = 0
         self.seconds = 0.0
@@ -162,7 +165,8 @@ class Workload(ABC):
 
     Class attributes: `name`; `pattern`, one line on how its kernels go through memory; `sizes`, parameters
     for each of "tiny", "small", "medium" and "large"; `kernels`, the names it launches (name expressions for
-    templates); `reads_image` where it works on an image that the user may give.
+    templates); `reads_image` where it works on an image that the user may give; `shares` where CPU threads and
+    devices share the work, the CPU threads a fraction of it.
     """
 
     name: ClassVar[str]
@@ -170,6 +174,7 @@ class Workload(ABC):
     sizes: ClassVar[Mapping[str, Mapping[str, int]]]
     kernels: ClassVar[tuple[str, ...]]
     reads_image: ClassVar[bool] = False
+    shares: ClassVar[bool] = False
 
     @abstractmethod
     def prepare(self, space: hmm.AddressSpace, size: Mapping[str, int], rng: np.random.Generator) -> Any:
@@ -213,13 +218,16 @@ class Workload(ABC):
         *,
         seed: int = 0,
         image: NDArray[np.uint16] | None = None,
+        fraction: float | None = None,
     ) -> Outcome:
         """Runs the whole workload in `space` and checks its answer.
 
         `image` (two-dimensional, uint16) takes the place of the synthetic one where `reads_image` is set, and
-        is refused with `hmm.ArgumentError` elsewhere.
+        is refused with `hmm.ArgumentError` elsewhere. `fraction`, 0 to 1 (0.5 unless given), is the CPU threads'
+        part of the work where `shares` is set, and refused elsewhere.
         """
         parameters = self.parameters(size)
+        shared = self._shared(fraction)
         rng = np.random.default_rng(seed)
         if image is None:
             data = self.prepare(space, parameters, rng)
@@ -227,13 +235,13 @@ class Workload(ABC):
             data = self.prepare_image(image)
             size, parameters = "input", {"height": image.shape[0], "width": image.shape[1]}
         expected = self.reference(data)
-        launch = Launcher(space, self.module(), self.kernels)
+        launch = Launcher(space, self.module(), self.kernels, **shared)
         results = self.compute(launch, data)
         max_error, mismatch = compare(results, expected)
         return Outcome(
             name=self.name,
             size=size,
-            parameters=dict(parameters),
+            parameters={**parameters, **shared},
             verified=not mismatch,
             max_error=max_error,
             kernel_seconds=launch.seconds,
@@ -241,6 +249,17 @@ class Workload(ABC):
             launches=launch.launches,
             mismatch=mismatch,
         )
+
+    def _shared(self, fraction: float | None) -> dict[str, float]:
+        """The parameter `fraction`, where there is one."""
+        if not self.shares:
+            if fraction is not None:
+                raise hmm.ArgumentError(f"{self.name} shares no work with the CPU; leave `fraction` out")
+            return {}
+        chosen = 0.5 if fraction is None else fraction
+        if not 0 <= chosen <= 1:
+            raise hmm.ArgumentError(f"fraction={chosen!r}: the CPU's part of the work is 0 to 1")
+        return {"fraction": chosen}
 
     def prepare_image(self, image: NDArray[np.uint16]) -> Any:
         """The data for an image that the user gave. Workloads with `reads_image` override this."""

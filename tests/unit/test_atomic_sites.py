@@ -60,6 +60,28 @@ WORKLOAD_SITES = {
         ("atomicAdd", "unsigned long long", "sums", "native"),
     ],
     "tree_walk": [("atomicAdd", "unsigned int", "*root, root", "native")],
+    "shared_histogram": [
+        ("atomicAdd_system", "unsigned int", "counter", "native"),
+        ("atomicAdd", "unsigned int", "local (__shared__)", "local"),
+        ("atomicAdd_system", "unsigned int", "counts", "native"),
+    ],
+    "task_queue": [
+        ("atomicAdd_system", "unsigned int", "next", "native"),
+        ("atomicExch_system", "unsigned int", "freed", "native"),
+        ("atomicAdd", "unsigned int", "sum (__shared__)", "local"),
+    ],
+    "compaction": [
+        ("atomicAdd_system", "unsigned int", "counter", "native"),
+        ("atomicExch_system", "unsigned int", "flags", "native"),
+    ],
+    "padding": [
+        ("atomicAdd_system", "unsigned int", "counter", "native"),
+        ("atomicExch_system", "unsigned int", "flags", "native"),
+    ],
+    "transposition": [
+        ("atomicAdd_system", "unsigned int", "counter", "native"),
+        ("atomicExch_system", "unsigned int", "claimed", "native"),
+    ],
 }  # fmt: skip
 
 

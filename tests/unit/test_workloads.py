@@ -195,6 +195,44 @@ def test_tree_walk_reference():
     assert -1 in found and max(found) > 0, "hits and misses belong to the test"
 
 
+def test_shared_histogram_reference():
+    expected, image = prepared("shared_histogram")
+    counts = [0] * 256
+    for pixel in image.ravel().tolist():
+        counts[pixel // 256] += 1
+    assert expected["counts"].tolist() == counts
+
+
+def test_task_queue_reference():
+    expected, data = prepared("task_queue")
+    x = data.x.tolist()
+    sums = [
+        sum(x[first + i] * (i + 1) for i in range(count)) % 2**32
+        for first, count in zip(data.first.tolist(), data.count.tolist(), strict=True)
+    ]
+    assert expected["results"].tolist() == sums
+
+
+def test_compaction_reference():
+    expected, x = prepared("compaction")
+    assert expected["kept"].tolist() == [value for value in x.tolist() if value]
+    assert 0 in x
+
+
+def test_padding_reference():
+    expected, data = prepared("padding")
+    values = iter(data.buffer.tolist())
+    rows = [[next(values) for _ in range(data.columns)] + [0] * data.more for _ in range(data.rows)]
+    assert expected["padded"].tolist() == rows
+
+
+def test_transposition_reference():
+    expected, data = prepared("transposition")
+    tiles, columns = data.tiles.tolist(), data.columns
+    turned = [[tiles[row * columns + column] for row in range(data.rows)] for column in range(columns)]
+    assert expected["tiles"].tolist() == turned
+
+
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_the_seed_decides_the_data(name):
     def answer(seed):
@@ -227,6 +265,11 @@ BROKEN = {
     "kmeans": ("distance < best_distance", "distance <= best_distance + 1000"),
     "jacobi": ("* 0.25", "* 0.25000000001"),
     "tree_walk": ("key < node->key", "key <= node->key + 2"),
+    "shared_histogram": ("pixels[i] >> 8", "pixels[i] >> 7"),
+    "task_queue": ("x[first + i]", "x[first]"),
+    "compaction": ("if (value != 0)", "if (value % 256 != 0)"),
+    "padding": ("row * more", "row * more / 2"),
+    "transposition": ("x[to * TILE + t] = mine", "x[to * TILE + (t ^ 1)] = mine"),
 }
 
 
@@ -258,6 +301,29 @@ def test_the_space_need_not_be_the_current_one(hmm_space):
     finally:
         other.close()
     assert hmm_space.stats().transfers == []
+
+
+SHARED = [name for name in WORKLOADS if WORKLOADS[name].shares]
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_the_fraction_decides_who_works(name, hmm_space):
+    for fraction in (0, 0.25, 1):
+        outcome = WORKLOADS[name].run(hmm_space, "tiny", fraction=fraction)
+        assert outcome.verified, (fraction, outcome.mismatch)
+        assert outcome.parameters["fraction"] == fraction
+        assert outcome.launches == (fraction < 1)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.5, float("nan")])
+def test_a_fraction_that_cannot_be(hmm_space, fraction):
+    with pytest.raises(hmm.ArgumentError, match="the CPU's part of the work is 0 to 1"):
+        WORKLOADS["compaction"].run(hmm_space, "tiny", fraction=fraction)
+
+
+def test_a_fraction_where_nothing_is_shared(hmm_space):
+    with pytest.raises(hmm.ArgumentError, match="matmul shares no work with the CPU"):
+        WORKLOADS["matmul"].run(hmm_space, "tiny", fraction=0.5)
 
 
 def test_unknown_size(hmm_space):
