@@ -54,7 +54,9 @@ def test_prints_the_unified_memory_table(everything):
 def test_counts_pages_and_faults_of_each_workload(everything):
     pages = {row["name"]: row["memory"] for row in everything[1]["workloads"]}
     for name, counts in pages.items():
-        in_place = "_system(" in WORKLOADS[name].source  # what the CPU shares with a running kernel may stay home
+        in_place = (
+            "_system(" in WORKLOADS[name].source
+        )  # what the CPU shares with a running kernel may stay home
         assert counts["pages_to_device"] > 0 and (in_place or counts["pages_to_host"] > 0), name
         assert all(count >= 0 for count in counts.values())
     sweeps = WORKLOADS["jacobi"].sizes["tiny"]["sweeps"]
