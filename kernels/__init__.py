@@ -33,6 +33,9 @@ _NAMES = (
     "compaction",
     "padding",
     "transposition",
+    "bfs_switch",
+    "sssp",
+    "ransac",
 )
 
 

@@ -47,6 +47,7 @@ extern "C" __global__ void spin(volatile int* flag) { while (*flag == 0) { } }
 
 EVERY_TRACKER = (
     "contract/",
+    "integration/test_collaboration",
     "integration/test_concurrency",
     "integration/test_files",
     "integration/test_lifetime",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import time
@@ -126,17 +127,60 @@ def test_spmv_reference():
     assert 0 in np.diff(data.row_start), "an empty row belongs to the test"
 
 
-def test_bfs_reference():
-    expected, data = prepared("bfs")
-    level = [-1] * (data.edge_start.size - 1)
-    level[data.source], queue = 0, [data.source]
+def neighbours(graph, vertex):
+    return graph.edges[graph.edge_start[vertex] : graph.edge_start[vertex + 1]].tolist()
+
+
+@pytest.mark.parametrize("name", ["bfs", "bfs_switch"])
+def test_bfs_reference(name):
+    expected, data = prepared(name)
+    graph = getattr(data, "graph", data)
+    level = [-1] * graph.vertices
+    level[graph.source], queue = 0, [graph.source]
     for vertex in queue:
-        for neighbour in data.edges[data.edge_start[vertex] : data.edge_start[vertex + 1]].tolist():
+        for neighbour in neighbours(graph, vertex):
             if level[neighbour] < 0:
                 level[neighbour] = level[vertex] + 1
                 queue.append(neighbour)
     assert expected["level"].tolist() == level
     assert -1 in level and max(level) > 2, "unreachable vertices and several levels belong to the test"
+
+
+def test_sssp_reference():
+    expected, data = prepared("sssp")
+    unreached = 2**31 - 1
+    distance, queue = [unreached] * data.graph.vertices, [(0, data.graph.source)]
+    while queue:  # Dijkstra's way: the nearest vertex is settled
+        here, vertex = heapq.heappop(queue)
+        if distance[vertex] == unreached:
+            distance[vertex] = here
+            first = data.graph.edge_start[vertex]
+            for place, neighbour in enumerate(neighbours(data.graph, vertex), first):
+                heapq.heappush(queue, (here + int(data.weights[place]), neighbour))
+    assert expected["distance"].tolist() == distance
+    assert unreached in distance and 0 < data.weights.min() < data.weights.max()
+
+
+def test_ransac_reference():
+    expected, data = prepared("ransac")
+    points = list(zip(data.x.tolist(), data.y.tolist(), strict=True))
+    counts = []
+    for i, j in data.samples.tolist():
+        (x0, y0), (x1, y1) = points[i], points[j]
+        square = (x1 - x0) ** 2 + (y1 - y0) ** 2
+        areas = [(x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) for x, y in points]
+        counts.append(sum(area * area > 16 * square for area in areas) if square else len(points))
+    assert expected["far"].tolist() == counts
+    best = counts.index(min(counts))
+    assert expected["best"].tolist() == [counts[best] << 32 | best]
+    assert counts[best] < 0.7 * len(points) < max(counts), "a good line and bad ones belong to the test"
+
+
+def test_a_line_through_one_point_is_far_from_all():
+    workload = WORKLOADS["ransac"]
+    data = workload.prepare(PlainMemory(), {"points": 30, "iterations": 2}, np.random.default_rng(1))
+    data.samples[0] = 7
+    assert workload.reference(data)["far"][0] == 30
 
 
 def test_kmeans_reference():
@@ -270,6 +314,9 @@ BROKEN = {
     "compaction": ("if (value != 0)", "if (value % 256 != 0)"),
     "padding": ("row * more", "row * more / 2"),
     "transposition": ("x[to * TILE + t] = mine", "x[to * TILE + (t ^ 1)] = mine"),
+    "bfs_switch": ("-1, depth)", "-1, depth + (neighbour & 1))"),
+    "sssp": ("here + weights[e];", "here + weights[e] + 1;"),
+    "ransac": ("> line.limit", ">= line.limit - 100000"),
 }
 
 
@@ -282,6 +329,16 @@ def test_a_wrong_kernel_is_noticed(name, hmm_space, monkeypatch):
     outcome = workload.run(hmm_space, "tiny")
     assert not outcome.verified
     assert "expected" in outcome.mismatch
+
+
+@pytest.mark.parametrize("name", ["bfs_switch", "sssp"])
+@pytest.mark.parametrize("switch", [0, 1000])
+def test_either_side_can_do_all_turns(name, switch, hmm_space, monkeypatch):
+    workload = WORKLOADS[name]
+    monkeypatch.setitem(workload.sizes["tiny"], "switch", switch)
+    outcome = workload.run(hmm_space, "tiny")
+    assert outcome.verified, outcome.mismatch
+    assert outcome.launches > 4 if switch == 0 else outcome.launches == 0
 
 
 def test_two_devices_share_the_work():
