@@ -12,7 +12,12 @@ NAMES = [name for name in WORKLOADS if "_system(" in WORKLOADS[name].source]
 # Every pair of a link, a fallback, a number of devices and a number of worker threads that makes sense.
 SPACES = {
     "nothing native": {"link": "pcie3-noatomics", "fallback": "migrate"},
-    "nothing native, two devices": {"link": "pcie3-noatomics", "fallback": "migrate", "devices": 2, "workers": 1},
+    "nothing native, two devices": {
+        "link": "pcie3-noatomics",
+        "fallback": "migrate",
+        "devices": 2,
+        "workers": 1,
+    },
     "some native": {"link": "pcie4", "fallback": "migrate", "workers": 1},
     "some native, two devices": {"link": "pcie4", "fallback": "migrate", "devices": 2},
     "loops": {"link": "pcie4", "fallback": "cas-loop"},

@@ -211,7 +211,9 @@ void Driver::repair(Block& block, uint64_t address, Processor p, bool present) {
   const PageState state = block.page(address);
   PageTable& mine = table(p, state);
   if (state.hold(p) == Hold::Remote) {
-    if (int error = devices_[p]->give(page); error && error != ESRCH) refuse(p, address, error);
+    int error = devices_[p]->give(page);
+    if (error == EEXIST) error = mine.wake(page); // given, for a fault of another thread
+    if (error && error != ESRCH) refuse(p, address, error);
     return;
   }
   if (state.hold(p) == Hold::Exclusive) {
