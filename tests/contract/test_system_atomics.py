@@ -91,6 +91,16 @@ def test_a_link_without_atomics(module: hmm.RawModule) -> None:
         assert list(x[::512]) == [400] * 4
 
 
+def test_threads_that_want_the_same_pages_at_once(
+    page_by_page: hmm.AddressSpace, module: hmm.RawModule
+) -> None:
+    """Whoever comes second finds the page mapped, and is not refused."""
+    x = page_by_page.zeros(512 * 512, np.uint64)
+    module.get_function("add")(4, 512, (x, 1))
+    assert (x[::512] == 4).all()
+    assert page_by_page.session.take_refusal(page_by_page.devices[0].processor)[0] == 0
+
+
 def test_two_devices_take_turns(two_devices: hmm.AddressSpace, module: hmm.RawModule) -> None:
     x = two_devices.zeros(2048, np.uint64)
     for turn in range(1, 6):
