@@ -4,7 +4,8 @@
 // the CPU's accesses there -> give the device its rights. To recall: write-protect at both -> copy to memory
 // of the CPU's own -> map that in the page's place -> catch accesses -> take the frame from the device. At no
 // moment do the two see different contents. Whoever touches the page meanwhile faults, and waits for its
-// lock.
+// lock: so stores to a remote page are always caught (Tracker::Uffd under `async`), or those between the copy
+// and the mapping would be lost.
 #include "driver/driver.h"
 
 #include <cerrno>
@@ -21,11 +22,15 @@ int map_file(Pages pages, int file) {
   return at == MAP_FAILED ? errno : 0;
 }
 
+// What watches the page while it is remote.
+Tracker catching(Tracker tracker) { return tracker == Tracker::Async ? Tracker::Uffd : tracker; }
+
 } // namespace
 
 // The CPU has the pages alone. ENOMEM: too many mappings; nothing has changed.
 int Driver::lend(Block& block, Pages run, Processor p) {
-  CpuTable& cpu = cpu_table(block.page(run.begin).tracker());
+  const Tracker before = block.page(run.begin).tracker();
+  CpuTable& cpu = cpu_table(before);
   DeviceTable& device = *devices_[p];
   StagingPool::Use staging(staging_);
   const std::byte* content = cpu.take(block, run, true, *staging);
@@ -38,10 +43,13 @@ int Driver::lend(Block& block, Pages run, Processor p) {
       fatal("page 0x%lx cannot be given back to the CPU: %s", run.begin, strerror(lost));
     return error;
   }
-  if ((error = cpu.replaced(block, run, true)))
+  if ((error = cpu_table(catching(before)).replaced(block, run, true)))
     fatal("pages at 0x%lx cannot be watched any more: %s", run.begin, strerror(error));
   cpu.forget_taken(block, run);
-  change(block, run, [p](PageState& state) { state.set(p, Hold::Remote); });
+  change(block, run, [=](PageState& state) {
+    state.set(p, Hold::Remote);
+    state.set_tracker(catching(before));
+  });
   counters_.processor[p].remote_pages.add(run.count());
   cpu.wake(run);
   return device.give(run);
@@ -50,17 +58,22 @@ int Driver::lend(Block& block, Pages run, Processor p) {
 // Afterwards the CPU has the pages alone, in memory of its own.
 int Driver::recall(Block& block, Pages run) {
   const Processor p = block.page(run.begin).remote();
-  CpuTable& cpu = cpu_table(block.page(run.begin).tracker());
+  const Tracker before = block.page(run.begin).tracker();
+  const Tracker then = async_ && before == Tracker::Uffd ? Tracker::Async : before;
+  CpuTable& cpu = cpu_table(before);
   DeviceTable& device = *devices_[p];
   if (int error = cpu.protect(block, run)) return error;
   if (int error = device.protect(block, run)) return error;
   if (int error = own_memory_.give(block, run)) return error;
-  if (int error = cpu.replaced(block, run, false))
+  if (int error = cpu_table(then).replaced(block, run, false))
     fatal("pages at 0x%lx cannot be watched any more: %s", run.begin, strerror(error));
   if (int error = device.take_back(block, run))
     fatal("pages at 0x%lx cannot be taken from a device: %s", run.begin, strerror(error));
-  change(block, run, [p](PageState& state) { state.set(p, Hold::Invalid); });
-  return cpu.wake(run);
+  change(block, run, [=](PageState& state) {
+    state.set(p, Hold::Invalid);
+    state.set_tracker(then);
+  });
+  return cpu.wake(run); // who waits for the old mapping; nobody can any more
 }
 
 // For those who need the pages as pages of one processor.

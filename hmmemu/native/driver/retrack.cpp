@@ -1,10 +1,10 @@
 // Driver: pages of which every store must be caught, where stores are noticed afterwards
 // (Tracker::Async).
 //
-// A page that is merged, or whose content a protector wants before a write, is handed over to a userfaultfd
-// that catches stores (`sync_`), and given back when that is over. Its tracker is Tracker::Uffd meanwhile,
-// and everything else follows from that. A mapping has one descriptor, so there is a moment at which nobody
-// catches anything; hence these rules.
+// A page that is merged, or remote, or whose content a protector wants before a write, is handed over to a
+// userfaultfd that catches stores (`sync_`), and given back when that is over. Its tracker is Tracker::Uffd
+// meanwhile, and everything else follows from that. A mapping has one descriptor, so there is a moment at
+// which nobody catches anything; hence these rules.
 //
 // INVARIANTS
 //   - Only pages that the CPU has are handed over: they are there, and an access in that moment needs nobody.
@@ -78,7 +78,7 @@ int Driver::notice_stores(Block& block, Pages pages, uint64_t at_least) {
   return each_run(block, pages, [&](Pages run) {
     const PageState state = block.page(run.begin);
     if (!state.managed() || state.linked() || state.tracker() != Tracker::Uffd) return 0;
-    if (state.hold(kCpu) != Hold::Exclusive || run.count() < at_least) return 0;
+    if (state.hold(kCpu) != Hold::Exclusive || state.remote() || run.count() < at_least) return 0;
     if (int error = host_->hand_over(block, run, *async_)) return error;
     change(block, run, [](PageState& s) { s.set_tracker(Tracker::Async); });
     return 0;
