@@ -11,14 +11,13 @@ import os
 import platform
 import resource
 from dataclasses import asdict, dataclass
-from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hmmemu.errors import Error
 
 if TYPE_CHECKING:
+    from hmmemu.gpus import Gpu
     from hmmemu.trackers import Tracker
 
 MIN_MAPS = 65530  # Linux's own default for vm.max_map_count
@@ -144,26 +143,31 @@ def _compiling() -> list[Check]:
 
 
 def _gpu() -> list[Check]:
+    """The GPUs as the driver tells of them, and CuPy, which is not imported: that would start CUDA in this process."""
     topic = "GPU"
-    name = next((n for n in ("cupy-cuda13x", "cupy-cuda12x", "cupy") if _version(n)), None)
-    driver = _read("/proc/driver/nvidia/version").split("\n")[0]
-    node = Check(
-        topic, "NVIDIA driver", bool(driver), driver or "not loaded: this machine shows no NVIDIA GPU"
-    )
-    if name is None:
-        advice = "pip install 'hmmemu[cuda12]' (or cuda13) to run kernels on the GPU" if driver else ""
-        return [node, Check(topic, "CuPy", False, "not installed", advice)]
     try:
-        cupy = import_module("cupy")
-        count = int(cupy.cuda.runtime.getDeviceCount())
-        names = [cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
-    except Exception as error:
-        advice = "see https://docs.cupy.dev/en/stable/install.html" if driver else ""
-        return [node, Check(topic, "CuPy", False, f"{name} {_version(name)}: {error}", advice)]
+        from hmmemu.gpus import find_gpus, installed_cupy
+
+        gpus, why_none = find_gpus(), ""
+    except Error as error:
+        gpus, why_none = (), str(error)
+    except Exception as error:  # whatever it is, the user should read it here
+        return [Check(topic, "NVIDIA driver", False, f"{type(error).__name__}: {error}", "reinstall hmmemu")]
+    driver = gpus[0].driver if gpus else 0
+    words = f"supports CUDA {driver // 1000}.{driver % 1000 // 10}" if gpus else why_none
+    cupy = installed_cupy()
+    advice = f"pip install 'hmmemu[{'cuda13' if driver >= 13000 else 'cuda12'}]'" if gpus and not cupy else ""
     return [
-        node,
-        Check(topic, "CuPy", bool(count), f"{name} {_version(name)}: {', '.join(names) or 'no GPU'}"),
+        Check(topic, "NVIDIA driver", bool(gpus), words),
+        *(_one_gpu(gpu) for gpu in gpus),
+        Check(topic, "CuPy", bool(cupy), cupy or "not installed", advice),
     ]
+
+
+def _one_gpu(gpu: Gpu) -> Check:
+    return Check(
+        "GPU", f"GPU {gpu.index}", not gpu.lacks, str(gpu) + (f": it lacks {gpu.lacks}" if gpu.lacks else "")
+    )
 
 
 def _in_use() -> list[Check]:
@@ -191,13 +195,6 @@ def _variables(topic: str) -> list[Check]:
         for name in names
         if name in os.environ
     ]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _read(path: str) -> str:

@@ -29,8 +29,14 @@ def choose_device(device: str) -> str:
         )
         return "device='auto', and this version has no CUDA device yet"
     if asked.startswith("cuda"):
-        raise UnsupportedError("CUDA devices are not supported yet: use device='emulated' (or 'auto')")
-    raise ArgumentError(f"device={asked!r}: use 'auto', 'emulated' or 'cuda'")
+        from hmmemu.gpus import choose_gpu
+
+        gpu = choose_gpu(asked)
+        raise UnsupportedError(
+            f"device={asked!r}: {gpu} could be used, but this version of hmmemu cannot launch kernels there yet: "
+            "use device='emulated' (or 'auto')"
+        )
+    raise ArgumentError(f"device={asked!r}: use 'auto', 'emulated', 'cuda' or 'cuda:N'")
 
 
 def choose_tracker(tracker: str) -> tuple[str, str]:

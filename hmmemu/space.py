@@ -68,7 +68,7 @@ class AddressSpace:
     """Memory shared by the CPU and one or more devices, kept coherent page by page.
 
     Args:
-        device: "auto", "emulated" or "cuda". HMMEMU_DEVICE overrides "auto".
+        device: "auto", "emulated", "cuda" or "cuda:N". HMMEMU_DEVICE overrides "auto".
         devices: how many, 1 to 15.
         tracker: how accesses are caught: "auto", "uffd", "signal" or "async". HMMEMU_TRACKER overrides "auto".
         policy: how pages move.

@@ -57,7 +57,7 @@ def test_nvrtc_refuses_what_is_not_cuda():
 
 
 def test_every_cu_file_is_a_workload():
-    assert {path.stem for path in FOLDER.glob("*.cu")} == set(WORKLOADS)
+    assert {path.stem for path in FOLDER.glob("*.cu")} - {"pages"} == set(WORKLOADS)  # pages.cu: for a GPU
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

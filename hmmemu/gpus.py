@@ -1,0 +1,140 @@
+"""The GPUs of this machine, as NVIDIA's driver describes them. No state, no lock.
+
+The driver is asked by a process of its own (`hmmemu-cuda list`) and never in this one: a process that has called CUDA
+cannot use it in its fork children any more, and programs fork.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from hmmemu import _native
+from hmmemu.errors import ArgumentError, UnsupportedError
+
+# Beside the extension module, in editable installs too.
+PROGRAM = Path(_native.__file__).parent / "hmmemu-cuda"
+_LIMIT = 60.0  # seconds: the driver of a machine with many GPUs takes several to start
+_PROHIBITED = 2  # CU_COMPUTEMODE_PROHIBITED
+_CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # distributions of CuPy, the newest CUDA first
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU.
+
+    Attributes:
+        index: CUDA's number of it, from 0, among those that CUDA_VISIBLE_DEVICES shows.
+        name: "NVIDIA H100 80GB HBM3", for example.
+        bytes: its memory.
+        capability: compute capability, (major, minor).
+        compute_mode: 0 default, 2 prohibited, 3 one process only.
+        unified_addresses, virtual_memory, file_descriptors: what a device of an address space needs: one range of
+            addresses with the CPU, memory mapped at chosen addresses, and memory passed between processes.
+        host_atomics: whether its atomic operations reach the CPU's memory.
+        shared_bytes: block-shared memory that a launch can have.
+        driver: CUDA's version that the driver supports, 1000 * major + 10 * minor.
+    """
+
+    index: int
+    name: str
+    bytes: int
+    capability: tuple[int, int]
+    compute_mode: int
+    unified_addresses: bool
+    virtual_memory: bool
+    file_descriptors: bool
+    host_atomics: bool
+    shared_bytes: int
+    driver: int
+
+    @property
+    def lacks(self) -> str:
+        """What keeps it from being a device of an address space, in words; empty if nothing does."""
+        needs = {
+            "unified addresses with the CPU": self.unified_addresses,
+            "virtual memory management (cuMemMap; a virtual GPU may lack it)": self.virtual_memory,
+            "memory that processes share by file descriptors": self.file_descriptors,
+        }
+        missing = [words for words, there in needs.items() if not there]
+        if self.compute_mode == _PROHIBITED:
+            missing.append("a compute mode that allows programs (nvidia-smi --compute-mode=DEFAULT)")
+        return " and ".join(missing)
+
+    def __str__(self) -> str:
+        major, minor = self.capability
+        return (
+            f"GPU {self.index}, {self.name}, {self.bytes / 2**30:.1f} GiB, compute capability {major}.{minor}"
+        )
+
+
+def find_gpus() -> tuple[Gpu, ...]:
+    """The GPUs that CUDA shows, by index; there is at least one.
+
+    Raises:
+        UnsupportedError: there is no driver or no GPU, or the driver does not work; the message says what to do.
+    """
+    try:
+        done = subprocess.run(
+            [str(PROGRAM), "list"], capture_output=True, text=True, timeout=_LIMIT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UnsupportedError(
+            f"the NVIDIA driver did not answer within {_LIMIT:.0f} s: does nvidia-smi?"
+        ) from None
+    except OSError as error:
+        raise UnsupportedError(f"cannot run {PROGRAM}: {error.strerror}; reinstall hmmemu") from None
+    if done.returncode != 0:
+        words = (
+            done.stderr.strip() or f"{PROGRAM.name} ended with status {done.returncode} and without a word"
+        )
+        raise UnsupportedError(words)
+    found = json.loads(done.stdout)
+    return tuple(
+        Gpu(**{**gpu, "capability": tuple(gpu["capability"])}, driver=found["driver"])
+        for gpu in found["gpus"]
+    )
+
+
+def parse_index(device: str) -> int:
+    """The index that "cuda" (0) or "cuda:N" names; ArgumentError for anything else."""
+    word, colon, index = device.partition(":")
+    if word != "cuda" or (colon and not (index.isascii() and index.isdecimal())):
+        raise ArgumentError(f"device={device!r}: a GPU is 'cuda' (the first) or 'cuda:N', N from 0")
+    return int(index or 0)
+
+
+def choose_gpu(device: str) -> Gpu:
+    """The GPU that "cuda" or "cuda:N" names, if kernels can run there.
+
+    Raises:
+        ArgumentError: the word is none of those.
+        UnsupportedError: no driver, no such GPU, the GPU lacks something, or CuPy is not installed.
+    """
+    index = parse_index(device)
+    gpus = find_gpus()
+    if index >= len(gpus):
+        known = "; ".join(map(str, gpus))
+        raise UnsupportedError(f"device={device!r}: there is no GPU {index} here, but {known}")
+    gpu = gpus[index]
+    if gpu.lacks:
+        raise UnsupportedError(f"device={device!r}: {gpu} lacks {gpu.lacks}")
+    if not installed_cupy():
+        extra = "cuda13" if gpu.driver >= 13000 else "cuda12"
+        raise UnsupportedError(
+            f"device={device!r}: {gpu} is there, and CuPy is not installed: pip install 'hmmemu[{extra}]'"
+        )
+    return gpu
+
+
+def installed_cupy() -> str:
+    """CuPy's distribution and version, "cupy-cuda12x 14.2.0"; empty if it is not installed. Does not import it."""
+    for name in _CUPY:
+        try:
+            return f"{name} {version(name)}"
+        except PackageNotFoundError:
+            continue
+    return ""

@@ -1,0 +1,472 @@
+// A stand-in for libcuda.so.1 with memory, streams and modules that work. For tests of hmmemu-cuda where
+// there is no GPU.
+//
+// It is as unkind as the interface allows, so that what only works by luck fails here:
+//  * "Device memory" is other memory than the program's (files in memory, one an allocation). It has no
+//  rights but while an
+//    operation of a stream runs: a plain load or store of the program there is a crash, as it is on a
+//    machine.
+//  * Work of a stream runs in a thread of its own, `delay_us` late, in order; streams run beside each other.
+//  * A copy reads and writes pinned host memory only when it runs, so a buffer that is used again too early
+//  shows as wrong
+//    data. From memory that is not pinned it is copied at the call, as CUDA does.
+//  * Fresh memory holds 0xA5.
+// A module is the path of a shared object, as text; a kernel is a C function of it: void name(const void*
+// params, const unsigned dims[6], unsigned shared). What it touches must be mapped, or the process gets
+// SIGSEGV.
+//
+// FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us, version,
+// mode, novmm, elsewhere (addresses that are asked for are not given), fail=function:result[:nth] (the nth
+// call and all after it). `lock` guards the tables; each stream has its own for its queue.
+#include <atomic>
+#include <cerrno>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <dlfcn.h>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <string>
+#include <sys/mman.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+namespace {
+
+enum {
+  kInvalid = 1,
+  kNoMemory = 2,
+  kNoDevice = 100,
+  kInvalidDevice = 101,
+  kNoImage = 200,
+  kNotFound = 500,
+  kNotReady = 600
+};
+using Address = unsigned long long;
+
+std::string setting(const std::string& key, const std::string& otherwise = "") {
+  const char* all = getenv("FAKE_CUDA");
+  const std::string words = std::string(",") + (all ? all : "") + ",";
+  const size_t at = words.find("," + key + "=");
+  if (at == std::string::npos) return otherwise;
+  const size_t begin = at + key.size() + 2;
+  return words.substr(begin, words.find(',', begin) - begin);
+}
+long number(const char* key, long otherwise) {
+  const std::string text = setting(key);
+  return text.empty() ? otherwise : atol(text.c_str());
+}
+
+std::mutex lock;
+std::map<std::string, int> calls;
+
+// The result that this call of a function is to have.
+int wanted(const std::string& function) {
+  std::lock_guard guard(lock);
+  const int nth = ++calls[function];
+  const std::string fail = setting("fail");
+  if (fail.rfind(function + ":", 0) != 0) return 0;
+  int result = 0, from = 1;
+  sscanf(fail.c_str() + function.size() + 1, "%d:%d", &result, &from);
+  return nth >= from ? result : 0;
+}
+#define HERE                                                                                                 \
+  if (const int result = wanted(__func__)) return result
+
+// ---- memory ----
+
+struct Allocation {
+  int fd;
+  size_t bytes;
+  unsigned references; // handle and mappings
+};
+struct Mapped {
+  size_t bytes;
+  Address memory;
+  int rights;
+};
+std::map<Address, Allocation> allocations;
+std::map<Address, size_t> reservations;
+std::map<Address, Mapped> mappings;
+std::map<Address, size_t> pinned;
+Address next_memory = 1;
+size_t used = 0;
+unsigned running = 0; // operations of streams
+
+void let_go(Address memory) {
+  Allocation& a = allocations.at(memory);
+  if (--a.references) return;
+  close(a.fd);
+  used -= a.bytes;
+  allocations.erase(memory);
+}
+
+void set_rights(bool open) {
+  for (const auto& [at, m] : mappings)
+    mprotect(reinterpret_cast<void*>(at), m.bytes, open ? m.rights : PROT_NONE);
+}
+
+// Whether [at, at + bytes) is device memory that is mapped and may be used.
+bool usable(Address at, size_t bytes) {
+  for (const Address end = at + bytes; at < end;) {
+    auto m = mappings.upper_bound(at);
+    if (m == mappings.begin()) return false;
+    --m;
+    if (at >= m->first + m->second.bytes || m->second.rights != (PROT_READ | PROT_WRITE)) return false;
+    at = m->first + m->second.bytes;
+  }
+  return true;
+}
+
+bool is_pinned(const void* host, size_t bytes) {
+  const auto at = reinterpret_cast<Address>(host);
+  for (const auto& [begin, size] : pinned)
+    if (at >= begin && at + bytes <= begin + size) return true;
+  return false;
+}
+
+// ---- streams ----
+
+struct Stream {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::deque<std::function<void()>> queue;
+  bool busy = false, end = false;
+  std::thread thread{[this] { run(); }};
+
+  void run() {
+    std::unique_lock hold(mutex);
+    for (;;) {
+      changed.wait(hold, [&] { return end || !queue.empty(); });
+      if (queue.empty()) return;
+      const auto act = queue.front();
+      queue.pop_front();
+      busy = true;
+      hold.unlock();
+      usleep(useconds_t(number("delay_us", 500)));
+      begin_operation(true);
+      act();
+      begin_operation(false);
+      hold.lock();
+      busy = false;
+      changed.notify_all();
+    }
+  }
+  static void begin_operation(bool begin) {
+    std::lock_guard guard(lock);
+    if (begin ? running++ == 0 : --running == 0) set_rights(begin);
+  }
+  void add(std::function<void()> act) {
+    std::lock_guard hold(mutex);
+    queue.push_back(std::move(act));
+    changed.notify_all();
+  }
+};
+
+bool is_gpu(int gpu) { return gpu >= 0 && gpu < number("gpus", 1); }
+
+} // namespace
+
+extern "C" {
+
+int cuInit(unsigned) {
+  HERE;
+  return number("gpus", 1) ? 0 : kNoDevice;
+}
+int cuGetErrorName(int result, const char** name) {
+  static const std::map<int, const char*> names = {{kInvalid, "CUDA_ERROR_INVALID_VALUE"},
+                                                   {kNoMemory, "CUDA_ERROR_OUT_OF_MEMORY"},
+                                                   {kNoDevice, "CUDA_ERROR_NO_DEVICE"},
+                                                   {803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"}};
+  const auto found = names.find(result);
+  *name = found == names.end() ? nullptr : found->second;
+  return *name ? 0 : kInvalid;
+}
+int cuGetErrorString(int result, const char** text) {
+  static const std::map<int, const char*> texts = {
+      {kInvalid, "invalid argument"},
+      {kNoMemory, "out of memory"},
+      {kNoDevice, "no CUDA-capable device is detected"},
+      {803, "system has unsupported display driver / cuda driver combination"}};
+  const auto found = texts.find(result);
+  *text = found == texts.end() ? nullptr : found->second;
+  return *text ? 0 : kInvalid;
+}
+int cuDriverGetVersion(int* version) {
+  HERE;
+  *version = int(number("version", 12040));
+  return 0;
+}
+int cuDeviceGetCount(int* count) {
+  HERE;
+  *count = int(number("gpus", 1));
+  return 0;
+}
+int cuDeviceGet(int* gpu, int index) {
+  HERE;
+  if (!is_gpu(index)) return kInvalidDevice;
+  *gpu = index;
+  return 0;
+}
+int cuDeviceGetName(char* name, int room, int gpu) {
+  HERE;
+  snprintf(name, size_t(room), "Fake GPU \"%d\"", gpu);
+  return 0;
+}
+int cuDeviceTotalMem_v2(size_t* bytes, int) {
+  HERE;
+  *bytes = size_t(number("bytes", 1 << 30));
+  return 0;
+}
+int cuDeviceGetAttribute(int* value, int attribute, int gpu) {
+  HERE;
+  if (!is_gpu(gpu)) return kInvalidDevice;
+  switch (attribute) {
+  case 20:
+    *value = int(number("mode", 0));
+    return 0;
+  case 41:
+  case 103:
+    *value = 1;
+    return 0;
+  case 75:
+    *value = 9;
+    return 0;
+  case 97:
+    *value = 232448;
+    return 0;
+  case 102:
+    *value = !number("novmm", 0);
+    return 0;
+  default:
+    *value = 0;
+    return 0;
+  }
+}
+int cuDevicePrimaryCtxRetain(void** context, int gpu) {
+  HERE;
+  if (!is_gpu(gpu)) return kInvalidDevice;
+  *context = reinterpret_cast<void*>(uintptr_t(gpu) + 1);
+  return 0;
+}
+int cuDevicePrimaryCtxRelease_v2(int) {
+  HERE;
+  return 0;
+}
+int cuCtxSetCurrent(void*) {
+  HERE;
+  return 0;
+}
+int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
+  HERE;
+  std::lock_guard guard(lock);
+  *total = size_t(number("bytes", 1 << 30));
+  *free_bytes = *total - used;
+  return 0;
+}
+int cuMemGetAllocationGranularity(size_t* bytes, const void*, int) {
+  HERE;
+  *bytes = 2 << 20;
+  return 0;
+}
+int cuMemAddressReserve(Address* got, size_t bytes, size_t, Address hint, unsigned long long) {
+  HERE;
+  if (!bytes || bytes % 4096 || hint % 4096) return kInvalid;
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  const bool here = hint && !number("elsewhere", 0);
+  void* at =
+      mmap(reinterpret_cast<void*>(hint), bytes, PROT_NONE, flags | (here ? MAP_FIXED_NOREPLACE : 0), -1, 0);
+  if (at == MAP_FAILED) at = mmap(nullptr, bytes, PROT_NONE, flags, -1, 0); // a hint, no more
+  if (at == MAP_FAILED) return kNoMemory;
+  std::lock_guard guard(lock);
+  *got = reinterpret_cast<Address>(at);
+  reservations[*got] = bytes;
+  return 0;
+}
+int cuMemAddressFree(Address at, size_t bytes) {
+  HERE;
+  std::lock_guard guard(lock);
+  const auto found = reservations.find(at);
+  if (found == reservations.end() || found->second != bytes) return kInvalid;
+  for (const auto& [begin, m] : mappings)
+    if (begin >= at && begin < at + bytes) return kInvalid;
+  munmap(reinterpret_cast<void*>(at), bytes);
+  reservations.erase(found);
+  return 0;
+}
+int cuMemCreate(Address* memory, size_t bytes, const void*, unsigned long long) {
+  HERE;
+  if (!bytes || bytes % (2 << 20)) return kInvalid;
+  std::lock_guard guard(lock);
+  if (used + bytes > size_t(number("bytes", 1 << 30))) return kNoMemory;
+  const int fd = memfd_create("fake-gpu", MFD_CLOEXEC);
+  if (fd < 0 || ftruncate(fd, off_t(bytes)) != 0) return kNoMemory;
+  void* const fresh = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  memset(fresh, 0xA5, bytes);
+  munmap(fresh, bytes);
+  used += bytes;
+  *memory = next_memory++;
+  allocations[*memory] = {fd, bytes, 1};
+  return 0;
+}
+int cuMemRelease(Address memory) {
+  HERE;
+  std::lock_guard guard(lock);
+  if (!allocations.count(memory)) return kInvalid;
+  let_go(memory);
+  return 0;
+}
+int cuMemExportToShareableHandle(void* fd, Address memory, int type, unsigned long long) {
+  HERE;
+  std::lock_guard guard(lock);
+  if (type != 1 || !allocations.count(memory)) return kInvalid;
+  *static_cast<int*>(fd) = dup(allocations[memory].fd);
+  return 0;
+}
+int cuMemImportFromShareableHandle(Address* memory, void* handle, int type) {
+  HERE;
+  if (type != 1) return kInvalid;
+  const int fd = dup(int(reinterpret_cast<intptr_t>(handle)));
+  const off_t bytes = lseek(fd, 0, SEEK_END);
+  if (fd < 0 || bytes <= 0) return kInvalid;
+  std::lock_guard guard(lock);
+  *memory = next_memory++;
+  used += size_t(bytes);
+  allocations[*memory] = {fd, size_t(bytes), 1};
+  return 0;
+}
+int cuMemMap(Address at, size_t bytes, size_t offset, Address memory, unsigned long long) {
+  HERE;
+  std::lock_guard guard(lock);
+  const auto found = allocations.find(memory);
+  if (found == allocations.end() || offset || bytes != found->second.bytes || at % (2 << 20)) return kInvalid;
+  auto range = reservations.upper_bound(at);
+  if (range == reservations.begin()) return kInvalid;
+  --range;
+  if (at + bytes > range->first + range->second || mappings.count(at)) return kInvalid;
+  if (mmap(reinterpret_cast<void*>(at), bytes, PROT_NONE, MAP_SHARED | MAP_FIXED, found->second.fd, 0) ==
+      MAP_FAILED)
+    return kNoMemory;
+  found->second.references++;
+  mappings[at] = {bytes, memory, PROT_NONE};
+  return 0;
+}
+int cuMemUnmap(Address at, size_t bytes) {
+  HERE;
+  std::lock_guard guard(lock);
+  const auto found = mappings.find(at);
+  if (found == mappings.end() || found->second.bytes != bytes) return kInvalid;
+  mmap(reinterpret_cast<void*>(at), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
+       -1, 0);
+  let_go(found->second.memory);
+  mappings.erase(found);
+  return 0;
+}
+int cuMemSetAccess(Address at, size_t bytes, const void*, size_t) {
+  HERE;
+  std::lock_guard guard(lock);
+  const auto found = mappings.find(at);
+  if (found == mappings.end() || found->second.bytes != bytes) return kInvalid;
+  found->second.rights = PROT_READ | PROT_WRITE;
+  if (running) set_rights(true);
+  return 0;
+}
+int cuMemHostRegister_v2(void* host, size_t bytes, unsigned) {
+  HERE;
+  std::lock_guard guard(lock);
+  pinned[reinterpret_cast<Address>(host)] = bytes;
+  return 0;
+}
+int cuMemHostUnregister(void* host) {
+  HERE;
+  std::lock_guard guard(lock);
+  return pinned.erase(reinterpret_cast<Address>(host)) ? 0 : kInvalid;
+}
+int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, Stream* stream) {
+  HERE;
+  std::lock_guard guard(lock);
+  if (!usable(to, bytes)) return kInvalid;
+  if (is_pinned(from, bytes)) {
+    stream->add([=] { memcpy(reinterpret_cast<void*>(to), from, bytes); });
+  } else {
+    const auto* first = static_cast<const char*>(from);
+    const std::vector<char> now(first, first + bytes);
+    stream->add([=] { memcpy(reinterpret_cast<void*>(to), now.data(), bytes); });
+  }
+  return 0;
+}
+int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream* stream) {
+  HERE;
+  std::lock_guard guard(lock);
+  if (!usable(from, bytes)) return kInvalid;
+  stream->add([=] { memcpy(to, reinterpret_cast<const void*>(from), bytes); });
+  return 0;
+}
+int cuMemsetD8Async(Address at, unsigned char value, size_t bytes, Stream* stream) {
+  HERE;
+  std::lock_guard guard(lock);
+  if (!usable(at, bytes)) return kInvalid;
+  stream->add([=] { memset(reinterpret_cast<void*>(at), value, bytes); });
+  return 0;
+}
+int cuStreamCreate(Stream** stream, unsigned) {
+  HERE;
+  *stream = new Stream;
+  return 0;
+}
+int cuStreamSynchronize(Stream* stream) {
+  HERE;
+  std::unique_lock hold(stream->mutex);
+  stream->changed.wait(hold, [&] { return stream->queue.empty() && !stream->busy; });
+  return 0;
+}
+int cuStreamQuery(Stream* stream) {
+  HERE;
+  std::lock_guard hold(stream->mutex);
+  return stream->queue.empty() && !stream->busy ? 0 : kNotReady;
+}
+int cuStreamDestroy_v2(Stream* stream) {
+  HERE;
+  {
+    std::lock_guard hold(stream->mutex);
+    stream->end = true;
+    stream->changed.notify_all();
+  }
+  stream->thread.join();
+  delete stream;
+  return 0;
+}
+int cuModuleLoadData(void** module, const void* image) {
+  HERE;
+  *module = dlopen(static_cast<const char*>(image), RTLD_NOW | RTLD_LOCAL);
+  return *module ? 0 : kNoImage;
+}
+int cuModuleUnload(void* module) {
+  HERE;
+  return dlclose(module) ? kInvalid : 0;
+}
+int cuModuleGetFunction(void** function, void* module, const char* name) {
+  HERE;
+  *function = dlsym(module, name);
+  return *function ? 0 : kNotFound;
+}
+int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                   unsigned bz, unsigned shared, Stream* stream, void** params, void** extra) {
+  HERE;
+  if (params || !extra || extra[0] != reinterpret_cast<void*>(1) || extra[2] != reinterpret_cast<void*>(2) ||
+      extra[4])
+    return kInvalid; // the parameter block is what hmmemu has
+  if (!gx || !gy || !gz || !bx || !by || !bz || uint64_t(bx) * by * bz > 1024) return kInvalid;
+  const auto* first = static_cast<const char*>(extra[1]);
+  const std::vector<char> block(first, first + *static_cast<size_t*>(extra[3]));
+  const std::vector<unsigned> dims = {gx, gy, gz, bx, by, bz};
+  const auto kernel = reinterpret_cast<void (*)(const void*, const unsigned*, unsigned)>(function);
+  stream->add([=] { kernel(block.data(), dims.data(), shared); });
+  return 0;
+}
+
+} // extern "C"
