@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BENCHES", "Bench", "takes_size"]
 
-_NAMES = ("kernels", "launch", "faults", "migrate", "waitqueue", "overhead", "dirty", "merge")
+_NAMES = ("kernels", "launch", "faults", "migrate", "waitqueue", "overhead", "dirty", "merge", "atomics")
 _TAKE_SIZE = ("dirty",)
 
 

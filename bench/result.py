@@ -59,13 +59,17 @@ class Row:
 
 @dataclass
 class Result:
-    """All rows of one bench, and what they were measured on."""
+    """All rows of one bench, and what they were measured on.
+
+    `details` are further figures, plain data that the JSON has and the table leaves out.
+    """
 
     name: str
     question: str
     rows: list[Row] = field(default_factory=list)
     quick: bool = False
     notes: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=lambda: describe_machine())
 
     def add(self, row: Row) -> None:
@@ -80,6 +84,7 @@ class Result:
             "quick": self.quick,
             "rows": [row.to_dict() for row in self.rows],
             "notes": list(self.notes),
+            "details": dict(self.details),
             "machine": dict(self.machine),
         }
 
@@ -94,6 +99,7 @@ class Result:
             rows,
             data["quick"],
             list(data["notes"]),
+            dict(data.get("details", {})),  # older results have none
             dict(data["machine"]),
         )
 

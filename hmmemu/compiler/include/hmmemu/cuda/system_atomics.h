@@ -30,8 +30,8 @@ template <class Operation, class T, class Operand> HMM_INLINE T on_device(T* add
 }
 
 template <class Operation, class T, class Operand>
-HMM_INLINE T in_place(hmm_worker* w, T* address, Operand operand) {
-  *w->wanted = kWantedAtomic;
+HMM_INLINE T in_place(hmm_worker* w, T* address, Operand operand, int wanted = kWantedAtomic) {
+  *w->wanted = wanted;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
   const T old = on_device<Operation>(address, operand);
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
@@ -62,8 +62,7 @@ __attribute__((noinline)) T fall_back(hmm_worker* w, T* address, Operand operand
     if (w->link->fallback == HMM_FALLBACK_FAULT)
       refuse_atomic(w, code_of<Operation, T>(), sizeof(T), address);
     return __builtin_bit_cast(T, hmm_cuda::hmm_load_word((hmm_cuda::hmm_word_of<T>*)address));
-  default:
-    if (!is_remote(w, address)) return on_device<Operation>(address, operand);
+  default: // migrate, and the page is remote
     w->services->own(w, address);
     const T old = on_device<Operation>(address, operand);
     *w->wanted = kWantedNothing;
@@ -71,11 +70,14 @@ __attribute__((noinline)) T fall_back(hmm_worker* w, T* address, Operand operand
   }
 }
 
-// Every atomic operation of system scope.
+// Every atomic operation of system scope. A page that has moved to the device costs little more than an
+// operation of device scope: both share one copy of the instruction.
 template <class Operation, class T, class Operand> HMM_INLINE T system_atomic(T* address, Operand operand) {
   hmm_worker* w = hmmemu_worker_self;
-  if (w->link->native & bit_of<Operation, T>()) return in_place<Operation>(w, address, operand);
-  return fall_back<Operation>(w, address, operand);
+  const bool native = w->link->native & bit_of<Operation, T>();
+  if (!native && (w->link->fallback != HMM_FALLBACK_MIGRATE || is_remote(w, address)))
+    return fall_back<Operation>(w, address, operand);
+  return in_place<Operation>(w, address, operand, native ? kWantedAtomic : kWantedNothing);
 }
 
 } // namespace hmm
