@@ -41,7 +41,7 @@ class Ransac(Workload):
         "tiny": {"points": 1000, "iterations": 30},
         "small": {"points": 20_000, "iterations": 300},
         "medium": {"points": 200_000, "iterations": 1000},
-        "large": {"points": 2_000_000, "iterations": 1000},
+        "large": {"points": 1_000_000, "iterations": 500},
     }
     kernels = ("count_far",)
 

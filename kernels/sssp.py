@@ -43,7 +43,7 @@ class SSSP(Workload):
         "tiny": {"vertices": 200, "degree": 3, "switch": 16},
         "small": {"vertices": 50_000, "degree": 8, "switch": 100},
         "medium": {"vertices": 1_000_000, "degree": 8, "switch": 1000},
-        "large": {"vertices": 4_000_000, "degree": 16, "switch": 1000},
+        "large": {"vertices": 2_000_000, "degree": 8, "switch": 1000},
     }
     kernels = ("relax",)
 
