@@ -1,8 +1,8 @@
 // Purpose: the yardstick of bench/atomics.py: bare __atomic_fetch_add on memory that processes share.
 //
-// Arguments: the CPUs to use. Each line on stdin, "BITS STRIDE PROCESSES COUNT", makes that many processes, each
-// on the next of the CPUs, add 1 to a word of BITS (32, 64), STRIDE bytes behind the one before: the first one
-// COUNT times, the others until it is done. The answer is the operations of all in a second.
+// Arguments: the CPUs to use. Each line on stdin, "BITS STRIDE PROCESSES COUNT", makes that many processes,
+// each on the next of the CPUs, add 1 to a word of BITS (32, 64), STRIDE bytes behind the one before: the
+// first one COUNT times, the others until it is done. The answer is the operations of all in a second.
 //
 // Invariant: the sum of the words is the number of operations, or the program ends with an error.
 #include <atomic>
@@ -86,7 +86,8 @@ void check(const Shared& shared, const Task& task) {
 
 // Operations a second.
 double measure(const Task& task, const int* cpus, unsigned cpu_count) {
-  void* const memory = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* const memory =
+      mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) fail("mmap");
   Shared& shared = *static_cast<Shared*>(memory);
   for (unsigned i = 1; i < task.processes; ++i) {
@@ -127,7 +128,8 @@ int main(int argument_count, char** arguments) {
   for (char line[128]; std::fgets(line, sizeof line, stdin);) {
     Task task{};
     unsigned long operations = 0;
-    const int read = std::sscanf(line, "%u %u %u %lu", &task.bits, &task.stride, &task.processes, &operations);
+    const int read =
+        std::sscanf(line, "%u %u %u %lu", &task.bits, &task.stride, &task.processes, &operations);
     task.count = operations;
     if (read != 4 || (task.bits != 32 && task.bits != 64) || task.processes == 0 || task.processes > kMost ||
         (task.processes - 1) * task.stride + task.bits / 8 > kBytes) {
