@@ -5,30 +5,32 @@
 #define BLOCK 256
 #define ITEMS 4
 
-extern "C" __global__ void pad(unsigned* counter, double* x, int n, int columns, int more, unsigned* flags) {
+extern "C" __global__ void pad(unsigned* counter, int share, double* x, int n, int columns, int more, unsigned* flags) {
   __shared__ unsigned chunk;
-  int t = threadIdx.x, kept = 0;
-  if (t == 0)
-    chunk = atomicAdd_system(counter, 1u);
-  __syncthreads();
-  double mine[ITEMS];
-  int end = n - chunk * BLOCK * ITEMS, first = max(0, end - BLOCK * ITEMS);
-  for (int i = first + t; i < end; i += BLOCK)
-    mine[kept++] = x[i];
-  __syncthreads();
-  if (t == 0) {
-    volatile unsigned* flag = flags + chunk;
-    while (*flag == 0) {
+  int t = threadIdx.x;
+  for (int done = blockIdx.x; done < share; done += gridDim.x) {
+    if (t == 0)
+      chunk = atomicAdd_system(counter, 1u);
+    __syncthreads();
+    double mine[ITEMS];
+    int end = n - chunk * BLOCK * ITEMS, first = max(0, end - BLOCK * ITEMS), kept = 0;
+    for (int i = first + t; i < end; i += BLOCK)
+      mine[kept++] = x[i];
+    __syncthreads();
+    if (t == 0) {
+      volatile unsigned* flag = flags + chunk;
+      while (*flag == 0) {
+      }
+      __threadfence_system();
+      atomicExch_system(&flags[chunk + 1], 1u);
     }
-    __threadfence_system();
-    atomicExch_system(&flags[chunk + 1], 1u);
-  }
-  __syncthreads();
-  for (int k = 0; k < kept; ++k) {
-    int i = first + t + k * BLOCK, row = i / columns, to = i + row * more;
-    x[to] = mine[k];
-    if (i - row * columns == columns - 1)
-      for (int j = 1; j <= more; ++j)
-        x[to + j] = 0;
+    __syncthreads();
+    for (int k = 0; k < kept; ++k) {
+      int i = first + t + k * BLOCK, row = i / columns, to = i + row * more;
+      x[to] = mine[k];
+      if (i - row * columns == columns - 1)
+        for (int j = 1; j <= more; ++j)
+          x[to + j] = 0;
+    }
   }
 }

@@ -4,19 +4,21 @@
 #define CHUNK 1024
 #define BINS 256
 
-extern "C" __global__ void count(unsigned* counter, const unsigned short* pixels, int n, unsigned* counts) {
+extern "C" __global__ void count(unsigned* counter, int share, const unsigned short* pixels, int n, unsigned* counts) {
   __shared__ unsigned local[BINS];
   __shared__ int first;
-  if (threadIdx.x == 0)
-    first = atomicAdd_system(counter, 1u) * CHUNK;
-  for (int bin = threadIdx.x; bin < BINS; bin += blockDim.x)
-    local[bin] = 0;
-  __syncthreads();
-  int end = min(first + CHUNK, n);
-  for (int i = first + threadIdx.x; i < end; i += blockDim.x)
-    atomicAdd(&local[pixels[i] >> 8], 1u);
-  __syncthreads();
-  for (int bin = threadIdx.x; bin < BINS; bin += blockDim.x)
-    if (local[bin] != 0)
-      atomicAdd_system(&counts[bin], local[bin]);
+  for (int done = blockIdx.x; done < share; done += gridDim.x) {
+    if (threadIdx.x == 0)
+      first = atomicAdd_system(counter, 1u) * CHUNK;
+    for (int bin = threadIdx.x; bin < BINS; bin += blockDim.x)
+      local[bin] = 0;
+    __syncthreads();
+    int end = min(first + CHUNK, n);
+    for (int i = first + threadIdx.x; i < end; i += blockDim.x)
+      atomicAdd(&local[pixels[i] >> 8], 1u);
+    __syncthreads();
+    for (int bin = threadIdx.x; bin < BINS; bin += blockDim.x)
+      if (local[bin] != 0)
+        atomicAdd_system(&counts[bin], local[bin]);
+  }
 }

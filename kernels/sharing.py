@@ -30,6 +30,7 @@ import hmmemu as hmm
 from hmmemu.kernels.workload import Launcher
 
 THREADS = 2
+RESIDENT = 16  # blocks of a launch that run at the same time: more would only wait for each other
 LIMIT = 60.0  # seconds that anything may wait
 _LONGEST_NAP = 0.001  # seconds between two looks at a word
 
@@ -120,8 +121,8 @@ def share(
     Who does which is decided while they run: both sides take the next one from a counter.
 
     Args:
-        kernel: its first parameter is the counter, `unsigned*`; a block takes one chunk, with
-            `atomicAdd_system(counter, 1)`. Each device gets a launch, of as many blocks as it is to do chunks.
+        kernel: its first two parameters are the counter, `unsigned*`, and the number of chunks that the launch is to
+            do. Its blocks divide them; for each a block takes the next chunk with `atomicAdd_system(counter, 1)`.
         block: threads a block.
         args: the kernel's other arguments.
         work: `work(chunk, beside)` does a chunk in a CPU thread.
@@ -137,5 +138,6 @@ def share(
     parts = [on_cpu * i // THREADS for i in range(THREADS + 1)]
     with launch.together(limit):
         for part in launch.slices(chunks - on_cpu):
-            launch(kernel, part.stop - part.start, block, counter, *args)
+            count = part.stop - part.start
+            launch(kernel, min(count, RESIDENT), block, counter, np.int32(count), *args)
         run_threads(launch, [partial(take, end - first) for first, end in pairwise(parts)], limit)

@@ -9,31 +9,33 @@ __device__ int target(int place, int rows, int columns) {
   return place % columns * rows + place / columns;
 }
 
-extern "C" __global__ void transpose(unsigned* counter, double* x, int rows, int columns, unsigned* claimed) {
+extern "C" __global__ void transpose(unsigned* counter, int share, double* x, int rows, int columns, unsigned* claimed) {
   __shared__ unsigned chunk, taken;
   int t = threadIdx.x;
-  if (t == 0)
-    chunk = atomicAdd_system(counter, 1u);
-  __syncthreads();
-  int end = min((int)(chunk + 1) * STARTS, rows * columns);
-  for (int start = chunk * STARTS; start < end; ++start) {
-    double mine = x[start * TILE + t];
-    __threadfence_system(); // what was read before the place was claimed is what was there at first
-    __syncthreads();
+  for (int done = blockIdx.x; done < share; done += gridDim.x) {
     if (t == 0)
-      taken = ((volatile unsigned*)claimed)[start];
+      chunk = atomicAdd_system(counter, 1u);
     __syncthreads();
-    for (int to = target(start, rows, columns); !taken; to = target(to, rows, columns)) {
-      double next = x[to * TILE + t];
-      __threadfence_system();
+    int end = min((int)(chunk + 1) * STARTS, rows * columns);
+    for (int start = chunk * STARTS; start < end; ++start) {
+      double mine = x[start * TILE + t];
+      __threadfence_system(); // what was read before the place was claimed is what was there at first
       __syncthreads();
       if (t == 0)
-        taken = atomicExch_system(&claimed[to], 1u);
+        taken = ((volatile unsigned*)claimed)[start];
       __syncthreads();
-      if (taken)
-        break;
-      x[to * TILE + t] = mine;
-      mine = next;
+      for (int to = target(start, rows, columns); !taken; to = target(to, rows, columns)) {
+        double next = x[to * TILE + t];
+        __threadfence_system();
+        __syncthreads();
+        if (t == 0)
+          taken = atomicExch_system(&claimed[to], 1u);
+        __syncthreads();
+        if (taken)
+          break;
+        x[to * TILE + t] = mine;
+        mine = next;
+      }
     }
   }
 }
