@@ -25,6 +25,11 @@ def describe_crash(
         refused: the last address that the driver refused to it, 0 if none; `refused_errno` says why.
         space: to name the array nearest to an address.
     """
+    if crash and crash["kind"] == "kernel":  # what is refused to a process that ends is no reason
+        text = str(crash["message"])
+        if crash["failure"] == "atomic":
+            text = f"{_where(crash)}: {text}. {_AFTERWARDS}"
+        return KernelAssertion(text) if crash["failure"] in ("assert", "trap") else KernelError(text)
     if refused and refused_errno in (errno.ENXIO, errno.EIO):
         where = _where(crash) if crash else "the device"
         return KernelFault(f"{where}: illegal access to {refused:#x}: {describe(refused)}. {_AFTERWARDS}")
@@ -43,11 +48,6 @@ def describe_crash(
         return DeviceError(
             f"the device process was killed (by the system, for want of memory?). {_AFTERWARDS}"
         )
-    if crash["kind"] == "kernel":
-        text = str(crash["message"])
-        if crash["failure"] == "atomic":
-            text = f"{_where(crash)}: {text}. {_AFTERWARDS}"
-        return KernelAssertion(text) if crash["failure"] in ("assert", "trap") else KernelError(text)
     if crash["kind"] != "signal":
         return DeviceError(f"{crash['message']} {_AFTERWARDS}")
     return _signal(crash, refused, space)

@@ -30,7 +30,7 @@ import hmmemu as hmm
 from hmmemu.kernels.workload import Launcher
 
 THREADS = 2
-RESIDENT = 16  # blocks of a launch that run at the same time: more would only wait for each other
+BLOCKS = 2  # of a launch, for each worker of the device; many more would only wait for each other
 LIMIT = 60.0  # seconds that anything may wait
 _LONGEST_NAP = 0.001  # seconds between two looks at a word
 
@@ -136,8 +136,9 @@ def share(
             work(int(hmm.atomic_add(counter, 0, 1)), beside)
 
     parts = [on_cpu * i // THREADS for i in range(THREADS + 1)]
+    most = BLOCKS * len(launch.space.devices[0].process.workers)
     with launch.together(limit):
         for part in launch.slices(chunks - on_cpu):
             count = part.stop - part.start
-            launch(kernel, min(count, RESIDENT), block, counter, np.int32(count), *args)
+            launch(kernel, min(count, most), block, counter, np.int32(count), *args)
         run_threads(launch, [partial(take, end - first) for first, end in pairwise(parts)], limit)

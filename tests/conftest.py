@@ -52,6 +52,7 @@ EVERY_TRACKER = (
     "integration/test_files",
     "integration/test_lifetime",
     "integration/test_merging",
+    "integration/test_sharing",
     "integration/test_system",
 )
 

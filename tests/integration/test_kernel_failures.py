@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pytest
 from running import run_python
 
 import hmmemu as hmm
+from hmmemu.failure import describe_crash
 
 WILD = r"""
 extern "C" __global__ void wild(int* x, long long offset) {
@@ -197,3 +199,11 @@ def test_the_device_ends_with_its_parent(ending: str) -> None:
             return
         time.sleep(0.1)
     pytest.fail("the device process outlived its parent by 10 s")
+
+
+def test_what_is_refused_to_a_kernel_that_ended_itself_is_no_reason(space: hmm.AddressSpace) -> None:
+    """Pages that its other threads want while the process ends cannot be given to it."""
+    crash = {"kind": "kernel", "failure": "assert", "message": "x.cu:3: Assertion failed"}
+    error = describe_crash(crash, 0x1000, errno.ENOMEM, space)
+    assert isinstance(error, hmm.KernelAssertion) and str(error) == "x.cu:3: Assertion failed"
+    assert "no memory for page 0x1000" in str(describe_crash(None, 0x1000, errno.ENOMEM, space))
