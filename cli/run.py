@@ -89,6 +89,7 @@ class Plan:
     seed: int
     repeat: int
     image: Image | None
+    fraction: float | None
 
 
 @click.command()
@@ -119,6 +120,11 @@ class Plan:
     type=click.Path(exists=True, dir_okay=False),
     help="Image for histogram and sobel: .npy, or raw 1536 x 1024 pixels of 16 bits, big-endian.",
 )
+@click.option(
+    "--fraction",
+    type=click.FloatRange(0, 1),
+    help="The CPU threads' part of work that they share with devices.  [default: 0.5]",
+)
 @click.option("--repeat", type=click.IntRange(1), default=1, show_default=True, help="Runs of each workload.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the data.")
 @click.option("--list", "list_only", is_flag=True, help="List the workloads and their access patterns.")
@@ -130,6 +136,7 @@ def run(
     devices: int,
     tracker: str,
     input_file: str | None,
+    fraction: float | None,
     repeat: int,
     seed: int,
     list_only: bool,
@@ -145,7 +152,8 @@ def run(
     import hmmemu as hmm
 
     chosen = list(dict.fromkeys(names)) or list(WORKLOADS)
-    plan = Plan(size, seed, repeat, _load_image(input_file, chosen))
+    _check_fraction(fraction, chosen)
+    plan = Plan(size, seed, repeat, _load_image(input_file, chosen), fraction)
     out = console(json_file)
     with hmm.AddressSpace(device=device, devices=devices, tracker=tracker) as space:
         for each in space.devices:
@@ -177,6 +185,13 @@ def _load_image(path: str | None, chosen: list[str]) -> Image | None:
         raise click.BadParameter(str(error), param_hint="--input") from error
 
 
+def _check_fraction(fraction: float | None, chosen: list[str]) -> None:
+    """A fraction that no chosen workload has is bad usage."""
+    if fraction is not None and not any(WORKLOADS[name].shares for name in chosen):
+        sharing = ", ".join(name for name in WORKLOADS if WORKLOADS[name].shares)
+        raise click.BadParameter(f"only these workloads have one: {sharing}", param_hint="--fraction")
+
+
 def _run_all(space: hmm.AddressSpace, names: list[str], plan: Plan) -> list[Row]:
     rows = []
     with LateProgress("starting", total=len(names) * plan.repeat) as progress:
@@ -194,10 +209,12 @@ def _run_one(space: hmm.AddressSpace, name: str, plan: Plan, progress: LateProgr
     row = Row(name)
     workload = WORKLOADS[name]
     image = plan.image if workload.reads_image else None
+    fraction = plan.fraction if workload.shares else None
     try:
         for number in range(plan.repeat):
             progress.step(f"{name} {number + 1}/{plan.repeat}" if plan.repeat > 1 else name)
-            row.outcomes.append(workload.run(space, plan.size, seed=plan.seed, image=image))
+            outcome = workload.run(space, plan.size, seed=plan.seed, image=image, fraction=fraction)
+            row.outcomes.append(outcome)
             progress.advance()
     except Error as error:
         if traceback_wanted():

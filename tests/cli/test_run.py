@@ -115,6 +115,18 @@ def test_image_that_no_workload_reads_is_bad_usage(tmp_path):
     assert done.returncode == 2 and "only these workloads read it: histogram, sobel" in done.stderr
 
 
+def test_the_fraction_goes_to_workloads_that_have_one():
+    done = hmmemu("run", "compaction", "matmul", "--fraction", "0.75", "--size", "tiny", "--json", "-")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["workloads"]
+    assert [row["runs"][0]["parameters"].get("fraction") for row in rows] == [0.75, None]
+
+
+def test_a_fraction_that_no_workload_has_is_bad_usage():
+    done = hmmemu("run", "spmv", "--fraction", "0.5")
+    assert done.returncode == 2 and "only these workloads have one: shared_histogram, " in done.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
@@ -122,6 +134,7 @@ def test_image_that_no_workload_reads_is_bad_usage(tmp_path):
         (["--size", "huge"], "'huge' is not one of"),
         (["--repeat", "0"], "0 is not in the range"),
         (["--devices", "0"], "0 is not in the range"),
+        (["--fraction", "1.5"], "1.5 is not in the range"),
         (["--input", "/nosuch.npy"], "File '/nosuch.npy' does not exist"),
         (["--json", "/nosuch/out.json"], "the directory /nosuch does not exist"),
         (["--json", "/"], "/ is a directory"),
