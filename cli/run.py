@@ -118,7 +118,7 @@ class Plan:
     "--input",
     "input_file",
     type=click.Path(exists=True, dir_okay=False),
-    help="Image for histogram and sobel: .npy, or raw 1536 x 1024 pixels of 16 bits, big-endian.",
+    help="Image for histograms and sobel: .npy, or raw 1536 x 1024 pixels of 16 bits, big-endian.",
 )
 @click.option(
     "--fraction",
