@@ -39,7 +39,7 @@ PROGRAM = Path(_native.__file__).parent / "hmmemu-device"
 
 
 # hmm_fallback in compiler/include/hmmemu/abi.h
-_FALLBACKS = (Fallback.MIGRATE, Fallback.CAS_LOOP, Fallback.FAULT, Fallback.SILENT)
+_FALLBACKS = (Fallback.MIGRATE, Fallback.CAS_LOOP, Fallback.FAULT, Fallback.SILENT, Fallback.EXCLUSIVE)
 
 
 def _fallback_code(link: Link, fallback: Fallback) -> int:

@@ -75,7 +75,7 @@ class AddressSpace:
         device_memory: bytes that each device has; beyond them it evicts. None: no limit; at least 4 MiB.
         link: to the CPU, a profile's name (`hmm.links()`), a .toml file or a `Link`: which atomic operations of
             system scope devices do on pages in the CPU's memory, in place.
-        fallback: what is done with the others: "migrate", "cas-loop", "fault" or "silent".
+        fallback: what is done with the others: "migrate", "exclusive", "cas-loop", "fault" or "silent".
         workers: worker threads of each emulated device; None: one for each CPU this process may use.
         arena_bytes: address space for arrays; less is taken where the system grants less.
         timeout: seconds that a launch on the default stream may take; None: no limit.
@@ -110,8 +110,6 @@ class AddressSpace:
                 f"device_memory={device_memory!r}: a device has at least {LEAST_DEVICE_MEMORY >> 20} MiB"
             )
         self.link, self.fallback = find_link(link), find_fallback(fallback)
-        if self.fallback is Fallback.EXCLUSIVE:
-            raise ArgumentError('fallback="exclusive" is not there yet; use "migrate"')
         self.policy = policy or Policy()
         self.timeout = timeout
         self._pid = os.getpid()
@@ -386,7 +384,8 @@ class AddressSpace:
 
         Returns:
             array of str, one a page; one letter a processor, the CPU first: "-" nothing, "S" a readable copy,
-            "X" the only copy, writable, "R" (devices) the CPU's copy, over the link. "--": never touched.
+            "X" the only copy, writable, "R" (devices) the CPU's copy, over the link. "--": never touched; "-R": a
+            device has the CPU's copy, and the CPU cannot reach it at present.
 
         Raises:
             RangeError: the array is not in the address space.

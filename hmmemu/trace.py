@@ -15,7 +15,8 @@ class ProcessorStats:
 
     Faults are messages that the processor waited for; pages are 4 KiB; `fault_seconds` is the driver's time.
     `invalidated_pages` counts copies that this processor lost because another one wrote, `evicted_pages` those that it
-    gave up for want of memory.
+    gave up for want of memory. `remote_pages` counts pages of which a device mapped the CPU's frame, for atomics over
+    the link, `exclusive_pages` how often the CPU lost its mapping of such a page to it (fallback "exclusive").
     """
 
     name: str
@@ -27,6 +28,7 @@ class ProcessorStats:
     first_touch_pages: int
     upgraded_pages: int
     remote_pages: int
+    exclusive_pages: int
     invalidated_pages: int
     evicted_pages: int
 

@@ -17,6 +17,7 @@ PROCESSORS = 4
 OWNED = 1 << 32
 INVALID, SHARED, EXCLUSIVE, REMOTE = range(4)
 SHARED_MAPPING, WATCHED, ASYNC = 1 << 49, 1 << 54, 2 << 52
+FULL = ("read", "write", "atomic", "own", "alone")  # what a device may want; the CPU the first two
 
 
 class Step(NamedTuple):
@@ -187,7 +188,8 @@ def test_stores_that_nobody_noticed_are_never_lost() -> None:
 
 
 class Serving:
-    """One page, served as the driver does it: until the access has its rights. Remote is the CPU's own copy."""
+    """One page, served as the driver does it: until the access has its rights. Remote is the CPU's own copy, which the
+    CPU may have lost its mapping of."""
 
     def __init__(self) -> None:
         self.memories, self.state, self.steps = Memories(), OWNED, list[str]()
@@ -198,15 +200,21 @@ class Serving:
             self.steps.append(t.name)
             if t.name == "home":
                 self.access(0, "write")
-            elif t.name in ("none", "recall", "remote", "notify"):
+            elif t.name in ("none", "admit", "recall", "remote", "exclude", "notify"):
                 self.state = t.after
             else:
                 self.memories.perform(p, t)
                 self.state = t.after
             assert broken_rule(self.state) is None
-            if t.name not in ("home", "recall", "notify"):
+            if t.name not in ("home", "admit", "recall", "notify"):
                 return
         raise AssertionError(f"no end: {self.steps}")
+
+    def evict(self, p: int) -> None:
+        t = Step(*eviction(self.state, p))
+        assert t.name == "none" or holds(self.state)[p] in (SHARED, EXCLUSIVE)
+        self.memories.evict(p, t)
+        self.state = t.after
 
     def place(self, p: int) -> int:
         """Whose copy the processor reads and writes."""
@@ -214,14 +222,21 @@ class Serving:
 
 
 def test_atomics_over_the_link_find_the_last_write_and_lose_none() -> None:
-    """All sequences of five reads, writes, atomics that the link has and atomics that it lacks, of three processors."""
+    """All sequences of four reads, writes, atomics that the link has and atomics that it lacks, of three processors;
+    and of evictions, which find nothing to take where a device uses the CPU's frame."""
     accesses = [
-        (p, a) for p in range(3) for a in ("read", "write", "atomic", "own") if p or a in ("read", "write")
+        (p, a)
+        for p, names in ((0, ("read", "write")), (1, (*FULL, "evict")), (2, ("write", "own", "alone")))
+        for a in names
     ]
-    for sequence in itertools.product(accesses, repeat=5):
+    for sequence in itertools.product(accesses, repeat=4):
         page, latest = Serving(), 0
         for number, (p, access) in enumerate(sequence, 1):
+            if access == "evict":
+                page.evict(p)
+                continue
             page.access(p, access)
+            assert holds(page.state)[p] != INVALID
             at = page.place(p)
             assert page.memories.copy[at] == latest
             if access != "read":
@@ -229,6 +244,8 @@ def test_atomics_over_the_link_find_the_last_write_and_lose_none() -> None:
                 page.memories.copy[at] = latest = number
             if access == "own":
                 assert holds(page.state)[p] == EXCLUSIVE
+            if access == "alone":
+                assert [q for q in range(3) if holds(page.state)[q] != INVALID] == [p]
 
 
 def test_an_atomic_leaves_the_page_where_it_is() -> None:
@@ -245,13 +262,30 @@ def test_an_atomic_leaves_the_page_where_it_is() -> None:
         assert after[1] != REMOTE or step(page.state, 0, "write").name == "none"
 
 
-def test_memory_that_a_device_cannot_map_moves_for_an_atomic() -> None:
+def test_the_frame_stays_where_it_is_while_cpu_and_device_take_turns() -> None:
+    page = Serving()
+    page.access(0, "write")
+    for _ in range(3):
+        page.access(1, "alone")
+        assert holds(page.state)[:2] == (INVALID, REMOTE)
+        for access in ("read", "write", "atomic", "alone"):
+            assert step(page.state, 1, access).name == "none"
+        page.access(0, "read")
+        assert holds(page.state)[:2] == (EXCLUSIVE, REMOTE)
+        for p, access in ((0, "write"), (1, "read"), (1, "write"), (1, "atomic")):
+            assert step(page.state, p, access).name == "none"
+    assert not {"duplicate", "migrate", "upgrade"} & set(page.steps)
+
+
+@pytest.mark.parametrize("access", ["atomic", "alone"])
+def test_memory_that_a_device_cannot_map_moves_for_an_atomic(access: str) -> None:
     for state, flag in itertools.product(reachable(True), (SHARED_MAPPING, 1 << 51, 1 << 57)):
-        assert step(state | flag, 1, "atomic") == step(state | flag, 1, "write")
+        assert step(state | flag, 1, access) == step(state | flag, 1, "write")
 
 
-def test_a_watched_page_is_told_of_before_an_atomic() -> None:
-    assert step(word(SHARED) | WATCHED, 1, "atomic").name == "notify"
+@pytest.mark.parametrize("access", ["atomic", "alone"])
+def test_a_watched_page_is_told_of_before_an_atomic(access: str) -> None:
+    assert step(word(SHARED) | WATCHED, 1, access).name == "notify"
 
 
 @pytest.mark.parametrize(
@@ -262,6 +296,10 @@ def test_a_watched_page_is_told_of_before_an_atomic() -> None:
         (word(EXCLUSIVE, REMOTE, REMOTE), "not the CPU's alone"),
         (word(SHARED, REMOTE), "not the CPU's alone"),
         (word(INVALID, EXCLUSIVE, REMOTE), "not the CPU's alone"),
+        (word(INVALID, REMOTE, SHARED), "not the CPU's alone"),
+        (word(INVALID, REMOTE, REMOTE), "not the CPU's alone"),
+        (word(INVALID, REMOTE) & 0xFFFFFFFF, "nobody owns"),
+        (word(INVALID, REMOTE) | WATCHED, "a protector watches"),
         (word(SHARED) & 0xFFFFFFFF, "nobody owns"),
         (word(EXCLUSIVE) | WATCHED, "a protector watches"),
     ],

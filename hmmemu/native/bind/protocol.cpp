@@ -20,12 +20,16 @@ const char* name_of(Step step) {
     return "none";
   case Step::Notify:
     return "notify";
+  case Step::Admit:
+    return "admit";
   case Step::Recall:
     return "recall";
   case Step::Home:
     return "home";
   case Step::Remote:
     return "remote";
+  case Step::Exclude:
+    return "exclude";
   case Step::FirstTouch:
     return "first_touch";
   case Step::Duplicate:
@@ -50,7 +54,8 @@ Access access_of(const std::string& name) {
   if (name == "write") return Access::Write;
   if (name == "atomic") return Access::Atomic;
   if (name == "own") return Access::Own;
-  throw Failure(FailureKind::Error, "an access is read, write, atomic or own, not " + name);
+  if (name == "alone") return Access::Alone;
+  throw Failure(FailureKind::Error, "an access is read, write, atomic, own or alone, not " + name);
 }
 
 nb::tuple py_transition(uint64_t word, unsigned p, const std::string& access, bool read_duplication) {

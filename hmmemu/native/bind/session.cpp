@@ -116,6 +116,7 @@ nb::dict processor_counts(const ProcessorCounters& c) {
   d["first_touch_pages"] = c.first_touch_pages.get();
   d["upgraded_pages"] = c.upgraded_pages.get();
   d["remote_pages"] = c.remote_pages.get();
+  d["exclusive_pages"] = c.exclusive_pages.get();
   d["invalidated_pages"] = c.invalidated_pages.get();
   d["evicted_pages"] = c.evicted_pages.get();
   return d;

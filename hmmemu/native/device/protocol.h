@@ -97,6 +97,7 @@ enum Wanted : uint32_t {
   kWantedNothing = 0,
   kWantedAtomic, // an atomic operation that the link can do where the page is
   kWantedOwn,    // ... that only the device itself can do, in its own memory
+  kWantedAlone,  // ... that it can do where the page is, while nobody else uses it
 };
 
 struct alignas(64) FaultSlot {
@@ -182,7 +183,7 @@ struct Channel {
 };
 
 // Behind the channel, in the same file: one bit for each page of the address space, set by the CPU process
-// where the device's memory is the CPU's own.
+// where it uses the device's memory, too.
 inline constexpr uint64_t kRemoteBytes = kVramBytes / 4096 / 8;
 inline constexpr uint64_t kRemoteOffset = (sizeof(Channel) + 4095) / 4096 * 4096;
 inline constexpr uint64_t kChannelBytes = kRemoteOffset + kRemoteBytes;

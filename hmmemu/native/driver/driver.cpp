@@ -211,9 +211,7 @@ void Driver::repair(Block& block, uint64_t address, Processor p, bool present) {
   const PageState state = block.page(address);
   PageTable& mine = table(p, state);
   if (state.hold(p) == Hold::Remote) {
-    int error = devices_[p]->give(page);
-    if (error == EEXIST) error = mine.wake(page); // given, for a fault of another thread
-    if (error && error != ESRCH) refuse(p, address, error);
+    if (int error = devices_[p]->give(page); error && error != ESRCH) refuse(p, address, error);
     return;
   }
   if (state.hold(p) == Hold::Exclusive) {
@@ -314,20 +312,9 @@ int Driver::access_locked(Block& block, Pages pages, Request request) {
   });
 }
 
-// One access to pages that are alike. Where a part of them lies behind the end of a file, or is gone: as much
-// as there is.
+// One access to pages that are alike.
 int Driver::step(Block& block, Pages run, Request request) {
-  const int error = step_at_once(block, run, request);
-  if (error != ENXIO && error != ENOENT) return error;
-  if (run.count() == 1 || block.page(run.begin).huge()) {
-    if (error == ENXIO && is_mapped(run)) return error;
-    forget_gone(block, run);
-    return EFAULT;
-  }
-  const uint64_t middle = run.begin + run.count() / 2 * kPage;
-  const int first = access_locked(block, {run.begin, middle}, request);
-  const int second = access_locked(block, {middle, run.end}, request);
-  return first ? first : second;
+  return as_far_as_mapped(block, run, [&](Pages part) { return step_at_once(block, part, request); });
 }
 
 int Driver::step_at_once(Block& block, Pages run, Request request) {
@@ -340,16 +327,17 @@ int Driver::step_at_once(Block& block, Pages run, Request request) {
     t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
   }
   if (t.step == Step::None) return 0;
-  if (t.step == Step::Recall) {
-    const int error = recall(block, run);
-    return error ? error : step(block, run, request);
+  if (t.step == Step::Admit || t.step == Step::Recall) {
+    const int error = t.step == Step::Admit ? admit(block, run) : recall(block, run);
+    return error ? error : access_locked(block, run, request);
   }
   if (t.step == Step::Home) {
     const int error = access_locked(block, run, {kCpu, Access::Write, request.cause});
     return error ? error : access_locked(block, run, request);
   }
-  if (t.step == Step::Remote) {
-    const int error = lend(block, run, request.p);
+  if (t.step == Step::Remote || t.step == Step::Exclude) {
+    const int error =
+        t.step == Step::Remote ? lend(block, run, request.p, t.next) : exclude(block, run, request.p);
     if (error != ENOMEM) return error;
     request.access = Access::Own; // no room for one more mapping: the page moves
     return step(block, run, request);
@@ -362,6 +350,7 @@ int Driver::step_at_once(Block& block, Pages run, Request request) {
 // says that the array is gone), and their content with them: every other copy goes, too.
 void Driver::forget_gone(Block& block, Pages run) {
   if (block.page(run.begin).merged()) forget_merged(block, run);
+  if (const Processor q = block.page(run.begin).remote()) devices_[q]->take_back(block, run);
   for (Processor q = 1; q < processors(); ++q) tables_[q]->release(block, run);
   cpu_table(block.page(run.begin).tracker()).forget_taken(block, run);
   change(block, run, [](PageState& state) {
@@ -408,9 +397,11 @@ int Driver::perform(Block& block, Pages run, const Transition& t, Request reques
   switch (t.step) {
   case Step::None:
   case Step::Notify:
+  case Step::Admit:
   case Step::Recall:
   case Step::Home:
   case Step::Remote:
+  case Step::Exclude:
     return 0;
   case Step::FirstTouch:
     count.first_touch_pages.add(run.count());
@@ -514,7 +505,7 @@ int Driver::bring_home_run(Block& block, Pages run) {
   return each_run(block, run, [&](Pages part) {
     const PageState state = block.page(part.begin);
     const bool kept = state.watched() || state.several();
-    const int error = state.remote()   ? recall(block, part)
+    const int error = state.remote()   ? recall_all(block, part)
                       : state.merged() ? bring_home_merged(block, part)
                       : kept           ? bring_home_watched(block, part)
                                        : access_locked(block, part, {kCpu, Access::Write, Cause::Home});
@@ -545,7 +536,7 @@ void Driver::discard(Pages pages) {
     const bool inside = part.begin >= pages.begin && part.end <= pages.end; // else others use the huge page
     return inside ? release_everywhere(block, part) : 0;
   });
-  if (error == ENOENT || error == ENXIO)
+  if (error == ENOENT || error == ENXIO || error == EFAULT)
     throw Failure(FailureKind::Range, "cannot discard: a part of the memory is not mapped any more");
   if (error) throw Failure(FailureKind::Error, std::string("discard failed: ") + strerror(error));
 }

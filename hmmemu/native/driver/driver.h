@@ -285,7 +285,9 @@ class Driver {
   int zap_copies(Block& block, Pages run);
   int bring_home_merged(Block& block, Pages run);
   void reload_merged(Block& block, Pages run);
-  int lend(Block& block, Pages run, Processor p);
+  int lend(Block& block, Pages run, Processor p, PageState next);
+  int exclude(Block& block, Pages run, Processor p);
+  int admit(Block& block, Pages run);
   int recall(Block& block, Pages run);
   int recall_all(Block& block, Pages pages);
   // Both within transitions of other pages: locks neighbours as far as they are free.
@@ -408,6 +410,25 @@ class Driver {
       usleep(100);
     }
     return error;
+  }
+  // act(run) for pages that are alike. Where a part of them lies behind the end of a file, or is gone: for as much
+  // as there is. EFAULT: some were gone, and are forgotten.
+  template <class Act> int as_far_as_mapped(Block& block, Pages run, Act act) {
+    const int error = act(run);
+    if (error != ENXIO && error != ENOENT) return error;
+    if (run.count() == 1 || block.page(run.begin).huge()) {
+      if (error == ENXIO && is_mapped(run)) return error;
+      forget_gone(block, run);
+      return EFAULT;
+    }
+    const uint64_t middle = run.begin + run.count() / 2 * kPage;
+    int result = 0;
+    for (Pages half : {Pages{run.begin, middle}, Pages{middle, run.end}}) {
+      const int failed =
+          each_run(block, half, [&](Pages part) { return as_far_as_mapped(block, part, act); });
+      if (!result) result = failed;
+    }
+    return result;
   }
   // Changes the states of locked pages: others look at them under the block's lock.
   template <class Change> static void change(Block& block, Pages pages, Change act) {

@@ -31,9 +31,13 @@ Pages aligned_around(uint64_t address, uint64_t size) {
 
 Pages grow(Block& block, uint64_t address, Processor p, GrowthPolicy policy) {
   if (!policy.grow) return {address, address + kPage};
-  const bool upgrade = p == kCpu && block.page(address).hold(p) == Hold::Shared;
+  const PageState faulted = block.page(address);
+  const bool upgrade = p == kCpu ? faulted.hold(p) == Hold::Shared || faulted.remote()
+                                 : faulted.hold(p) == Hold::Remote;
   const auto has = [&](PageState state) {
-    return upgrade ? state.hold(p) == Hold::Exclusive : state.hold(p) != Hold::Invalid;
+    if (!upgrade) return state.hold(p) != Hold::Invalid;
+    const bool alone = state.hold(p) == Hold::Remote && state.hold(kCpu) == Hold::Invalid;
+    return state.hold(p) == Hold::Exclusive || alone;
   };
   const Pages limits = within_allocation(block, address, {block.address, block.address + kBlock});
   const bool goes_on = address > limits.begin && has(block.page(address - kPage));

@@ -67,7 +67,7 @@ void Driver::arm(Protector& protector, Pages pages) {
       });
     });
   });
-  if (error == ENOENT || error == ENXIO)
+  if (error == ENOENT || error == ENXIO || error == EFAULT)
     throw Failure(FailureKind::Range,
                   "cannot protect: a part of the memory is not mapped any more, or lies behind the "
                   "end of its file");
@@ -204,6 +204,7 @@ const std::byte* Driver::frames(Processor p, Block& block, Pages run, Staging& s
 // What the pages hold now, wherever that is.
 const std::byte* Driver::content(Block& block, Pages run, Staging& staging) {
   const PageState state = block.page(run.begin);
+  if (const Processor p = state.remote()) return frames(p, block, run, staging); // the CPU may lack entries
   for (Processor p = 0; p < processors(); ++p)
     if (state.hold(p) != Hold::Invalid) return frames(p, block, run, staging);
   std::memset(staging.data(), 0, run.bytes());

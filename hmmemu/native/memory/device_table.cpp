@@ -43,12 +43,20 @@ std::byte* DeviceTable::alias(Block& block, Pages pages) {
 void DeviceTable::lend(Block& block, Pages pages, const std::byte* content) {
   std::memcpy(alias(block, pages), content, pages.bytes());
   frames_.set(block, pages, false);
-  if (port_) port_->mark_remote(pages, true);
+  mark_remote(pages, true);
+}
+
+int DeviceTable::give(Pages pages) {
+  int error = rights_.give(pages, true);
+  if (error != EEXIST) return error;
+  for (uint64_t a = pages.begin; a < pages.end; a += kPage)
+    if ((error = rights_.give({a, a + kPage}, true)) && error != EEXIST) return error;
+  return rights_.wake(pages);
 }
 
 int DeviceTable::take_back(Block& block, Pages pages) {
   if (!rights_.frames_are_rights()) take_rights(pages);
-  if (port_) port_->mark_remote(pages, false);
+  mark_remote(pages, false);
   return punch(block, pages);
 }
 

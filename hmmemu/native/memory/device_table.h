@@ -47,11 +47,15 @@ class DeviceTable final : public PageTable {
   int refuse(Pages pages) override { return rights_.refuse(pages); }
 
   // The frames become the CPU's, which maps them where its own page was, and this device uses them over the
-  // link: they are no memory of the device. `lend` fills them and gives no rights; `give` does; `take_back`
-  // takes all rights, and the frames go.
+  // link: they are no memory of the device. `lend` fills them and gives no rights; `give` does, to those of
+  // the pages that the device has no entry for; `take_back` takes all rights, and the frames go.
+  // `mark_remote`: whether the CPU uses the frames, too, at present; at first it does.
   void lend(Block& block, Pages pages, const std::byte* content);
-  int give(Pages pages) { return rights_.give(pages, true); }
+  int give(Pages pages);
   int take_back(Block& block, Pages pages);
+  void mark_remote(Pages pages, bool remote) {
+    if (port_) port_->mark_remote(pages, remote);
+  }
   int vram() const { return vram_; }
   Access atomic(pid_t thread) const { return port_ ? port_->atomic(thread) : Access::Read; }
 

@@ -37,15 +37,21 @@ void HostTable::remove(Pages pages) {
 }
 
 int HostTable::replaced(Block& block, Pages pages, bool merged) {
-  return uffd_.add(pages, !merged && shared(block, pages)); // never huge pages
+  return uffd_.add(pages, !merged && in_file(block, pages)); // never huge pages
+}
+
+// A thread may have got an entry for some before its accesses were caught.
+int HostTable::show(Block& block, Pages pages) {
+  const int error = uffd_.map_frames(pages, true);
+  return error == EEXIST ? map_or_zero(block, pages, true) : error;
 }
 
 // One mapping has one descriptor: in between nobody catches anything.
 int HostTable::hand_over(Block& block, Pages pages, HostTable& to) {
   free_parked(block, pages);
   int error = uffd_.remove(pages);
-  if (!error) error = to.uffd_.add(pages, shared(block, pages));
-  if (error && uffd_.add(pages, shared(block, pages)) != 0)
+  if (!error) error = to.uffd_.add(pages, in_file(block, pages));
+  if (error && uffd_.add(pages, in_file(block, pages)) != 0)
     fatal("CPU pages at 0x%lx cannot be watched any more: %s", pages.begin, std::strerror(error));
   return error;
 }
@@ -63,11 +69,11 @@ int HostTable::zap(Block&, Pages pages) {
 int HostTable::zero(Block& block, Pages pages, Access access, bool writable) {
   const bool frames = access == Access::Write || !writable || huge(block, pages);
   const int error = frames ? uffd_.copy(pages, zeros_.as<std::byte>(), writable) : uffd_.zero(pages);
-  return error == EEXIST && shared(block, pages) ? map_or_zero(block, pages, writable) : error;
+  return error == EEXIST && in_file(block, pages) ? map_or_zero(block, pages, writable) : error;
 }
 
 int HostTable::regrant(Block& block, Pages pages, bool writable) {
-  return shared(block, pages) ? map_or_zero(block, pages, writable) : wake(pages);
+  return in_file(block, pages) ? map_or_zero(block, pages, writable) : wake(pages);
 }
 
 int HostTable::restore(Block& block, Pages pages) {

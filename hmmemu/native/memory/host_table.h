@@ -28,6 +28,8 @@ class HostTable : public CpuTable {
   void remove(Pages pages) override;
   int merged_rights() const override { return PROT_READ | PROT_WRITE; }
   int replaced(Block&, Pages pages, bool merged) override;
+  int hide(Block& block, Pages pages) override { return zap(block, pages); }
+  int show(Block& block, Pages pages) override;
   uint64_t second_view(const Block& block, uint64_t page) const override {
     return reinterpret_cast<uint64_t>(aliases_.at(block, {page, page + kPage}));
   }
@@ -64,6 +66,10 @@ class HostTable : public CpuTable {
   // Takes away private pages whose frames cannot be moved, and copies them to `to`.
   virtual int take_by_copy(Block& block, Pages pages, std::byte* to);
   static bool shared(Block& block, Pages pages) { return block.page(pages.begin).shared_mapping(); }
+  // Whether the mapping's frames are in a file: the memory's own, or that of the device that has it remote.
+  static bool in_file(Block& block, Pages pages) {
+    return shared(block, pages) || block.page(pages.begin).remote();
+  }
   static bool huge(Block& block, Pages pages) { return block.page(pages.begin).huge(); }
 
  private:

@@ -15,9 +15,9 @@ class OwnMemory {
  public:
   // Not kept from fork children: a flag of the image's would be one of the pages that come from there.
   OwnMemory() : image_(uint64_t{Directory::kMostBlocks} * kBlock) {}
-  // The pages, which may be read and nobody writes, get private memory with that content. 0 or errno. ENOMEM:
-  // too many mappings, or no memory; they are as they were.
-  int give(const Block& block, Pages pages);
+  // The pages, which nobody writes, get private memory with this content, which may be read. 0 or errno.
+  // ENOMEM: too many mappings, or no memory; they are as they were.
+  int give(const Block& block, Pages pages, const std::byte* content);
 
  private:
   Mapping image_; // kMostBlocks slots of kBlock, empty but meanwhile

@@ -63,9 +63,12 @@ class CpuTable : public PageTable {
   virtual int merged_rights() const = 0;
   // Where the driver sees a page of shared memory without rights of the program's own. 0: nowhere.
   virtual uint64_t second_view(const Block&, uint64_t /*page*/) const { return 0; }
-  // The mapping of pages that are caught was replaced: by one of frames (`merged`), or by memory of the
-  // page's kind again. Catches them there, too. 0 or errno.
+  // The mapping of pages that are caught was replaced: by one of frames (`merged`), or by a device's file
+  // (pages that are remote), or by memory of the page's kind again. Catches them there, too. 0 or errno.
   virtual int replaced(Block&, Pages, bool merged) = 0;
+  // Of pages that are remote: Exclusive -> Invalid, and back. The frames stay where they are.
+  virtual int hide(Block&, Pages) = 0;
+  virtual int show(Block&, Pages) = 0;
   // Pages that were taken will not come back in the frames that they had.
   virtual void forget_taken(Block&, Pages) {}
   // Makes those of the pages that are missing pages of zeros, write-protected: the program itself dropped

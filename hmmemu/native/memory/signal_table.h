@@ -17,6 +17,7 @@
 #include "memory/frame_map.h"
 #include "memory/page_table.h"
 #include "memory/spare_mappings.h"
+#include <sys/mman.h>
 
 namespace hmm {
 
@@ -35,6 +36,8 @@ class SignalTable final : public CpuTable {
 
   int merged_rights() const override { return PROT_READ; }
   int replaced(Block&, Pages, bool) override { return 0; }
+  int hide(Block&, Pages pages) override { return restrict(pages, PROT_NONE); }
+  int show(Block& block, Pages pages) override { return grant(block, pages, true, PROT_NONE); }
   uint64_t second_view(const Block& block, uint64_t page) const override {
     return reinterpret_cast<uint64_t>(alias(block, {page, page + kPage}));
   }

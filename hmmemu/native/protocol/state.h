@@ -16,8 +16,9 @@
 //
 // INVARIANTS
 //   - Single writer or many readers: at most one processor is Exclusive, and then no other is Shared.
-//   - A device is Remote where it has the CPU's own frame mapped, for atomics over the link: the CPU is
-//     Exclusive then, the page private memory, and nobody else has any right.
+//   - A device is Remote where it has the CPU's own frame mapped, for atomics over the link. The CPU is
+//     Exclusive then; or Invalid, where its mapping was taken away so that the device has the frame alone. The
+//     page is private memory, and nobody else has any right.
 //   - A watched page has no writer: a lone holder is Shared.
 //   - The pages of a huge page are all managed and all alike (PageState::like): they are locked and treated
 //   as one.
@@ -33,8 +34,8 @@ inline constexpr unsigned kMaxProcessors = 16;
 
 enum class Hold : uint8_t { Invalid = 0, Shared = 1, Exclusive = 2, Remote = 3 };
 // Atomic: a device's atomic operation that its link can do where the page is. Own: a device wants the page to
-// itself, in its own memory.
-enum class Access : uint8_t { Read = 1, Write = 2, Atomic = 3, Own = 4 };
+// itself, in its own memory. Alone: a device wants the page to itself, where it is.
+enum class Access : uint8_t { Read = 1, Write = 2, Atomic = 3, Own = 4, Alone = 5 };
 enum class Tracker : uint8_t { Uffd = 0, Signal = 1, Async = 2 };
 inline constexpr unsigned kTrackers = 3;
 

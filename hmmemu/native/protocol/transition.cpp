@@ -46,27 +46,45 @@ Transition migrate(PageState state, Processor p, Access access) {
           .next = only(state, p, access)};
 }
 
+// Whether a device that is Remote may do that.
+bool is_enough(PageState state, Access access) {
+  return access == Access::Alone ? state.hold(kCpu) == Hold::Invalid : access != Access::Own;
+}
+
+// A step towards an access by p that goes beyond what a device's remote mapping of the page allows.
+Transition end_remote(PageState state, Processor p, Access access) {
+  const Processor q = state.remote();
+  PageState next = state;
+  if (state.hold(kCpu) == Hold::Invalid) {
+    next.set(kCpu, Hold::Exclusive);
+    return {.step = Step::Admit, .source = q, .next = next};
+  }
+  if (p == q && access == Access::Alone) {
+    next.set(kCpu, Hold::Invalid);
+    return {.step = Step::Exclude, .next = next};
+  }
+  next.set(q, Hold::Invalid);
+  return {.step = Step::Recall, .source = q, .next = next};
+}
+
 } // namespace
 
 Transition transition(PageState state, Processor p, Access access, ProtocolPolicy policy) {
   const Hold mine = state.hold(p);
   const bool read = access == Access::Read;
   if (mine == Hold::Exclusive || (read && mine == Hold::Shared)) return {.next = state};
-  if (mine == Hold::Remote && access != Access::Own) return {.next = state};
-  if (const Processor q = state.remote()) {
-    PageState next = state;
-    next.set(q, Hold::Invalid);
-    return {.step = Step::Recall, .source = q, .next = next};
-  }
+  if (mine == Hold::Remote && is_enough(state, access)) return {.next = state};
+  if (state.remote()) return end_remote(state, p, access);
   if (!read && state.watched()) {
     PageState next = state;
     next.set_watched(false);
     return {.step = Step::Notify, .next = next};
   }
-  if (access == Access::Atomic && mappable(state) && !state.merged()) {
+  if ((access == Access::Atomic || access == Access::Alone) && mappable(state) && !state.merged()) {
     PageState next = state;
     if (state.hold(kCpu) != Hold::Exclusive) return {.step = Step::Home, .next = next};
     next.set(p, Hold::Remote);
+    if (access == Access::Alone) next.set(kCpu, Hold::Invalid);
     return {.step = Step::Remote, .next = next};
   }
   if (state.untouched()) return {.step = Step::FirstTouch, .next = only(state, p, access)};
@@ -102,7 +120,7 @@ Settling settling(PageState other, Access access) {
 }
 
 Transition eviction(PageState state, Processor p) {
-  if (state.hold(p) == Hold::Invalid) return {.next = state};
+  if (state.hold(p) == Hold::Invalid || state.remote()) return {.next = state}; // no memory of the device's
   if (holders_but(state, p) == 0) return migrate(state, kCpu, Access::Read);
   PageState next = state;
   next.set(p, Hold::Invalid);
@@ -117,13 +135,13 @@ const char* broken_rule(PageState state) {
     readers += state.hold(q) == Hold::Shared;
   }
   if (writers > 1) return "more than one processor may write";
-  if (remote > 1 || (remote && state.hold(kCpu) != Hold::Exclusive))
+  if (remote > 1 || (remote && (readers || (writers && state.hold(kCpu) != Hold::Exclusive))))
     return "a device maps a frame that is not the CPU's alone";
   if (writers && readers) return "one processor may write while another holds a copy";
-  if (writers && state.watched()) return "somebody may write a page that a protector watches";
+  if ((writers || remote) && state.watched()) return "somebody may write a page that a protector watches";
   if (state.merged() && state.hold(kCpu) != Hold::Shared)
     return "a merged page that the CPU cannot read, or may write";
-  if (!state.managed() && (writers || readers)) return "a page that nobody owns is held";
+  if (!state.managed() && !state.untouched()) return "a page that nobody owns is held";
   return nullptr;
 }
 

@@ -34,6 +34,7 @@ struct ProcessorCounters {
   Count fault_ns;                  // time the driver spent on them
   Count first_touch_pages, upgraded_pages, invalidated_pages;
   Count remote_pages;  // of which the CPU's frame was mapped, for atomics over the link
+  Count exclusive_pages; // of those, whose mapping the CPU lost meanwhile
   Count evicted_pages; // copies given up for want of memory
 };
 
@@ -79,7 +80,7 @@ struct Counters {
     for (auto& p : processor)
       for (Count* count :
            {&p.read_faults, &p.write_faults, &p.spurious_faults, &p.refused_faults, &p.fault_ns,
-            &p.first_touch_pages, &p.upgraded_pages, &p.invalidated_pages, &p.remote_pages, &p.evicted_pages})
+            &p.first_touch_pages, &p.upgraded_pages, &p.invalidated_pages, &p.remote_pages, &p.exclusive_pages, &p.evicted_pages})
         count->reset();
     for (auto& row : transfer)
       for (auto& cell : row) cell.reset();

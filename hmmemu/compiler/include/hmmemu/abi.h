@@ -58,7 +58,8 @@ enum hmm_fallback {
   HMM_FALLBACK_MIGRATE,  // the page moves to the device, which does it there
   HMM_FALLBACK_CAS_LOOP, // compare-and-swap over the link, until it succeeds
   HMM_FALLBACK_FAULT,    // the kernel ends with an error
-  HMM_FALLBACK_SILENT    // nothing is written
+  HMM_FALLBACK_SILENT,   // nothing is written
+  HMM_FALLBACK_EXCLUSIVE // done where the page is, which the CPU cannot reach meanwhile
 };
 
 // Services of the loader, called from kernels.
@@ -71,7 +72,8 @@ typedef struct {
   void (*yield)(hmm_worker*);
   // The same for code that does nothing but wait: may sleep, the longer the longer the wait lasts.
   void (*wait)(hmm_worker*);
-  // The page of `address` leaves the CPU's memory when the caller's next store there faults, as it will.
+  // The CPU loses the page of `address` when the caller's next store there faults, as it will: the page moves
+  // to the device, or (fallback exclusive) stays where it is.
   void (*own)(hmm_worker*, const void* address);
 } hmm_services;
 
@@ -84,8 +86,8 @@ struct hmm_worker {
   unsigned char* stacks; // HMM_MAX_THREADS stacks of HMM_STACK_BYTES; the lowest page of each is a guard
   const hmm_services* services;
   const hmm_link* link;        // NULL: every operation is done in the device's memory
-  volatile uint32_t* wanted;   // 1 around an atomic operation that the link can do where the page is
-  const unsigned char* remote; // one bit a page of the address space: it is the CPU's memory
+  volatile uint32_t* wanted;   // what a page fault now is for: an atomic operation, and how it is done
+  const unsigned char* remote; // one bit a page of the address space: the CPU uses it, too, over the link
   void* runtime; // the kernel runtime's own (NULL at first; it may mmap what it needs and keep it)
 
   volatile hmm_dim3 block;  // the block that runs now

@@ -50,6 +50,8 @@ hmm::Access Port::atomic(pid_t thread) const {
       return hmm::Access::Atomic;
     case kWantedOwn:
       return hmm::Access::Own;
+    case kWantedAlone:
+      return hmm::Access::Alone;
     default:
       return hmm::Access::Read;
     }

@@ -171,7 +171,7 @@ int change_table(MailboxOperation operation, uint64_t address, uint64_t length) 
 // The worker's own entry goes, so that its store faults; who looks at the fault sees what it is for.
 void own_page(hmm_worker* worker, const void* address) {
   const uint64_t page = reinterpret_cast<uint64_t>(address) & ~uint64_t(kPage - 1);
-  *worker->wanted = kWantedOwn;
+  *worker->wanted = worker->link->fallback == HMM_FALLBACK_EXCLUSIVE ? kWantedAlone : kWantedOwn;
   change_table(watched ? kRightsNone : kDropEntries, page, kPage);
 }
 

@@ -9,7 +9,7 @@
 
 namespace hmm {
 
-enum { kWantedNothing, kWantedAtomic }; // *hmm_worker::wanted
+enum { kWantedNothing, kWantedAtomic, kWantedOwn, kWantedAlone }; // *hmm_worker::wanted
 
 // The code of an operation on a type, as the link knows it.
 template <class Operation, class T> constexpr hmm_atomic_op code_of() {
@@ -62,6 +62,9 @@ __attribute__((noinline)) T fall_back(hmm_worker* w, T* address, Operand operand
     if (w->link->fallback == HMM_FALLBACK_FAULT)
       refuse_atomic(w, code_of<Operation, T>(), sizeof(T), address);
     return __builtin_bit_cast(T, hmm_cuda::hmm_load_word((hmm_cuda::hmm_word_of<T>*)address));
+  case HMM_FALLBACK_EXCLUSIVE: // the page is remote, and the CPU uses it, too
+    w->services->own(w, address);
+    return in_place<Operation>(w, address, operand, kWantedAlone);
   default: // migrate, and the page is remote
     w->services->own(w, address);
     const T old = on_device<Operation>(address, operand);
@@ -75,9 +78,10 @@ __attribute__((noinline)) T fall_back(hmm_worker* w, T* address, Operand operand
 template <class Operation, class T, class Operand> HMM_INLINE T system_atomic(T* address, Operand operand) {
   hmm_worker* w = hmmemu_worker_self;
   const bool native = w->link->native & bit_of<Operation, T>();
-  if (!native && (w->link->fallback != HMM_FALLBACK_MIGRATE || is_remote(w, address)))
+  const bool alone = w->link->fallback == HMM_FALLBACK_EXCLUSIVE;
+  if (!native && (is_remote(w, address) || !(alone || w->link->fallback == HMM_FALLBACK_MIGRATE)))
     return fall_back<Operation>(w, address, operand);
-  return in_place<Operation>(w, address, operand, native ? kWantedAtomic : kWantedNothing);
+  return in_place<Operation>(w, address, operand, native ? kWantedAtomic : alone ? kWantedAlone : kWantedNothing);
 }
 
 } // namespace hmm
