@@ -127,8 +127,7 @@ def test_everything_else_that_wants_the_page(
     one_by_one.merge(x)
     exclude(60)
     one_by_one.discard(x)
-    inner = x[np.arange(N) // 1024 < PAGES]
-    assert not inner.any() and residency(x)
+    assert not x.any()
 
 
 def test_a_child_has_the_pages_and_so_has_a_system_call(
@@ -181,13 +180,12 @@ def test_devices_take_turns(module: hmm.RawModule) -> None:
 @pytest.mark.parametrize("kind", ["shared", "file"])
 def test_what_a_device_cannot_map_moves(module: hmm.RawModule, kind: str) -> None:
     with (
-        hmm.AddressSpace(timeout=60, fallback="exclusive") as space,
+        hmm.AddressSpace(timeout=60, fallback="exclusive"),
         tempfile.TemporaryFile() as file,
     ):
-        if kind == "file":
-            x = np.memmap(file, np.uint32, shape=N)
-        else:
-            x = np.frombuffer(mmap.mmap(-1, 4 * N), np.uint32)
+        file.truncate(4 * N)
+        memory = np.frombuffer(mmap.mmap(-1, 4 * N), np.uint32)
+        x = np.memmap(file, np.uint32) if kind == "file" else memory
         x[:] = 7
         run(module, "most", x, 10)
         assert set(residency(x)) == {"-X"}

@@ -411,8 +411,8 @@ class Driver {
     }
     return error;
   }
-  // act(run) for pages that are alike. Where a part of them lies behind the end of a file, or is gone: for as much
-  // as there is. EFAULT: some were gone, and are forgotten.
+  // act(run) for pages that are alike. Where a part of them lies behind the end of a file, or is gone: for as
+  // much as there is. EFAULT: some were gone, and are forgotten.
   template <class Act> int as_far_as_mapped(Block& block, Pages run, Act act) {
     const int error = act(run);
     if (error != ENXIO && error != ENOENT) return error;

@@ -32,8 +32,8 @@ Pages aligned_around(uint64_t address, uint64_t size) {
 Pages grow(Block& block, uint64_t address, Processor p, GrowthPolicy policy) {
   if (!policy.grow) return {address, address + kPage};
   const PageState faulted = block.page(address);
-  const bool upgrade = p == kCpu ? faulted.hold(p) == Hold::Shared || faulted.remote()
-                                 : faulted.hold(p) == Hold::Remote;
+  const bool upgrade =
+      p == kCpu ? faulted.hold(p) == Hold::Shared || faulted.remote() : faulted.hold(p) == Hold::Remote;
   const auto has = [&](PageState state) {
     if (!upgrade) return state.hold(p) != Hold::Invalid;
     const bool alone = state.hold(p) == Hold::Remote && state.hold(kCpu) == Hold::Invalid;

@@ -6,8 +6,8 @@
 //
 // A CPU that writes pages which it may read takes copies away from devices, and each must be made again. So
 // there the tree begins with the page alone, unless the one before it was written too, and counts pages that
-// the CPU may write: neighbours go along where the CPU writes in order, or has written most of a part. The same
-// for pages of which CPU and device have one frame mapped, and take the right to it from each other.
+// the CPU may write: neighbours go along where the CPU writes in order, or has written most of a part. The
+// same for pages of which CPU and device have one frame mapped, and take the right to it from each other.
 #pragma once
 #include "protocol/directory.h"
 

@@ -1,15 +1,15 @@
-// Driver: pages of which a device has the CPU's own frame mapped, for atomics over the link; together with the
-// CPU, or alone.
+// Driver: pages of which a device has the CPU's own frame mapped, for atomics over the link; together with
+// the CPU, or alone.
 //
 // ORDER, to lend: take the page from the CPU -> fill the common frame -> map it in the page's place -> catch
-// the CPU's accesses there -> take its mapping, if the device is to be alone -> give the device its rights. To
-// recall: write-protect at both -> copy to memory of the CPU's own -> map that in the page's place -> catch
-// accesses -> take the frame from the device. At no moment do the two see different contents. Whoever touches
-// the page meanwhile faults, and waits for its lock: so stores to a remote page are always caught (Tracker::Uffd
-// under `async`), or those between the copy and the mapping would be lost.
+// the CPU's accesses there -> take its mapping, if the device is to be alone -> give the device its rights.
+// To recall: write-protect at both -> copy to memory of the CPU's own -> map that in the page's place ->
+// catch accesses -> take the frame from the device. At no moment do the two see different contents. Whoever
+// touches the page meanwhile faults, and waits for its lock: so stores to a remote page are always caught
+// (Tracker::Uffd under `async`), or those between the copy and the mapping would be lost.
 //
-// Between the two nothing is copied: the CPU's entries for the frame go and come back. A device is told that it
-// is alone (mark_remote) after the CPU's entries went, and that it is not before they come back.
+// Between the two nothing is copied: the CPU's entries for the frame go and come back. A device is told that
+// it is alone (mark_remote) after the CPU's entries went, and that it is not before they come back.
 #include "driver/driver.h"
 
 #include <cerrno>

@@ -30,8 +30,8 @@ class DevicePort {
   virtual void wake(Pages pages) = 0;
   virtual void refuse(Pages pages) = 0;
 
-  // What a thread of the device that waits for a page is about to do there: Atomic, Own, Alone, or Read if it is
-  // in no atomic operation.
+  // What a thread of the device that waits for a page is about to do there: Atomic, Own, Alone, or Read if it
+  // is in no atomic operation.
   virtual Access atomic(pid_t thread) const = 0;
   // Whether the CPU uses the device's memory at these pages, too: its kernels look before atomics.
   virtual void mark_remote(Pages pages, bool remote) = 0;

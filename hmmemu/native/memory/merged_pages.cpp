@@ -28,7 +28,8 @@ int MergedPages::map(Pages pages, Frame frame, int rights) {
 
 int MergedPages::restore(Block& block, Pages pages) {
   const SourceMapping source = store_.mapping(store_.mapping_of(page_number(block, pages.begin)));
-  if (!source.shared()) return own_memory_.give(block, pages, reinterpret_cast<const std::byte*>(pages.begin));
+  if (!source.shared())
+    return own_memory_.give(block, pages, reinterpret_cast<const std::byte*>(pages.begin));
   void* own = reinterpret_cast<void*>(source.alias + (pages.begin - source.pages.begin));
   void* at = mremap(own, 0, pages.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED,
                     reinterpret_cast<void*>(pages.begin)); // an old size of 0 duplicates the mapping

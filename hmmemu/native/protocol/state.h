@@ -17,8 +17,8 @@
 // INVARIANTS
 //   - Single writer or many readers: at most one processor is Exclusive, and then no other is Shared.
 //   - A device is Remote where it has the CPU's own frame mapped, for atomics over the link. The CPU is
-//     Exclusive then; or Invalid, where its mapping was taken away so that the device has the frame alone. The
-//     page is private memory, and nobody else has any right.
+//     Exclusive then; or Invalid, where its mapping was taken away so that the device has the frame alone.
+//     The page is private memory, and nobody else has any right.
 //   - A watched page has no writer: a lone holder is Shared.
 //   - The pages of a huge page are all managed and all alike (PageState::like): they are locked and treated
 //   as one.

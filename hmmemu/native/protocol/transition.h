@@ -15,8 +15,8 @@
 //
 // Atomic by p, where the link has the operation: nothing if p is X or Remote. Else the CPU gets the page
 // alone, as by a write of its own, and p maps the CPU's frame (remote). Memory whose frames p cannot map: as
-// a write. Own by p: as a write, but that Remote is not enough. Alone by p: as Atomic, but that the CPU's mapping
-// of the frame goes meanwhile (exclude); no content moves.
+// a write. Own by p: as a write, but that Remote is not enough. Alone by p: as Atomic, but that the CPU's
+// mapping of the frame goes meanwhile (exclude); no content moves.
 //
 // Without read duplication a read takes the only copy, as a write does. ORDER of the actions, which makes
 // them safe while every processor keeps running: protect -> take the content -> zap -> map. At no moment can
@@ -39,12 +39,12 @@
 namespace hmm {
 
 enum class Step : uint8_t {
-  None,   // p has the rights already
-  Notify, // protectors first; then ask again
-  Admit,  // the CPU's mapping of a frame that a device had alone comes back; then ask again
-  Recall, // the device that is Remote loses its mapping; then ask again
-  Home,   // a write of the CPU first; then ask again
-  Remote, // p maps the CPU's frame; the CPU may lose its mapping
+  None,    // p has the rights already
+  Notify,  // protectors first; then ask again
+  Admit,   // the CPU's mapping of a frame that a device had alone comes back; then ask again
+  Recall,  // the device that is Remote loses its mapping; then ask again
+  Home,    // a write of the CPU first; then ask again
+  Remote,  // p maps the CPU's frame; the CPU may lose its mapping
   Exclude, // p has the CPU's frame mapped, and the CPU loses its mapping
   FirstTouch,
   Duplicate, // read-only copy at p

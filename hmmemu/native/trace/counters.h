@@ -33,9 +33,9 @@ struct ProcessorCounters {
   Count refused_faults;            // nobody owns the address
   Count fault_ns;                  // time the driver spent on them
   Count first_touch_pages, upgraded_pages, invalidated_pages;
-  Count remote_pages;  // of which the CPU's frame was mapped, for atomics over the link
+  Count remote_pages;    // of which the CPU's frame was mapped, for atomics over the link
   Count exclusive_pages; // of those, whose mapping the CPU lost meanwhile
-  Count evicted_pages; // copies given up for want of memory
+  Count evicted_pages;   // copies given up for want of memory
 };
 
 // Some moves of pages from one processor to another.
@@ -78,9 +78,9 @@ struct Counters {
 
   void reset() {
     for (auto& p : processor)
-      for (Count* count :
-           {&p.read_faults, &p.write_faults, &p.spurious_faults, &p.refused_faults, &p.fault_ns,
-            &p.first_touch_pages, &p.upgraded_pages, &p.invalidated_pages, &p.remote_pages, &p.exclusive_pages, &p.evicted_pages})
+      for (Count* count : {&p.read_faults, &p.write_faults, &p.spurious_faults, &p.refused_faults,
+                           &p.fault_ns, &p.first_touch_pages, &p.upgraded_pages, &p.invalidated_pages,
+                           &p.remote_pages, &p.exclusive_pages, &p.evicted_pages})
         count->reset();
     for (auto& row : transfer)
       for (auto& cell : row) cell.reset();
