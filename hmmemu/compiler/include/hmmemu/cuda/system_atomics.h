@@ -81,7 +81,10 @@ template <class Operation, class T, class Operand> HMM_INLINE T system_atomic(T*
   const bool alone = w->link->fallback == HMM_FALLBACK_EXCLUSIVE;
   if (!native && (is_remote(w, address) || !(alone || w->link->fallback == HMM_FALLBACK_MIGRATE)))
     return fall_back<Operation>(w, address, operand);
-  return in_place<Operation>(w, address, operand, native ? kWantedAtomic : alone ? kWantedAlone : kWantedNothing);
+  return in_place<Operation>(w, address, operand,
+                             native  ? kWantedAtomic
+                             : alone ? kWantedAlone
+                                     : kWantedNothing);
 }
 
 } // namespace hmm
