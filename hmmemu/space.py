@@ -130,7 +130,7 @@ class AddressSpace:
         except BaseException:
             self.close()
             raise
-        _open_spaces.add(self)
+        _open_spaces[id(self)] = self
 
     # ------------------------------------------------------------------------------------ life and context
 
@@ -173,7 +173,7 @@ class AddressSpace:
             device.close()
         self.session.close()
         self.registry.forget_all()
-        _open_spaces.discard(self)
+        _open_spaces.pop(id(self), None)
         if failure is not None:
             raise failure
 
@@ -557,7 +557,7 @@ def _order_of(array: Array) -> Literal["C", "F"]:
     return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
 
 
-_open_spaces: weakref.WeakSet[AddressSpace] = weakref.WeakSet()
+_open_spaces: weakref.WeakValueDictionary[int, AddressSpace] = weakref.WeakValueDictionary()
 _threads = threading.local()
 _default: AddressSpace | None = None
 _default_lock = threading.Lock()
@@ -565,8 +565,8 @@ _EXIT_SECONDS = 60.0  # kernels still running when the interpreter leaves are st
 
 
 def open_spaces() -> list[AddressSpace]:
-    """The spaces of this process that are open (for the library's own use)."""
-    return list(_open_spaces)
+    """The spaces of this process that are open (for the library's own use). Others may come and go meanwhile."""
+    return [space for reference in _open_spaces.valuerefs() if (space := reference()) is not None]
 
 
 def _stack() -> list[AddressSpace]:
@@ -589,5 +589,5 @@ def current_space() -> AddressSpace:
 
 @atexit.register
 def _close_all() -> None:
-    for space in list(_open_spaces):
+    for space in open_spaces():
         space.close(_EXIT_SECONDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import hmmemu as hmm
+import hmmemu.space as space_module
 
 INTEGERS = [np.dtype(name) for name in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")]
 FLOATS = [np.dtype(name) for name in ("f2", "f4", "f8")]
@@ -171,3 +173,34 @@ def test_threads_lose_nothing() -> None:
     for thread in threads:
         thread.join(60)
     assert list(x) == [0, 24000, 0] and y[0] == 4000
+
+
+def test_spaces_come_and_go_meanwhile() -> None:
+    class Space:
+        tracker = "uffd"
+
+    known = space_module._open_spaces
+    kept = [Space() for _ in range(5)]
+    known.update({id(space): space for space in kept})
+    x, done = np.zeros(1, np.int64), threading.Event()
+
+    def churn() -> None:
+        while not done.is_set():
+            space = Space()
+            known[id(space)] = space
+            known.pop(id(space))
+
+    before = sys.getswitchinterval()
+    thread = threading.Thread(target=churn)
+    sys.setswitchinterval(1e-6)
+    try:
+        thread.start()
+        for _ in range(20000):
+            hmm.atomic_add(x, 0, 1)
+    finally:
+        sys.setswitchinterval(before)
+        done.set()
+        thread.join(60)
+        for space in kept:
+            known.pop(id(space))
+    assert x[0] == 20000
