@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dataclasses import fields
+
 from hmmemu import report
 from hmmemu.trace import ProcessorStats, Stats, Transfer
 
@@ -15,7 +17,8 @@ def transfer(direction, count, total, low, high, seconds, device="a"):
 
 
 def processor(name, read, write, seconds=1e-6):
-    return ProcessorStats(name, read, write, 0, 0, seconds, 0, 0, 0, 0, 0)
+    others = [0] * (len(fields(ProcessorStats)) - 6)
+    return ProcessorStats(name, read, write, 0, 0, seconds, *others)
 
 
 def test_layout_is_nvprofs():
