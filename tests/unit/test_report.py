@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
-
-from dataclasses import fields
 
 from hmmemu import report
 from hmmemu.trace import ProcessorStats, Stats, Transfer
