@@ -203,10 +203,10 @@ class Device:
         """Queues a launch in the process that the kernel is loaded in, whichever that is by now."""
         while True:
             with self._lock:
-                handle = self.load(compiled).kernel(name).handle
-                self.space.session.before_launch(self.processor)
+                kernel = self.load(compiled).kernel(name)
+                self.space.session.before_launch(self.processor, kernel.waits)
                 try:
-                    ticket: int = self._ask(self.process.launch, handle, *launch, timeout=0.05)
+                    ticket: int = self._ask(self.process.launch, kernel.handle, *launch, timeout=0.05)
                     return ticket
                 except KernelTimeout:
                     pass  # the queue is full: without the lock, a kernel that hangs can be stopped

@@ -32,6 +32,7 @@ class LoadedKernel:
     static_shared: int
     max_threads: int
     mode: str
+    waits: bool  # a block may wait for what others write
 
 
 class LoadedModule:
@@ -74,4 +75,5 @@ def _kernel(entry: dict[str, Any]) -> LoadedKernel:
         static_shared=entry["static_shared"],
         max_threads=entry["max_threads"],
         mode=entry["mode"],
+        waits=entry["waits"],
     )

@@ -118,10 +118,8 @@ def test_a_device_that_has_less_memory_than_the_array() -> None:
             assert total(space, x) == x.sum(dtype=np.int64)
 
 
-def test_stores_while_a_kernel_runs(space: hmm.AddressSpace, tracker: str) -> None:
+def test_stores_while_a_kernel_runs(space: hmm.AddressSpace) -> None:
     """Whatever runs must not see what was left: the flag that it waits for is on a page that was shared."""
-    if tracker == "async":
-        pytest.skip("the CPU's stores are noticed at calls of the library only")
     flag = space.zeros(WORDS, np.int32)
     spin = hmm.RawModule(code=FILL).get_function("spin")
     for _ in range(5):

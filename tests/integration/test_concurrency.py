@@ -142,8 +142,6 @@ def test_the_receiver_sits_where_the_program_faults(page_by_page: hmm.AddressSpa
 
 def test_a_message_is_seen_before_its_flag(racing: hmm.RawModule, page_by_page: hmm.AddressSpace) -> None:
     """Data on one page, flag on another, thousands of times: coherence across pages, in both directions."""
-    if page_by_page.tracker == "async":
-        pytest.skip("the CPU's stores are noticed at calls of the library only")
     rounds = 2000
     x = page_by_page.zeros(2048, np.int32)
     stream = hmm.Stream()

@@ -187,6 +187,27 @@ def test_stores_that_nobody_noticed_are_never_lost() -> None:
             assert [q for q in range(PROCESSORS) if memories.copy[q] is not None] == [p]
 
 
+def test_while_kernels_wait_no_device_shares_what_the_cpu_writes_unseen() -> None:
+    """Policy all_caught, tracker async: an unseen store has nobody to see an older copy. All sequences of five."""
+    accesses = list(itertools.product(range(3), (False, True)))
+    shared_by_devices = False
+    for sequence in itertools.product(accesses, repeat=5):
+        memories, state, latest = Memories(), OWNED | ASYNC, 0
+        for number, (p, write) in enumerate(sequence, 1):
+            t = Step(*transition(state, p, "write" if write else "read", True, True))
+            memories.perform(p, t)
+            state = t.after
+            if write:
+                memories.copy[p] = latest = number
+            assert memories.copy[p] == latest and broken_rule(state) is None
+            cpu, *devices = holds(state)
+            assert cpu == INVALID or not any(devices)
+            shared_by_devices |= devices[:2] == [SHARED, SHARED]
+    assert shared_by_devices
+    caught = step(word(EXCLUSIVE), 1, False)  # where stores are caught nothing changes
+    assert Step(*transition(word(EXCLUSIVE), 1, "read", True, True)) == caught and caught.name == "duplicate"
+
+
 class Serving:
     """One page, served as the driver does it: until the access has its rights. Remote is the CPU's own copy, which the
     CPU may have lost its mapping of."""

@@ -58,8 +58,9 @@ Access access_of(const std::string& name) {
   throw Failure(FailureKind::Error, "an access is read, write, atomic, own or alone, not " + name);
 }
 
-nb::tuple py_transition(uint64_t word, unsigned p, const std::string& access, bool read_duplication) {
-  Transition t = transition(PageState(word), checked(p), access_of(access), {read_duplication});
+nb::tuple py_transition(uint64_t word, unsigned p, const std::string& access, bool read_duplication,
+                        bool all_caught) {
+  Transition t = transition(PageState(word), checked(p), access_of(access), {read_duplication, all_caught});
   return nb::make_tuple(name_of(t.step), t.source, t.protect, t.zap, t.next.word());
 }
 
@@ -92,7 +93,7 @@ std::pair<uint64_t, uint64_t> py_grow(const std::vector<uint64_t>& words, unsign
 
 void bind_protocol(nb::module_& m) {
   m.def("transition", &py_transition, nb::arg("state"), nb::arg("processor"), nb::arg("access"),
-        nb::arg("read_duplication") = true,
+        nb::arg("read_duplication") = true, nb::arg("all_caught") = false,
         "(step, source, protect, zap mask, next state) for one access; see native/protocol/transition.h.");
   m.def("eviction", &py_eviction, nb::arg("state"), nb::arg("processor"),
         "As transition, when a device gives up its copy.");

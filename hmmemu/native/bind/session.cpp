@@ -264,7 +264,8 @@ void bind_session(nb::module_& m) {
            nb::arg("write"))
       .def("snapshot", &snapshot, "PageState words of the pages, as bytes (uint64).")
       .def(
-          "before_launch", [](Session& s, unsigned p) { s.driver()->before_launch(processor(s, p)); },
+          "before_launch",
+          [](Session& s, unsigned p, bool waits) { s.driver()->before_launch(processor(s, p), waits); },
           Unlocked())
       .def("after_launch",
            [](Session& s, unsigned p) {

@@ -111,7 +111,7 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, uint64_t& busy)
     if (state.locked()) return EAGAIN;
     if (!state.managed()) return EFAULT;
     if (access != Access::Read && state.read_only()) return EPERM;
-    granted = transition(state, p, access, policy_.protocol).step == Step::None;
+    granted = transition(state, p, access, protocol()).step == Step::None;
     if (!granted) region = grow(block, fault.address, p, crowded() ? GrowthPolicy{true, 0} : policy_.growth);
     if (p == kCpu && crowded() && !state.watched()) access = Access::Write; // all of it with one protection
     if (access != Access::Read) region = without_merged(block, region, fault.address);
@@ -302,7 +302,7 @@ int Driver::access_locked(Block& block, Pages pages, Request request) {
   return each_run(block, pages, [&](Pages run) {
     PageState state = block.page(run.begin);
     if (!state.managed()) return 0;
-    if (transition(state, request.p, request.access, policy_.protocol).step == Step::None) return 0;
+    if (transition(state, request.p, request.access, protocol()).step == Step::None) return 0;
     if (state.tracker() == Tracker::Async && request.p != kCpu) {
       if (int error = notice_locked(block, run, false))
         return error; // what the CPU wrote; pages may differ now
@@ -321,10 +321,10 @@ int Driver::step_at_once(Block& block, Pages run, Request request) {
   if (request.access != Access::Read && request.p != kCpu && block.page(run.begin).read_only()) return EPERM;
   if (request.grown && block.page(run.begin).watched()) request.access = Access::Read;
   if (block.page(run.begin).several()) return step_with_owners(block, run, request);
-  Transition t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
+  Transition t = transition(block.page(run.begin), request.p, request.access, protocol());
   if (t.step == Step::Notify) {
     if (int error = notify(block, run)) return error;
-    t = transition(block.page(run.begin), request.p, request.access, policy_.protocol);
+    t = transition(block.page(run.begin), request.p, request.access, protocol());
   }
   if (t.step == Step::None) return 0;
   if (t.step == Step::Admit || t.step == Step::Recall) {

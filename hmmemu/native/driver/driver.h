@@ -144,7 +144,8 @@ class Driver {
   // -- devices --
   Processor attach(int vram, int uffd, DevicePort* port);
   // Around the queueing of anything that runs on the device: it has the rights then that the directory says.
-  void before_launch(Processor p);
+  // `waits`: a kernel that may wait for what others write (waiting.cpp).
+  void before_launch(Processor p, bool waits);
   void after_launch(Processor p) { devices_[p]->started(); }
   // Everything that `p` holds comes home. Afterwards its process may be gone.
   void evacuate(Processor p);
@@ -188,6 +189,10 @@ class Driver {
   }
   CpuTable& cpu_table(Tracker tracker) const { return *cpu_[static_cast<unsigned>(tracker)]; }
   Tracker tracker_for(MemoryKind kind);
+  // What holds now; asked for with the page locked.
+  ProtocolPolicy protocol() const { return {policy_.protocol.read_duplication, kernels_wait()}; }
+  bool kernels_wait() const;
+  void part_from_devices();
   void use_signals();
   // The process has about as many mappings as it may (vm.max_map_count). From now on whole blocks move, so
   // that neighbours get the same protection and the kernel makes one mapping of them.
@@ -463,6 +468,8 @@ class Driver {
   std::atomic<uint64_t> refused_[kMaxProcessors] = {};
   std::atomic<int> refused_error_[kMaxProcessors] = {};
   SecondTries second_tries_;
+  std::atomic<bool> waits_[kMaxProcessors] = {};          // what is queued there may wait for others
+  std::atomic<bool> any_waits_{false};                    // on some device: looked at first
   std::atomic<uint64_t> capacity_[kMaxProcessors] = {};   // bytes, 0: no limit
   std::atomic<uint64_t> reserved_[kMaxProcessors] = {};   // pages about to get a frame
   std::atomic<uint32_t> evict_next_[kMaxProcessors] = {}; // block to look at next

@@ -201,7 +201,7 @@ int Driver::tell_run(Block& block, Pages run, DeviceUpdate* news) {
 
 // A store to Shared pages of the CPU, after the fact: the other copies go.
 void Driver::cpu_wrote(Block& block, Pages run) {
-  const Transition t = transition(block.page(run.begin), kCpu, Access::Write, policy_.protocol);
+  const Transition t = transition(block.page(run.begin), kCpu, Access::Write, protocol());
   if (t.step != Step::None && perform(block, run, t, {kCpu, Access::Write, Cause::Launch}) != 0)
     fatal("page 0x%lx: copies of what the CPU wrote cannot be taken back", run.begin);
 }

@@ -133,7 +133,7 @@ int Driver::step_with_owners(Block& block, Pages run, Request request) {
       block, run,
       [&](Pages piece, OtherOwners& others) {
         const auto next = [&] {
-          return transition(block.page(piece.begin), request.p, request.access, policy_.protocol);
+          return transition(block.page(piece.begin), request.p, request.access, protocol());
         };
         if (next().step == Step::None) return 0;
         if (next().step == Step::Notify)
@@ -215,7 +215,7 @@ int Driver::give_own_pages(Block& block, Pages run) {
 // The newest content of the pages is in the frame, or among these copies of theirs: goes there, and the CPU
 // may read it.
 int Driver::show(Block& block, Pages run) {
-  const Transition t = transition(block.page(run.begin), kCpu, Access::Read, policy_.protocol);
+  const Transition t = transition(block.page(run.begin), kCpu, Access::Read, protocol());
   const int error = t.step == Step::None ? 0 : perform(block, run, t, {kCpu, Access::Read, Cause::Home});
   if (error != ENOENT) return error;
   // The program unmapped the memory without telling us; its content has gone to the frame through the alias.

@@ -254,11 +254,6 @@ Processor Driver::attach(int vram, int uffd, DevicePort* port) {
   return p;
 }
 
-void Driver::before_launch(Processor p) {
-  devices_[p]->start();
-  if (devices_[p]->any_left()) take_left(p);
-}
-
 void Driver::take_left(Processor p) {
   for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
     Block& block = directory_.at(slot);

@@ -65,6 +65,8 @@ class DeviceTable final : public PageTable {
   void started() { starting_.fetch_sub(1, std::memory_order_release); }
   // The process is given up: no rights are left until there is another one.
   void end() { ended_.store(true, std::memory_order_seq_cst); }
+  // Nothing runs, and nothing is queued or about to be.
+  bool idle() const { return !ended_.load() && starting_.load() == 0 && port_ && port_->idle(); }
   bool any_left() const { return left_.frames() != 0; }
   bool any_left(const Block& block) const { return left_.any(block); }
   int take_left(Block& block, Pages pages);
@@ -86,7 +88,6 @@ class DeviceTable final : public PageTable {
   int punch(Block& block, Pages pages);
   int revoke(Block& block, Pages pages);
   bool leave(Block& block, Pages pages);
-  bool idle() const { return !ended_.load() && starting_.load() == 0 && port_ && port_->idle(); }
   int install_absent(Block& block, Pages pages, const std::byte* content, bool writable);
 
   int vram_;

@@ -36,6 +36,13 @@ PageState only(PageState state, Processor p, Access access) {
   return state;
 }
 
+// Whether a read of p leaves the others their copies.
+bool duplicates(PageState state, Processor p, ProtocolPolicy policy) {
+  if (state.several()) return true;
+  const bool beside_cpu = p == kCpu || state.hold(kCpu) != Hold::Invalid;
+  return policy.read_duplication && !(policy.all_caught && beside_cpu && state.tracker() == Tracker::Async);
+}
+
 Transition migrate(PageState state, Processor p, Access access) {
   const Processor source = holder(state);
   const bool may_write = state.hold(source) == Hold::Exclusive || (source == kCpu && unguarded(state));
@@ -92,7 +99,7 @@ Transition transition(PageState state, Processor p, Access access, ProtocolPolic
     if (p != kCpu && unguarded(state)) return migrate(state, p, access);
     return {.step = Step::Upgrade, .zap = holders_but(state, p), .next = only(state, p, access)};
   }
-  if (!read || !(policy.read_duplication || state.several())) return migrate(state, p, access);
+  if (!read || !duplicates(state, p, policy)) return migrate(state, p, access);
 
   const Processor source = holder(state);
   PageState next = state;

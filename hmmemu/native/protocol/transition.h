@@ -29,7 +29,9 @@
 //   - Where devices alone hold an owner's page, or somebody may write it, no other owner holds anything.
 //
 // Under the tracker `async` the CPU's stores to a Shared page are seen later, not caught: while the CPU holds
-// such a page its copy counts as the newest, and a device that wants to write takes it from there.
+// such a page its copy counts as the newest, and a device that wants to write takes it from there. While a
+// kernel runs that waits for others (`all_caught`), nobody shares such a page with the CPU: reads take it,
+// too.
 //
 // The rules are those of a directory MSI protocol; in NVIDIA's driver the same cases are read duplication and
 // migration on fault (open-gpu-kernel-modules, kernel-open/nvidia-uvm/uvm_va_block.c).
@@ -65,6 +67,7 @@ struct Transition {
 
 struct ProtocolPolicy {
   bool read_duplication = true;
+  bool all_caught = false; // no new copies of what the CPU may write without being caught
 };
 
 Transition transition(PageState state, Processor p, Access access, ProtocolPolicy policy);

@@ -53,7 +53,8 @@ void describe_param(JsonWriter& json, const hmm_param& p) {
 void describe_kernel(JsonWriter& json, const hmm_kernel& k, uint64_t handle) {
   json.open('{').key("name").string(k.name).key("handle").number(handle).key("mode").string(k.mode);
   json.key("param_bytes").number(k.param_bytes).key("static_shared").number(k.static_shared);
-  json.key("max_threads").number(k.max_threads).key("params").open('[');
+  json.key("max_threads").number(k.max_threads).key("waits").boolean(k.waits);
+  json.key("params").open('[');
   for (uint32_t i = 0; i < k.param_count; i++) describe_param(json, k.params[i]);
   json.close(']').close('}');
 }

@@ -1,0 +1,73 @@
+// Driver: launches, and kernels that wait for what the CPU writes while they run.
+//
+// Where the CPU's stores are noticed and not caught (Tracker::Async), a kernel that spins on a word of which
+// its device has a copy would spin for ever, and one that saw the word change could still read older copies
+// of what was written before it. So from the launch of a kernel that may wait (the compiler knows: it has
+// loops that end by what others write) until its device has nothing more to do, no page whose stores are not
+// caught has copies at the CPU and elsewhere: those that there are go before it starts, and reads make none
+// (ProtocolPolicy::all_caught). An access to a page that somebody else has is a fault then, in order with all
+// others. Pages with several owners keep their copies, whose stores are noticed at calls only.
+//
+// INVARIANT: between before_launch of such a kernel and its end, a page that a device may read and that
+// Tracker::Async watches is Invalid at the CPU, if it has one owner. For that reason the policy is asked for
+// with the page locked: either the pass of before_launch finds the copy, or it is not made.
+// LOCKS: none here; `waits_` of a device is written by who launches on it, one at a time.
+#include "driver/driver.h"
+
+#include <cerrno>
+#include <cstring>
+
+namespace hmm {
+namespace {
+
+// Stores of the CPU to it would be noticed only, and some device has a copy, perhaps.
+bool unguarded(PageState state) {
+  return state.managed() && !state.several() && state.tracker() == Tracker::Async &&
+         state.hold(kCpu) == Hold::Shared;
+}
+
+bool any_unguarded(Block& block) {
+  std::lock_guard guard(block.lock);
+  return block.locked || std::any_of(std::begin(block.pages), std::end(block.pages), unguarded);
+}
+
+} // namespace
+
+bool Driver::kernels_wait() const {
+  if (!any_waits_.load()) return false;
+  for (Processor p = 1; p < processors(); ++p)
+    if (waits_[p].load() && !devices_[p]->idle()) return true;
+  return false;
+}
+
+void Driver::before_launch(Processor p, bool waits) {
+  if (devices_[p]->idle()) waits_[p] = false;
+  devices_[p]->start();
+  if (async_ && waits) {
+    waits_[p] = any_waits_ = true;
+    part_from_devices();
+  }
+  if (devices_[p]->any_left()) take_left(p);
+}
+
+// The CPU keeps its copies, which are the newest, and devices lose theirs.
+void Driver::part_from_devices() {
+  for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
+    if (!any_unguarded(directory_.at(slot))) continue;
+    const int error = each_block(directory_.at(slot).all(), [&](Block& block, Pages all) {
+      return each_run(block, all, [&](Pages run) {
+        for (Processor q = 1; q < processors() && unguarded(block.page(run.begin)); ++q) {
+          const Transition t = eviction(block.page(run.begin), q);
+          if (t.step != Step::Drop) continue;
+          if (int failed = perform(block, run, t, {kCpu, Access::Read, Cause::Launch})) return failed;
+        }
+        return 0;
+      });
+    });
+    if (error)
+      fatal("copies of pages at 0x%lx cannot be taken from a device: %s", directory_.at(slot).address,
+            strerror(error));
+  }
+}
+
+} // namespace hmm
