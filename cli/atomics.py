@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hmmemu.cli.atomics_options import FALLBACKS, find_link
 from hmmemu.cli.output import console, json_option, write_json
-from hmmemu.errors import ArgumentError
 from hmmemu.kernels import WORKLOADS
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from hmmemu.atomics import AtomicSite
     from hmmemu.link import Fallback, Link
 
-_FALLBACKS = ("migrate", "exclusive", "cas-loop", "fault", "silent")
 _SIZES = ((16, 1, "16"), (32, 1, "32"), (64, 1, "64"), (128, 1, "128"), (32, 4, "32x4"))
 _COLOURS = {"native": "green", "migrations": "yellow", "emulated": "yellow", "broken": "red"}
 
@@ -44,7 +43,7 @@ class Target:
 )
 @click.option(
     "--fallback",
-    type=click.Choice(_FALLBACKS),
+    type=click.Choice(FALLBACKS),
     default="migrate",
     show_default=True,
     help="What is done with operations that a link lacks.",
@@ -68,7 +67,7 @@ def atomics(
     from hmmemu.link import Fallback, links
 
     targets = [_target(name) for name in names]
-    asked = [_link(name) for name in link_names]
+    asked = [find_link(name) for name in link_names]
     way = Fallback(fallback)
     options = [*(f"-D{define}" for define in defines), *(f"-I{folder}" for folder in folders)]
     shown = asked or list(links())
@@ -98,15 +97,6 @@ def _target(name: str) -> Target:
         return Target(name, path, path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{name} cannot be read: {error}", param_hint="NAME") from error
-
-
-def _link(name: str) -> Link:
-    from hmmemu.link import find_link
-
-    try:
-        return find_link(name)
-    except ArgumentError as error:
-        raise click.BadParameter(str(error), param_hint="--link") from error
 
 
 def _sites(target: Target, shown: list[Link], way: Fallback, options: list[str]) -> list[AtomicSite]:
@@ -181,20 +171,13 @@ def _sizes_table(link: Link, way: Fallback) -> Table:
 
 def _profiles_table(shown: list[Link]) -> Table:
     from hmmemu.link import AtomicOperation
+    from hmmemu.report import same_atomics
 
-    groups = _groups(shown)
+    groups = same_atomics(shown)
     table = _new_table("operation", *("\n".join(link.name for link in group) for group in groups))
     for operation in AtomicOperation:
         table.add_row(operation.cuda_name, *(_native_sizes(group[0], operation) for group in groups))
     return table
-
-
-def _groups(shown: list[Link]) -> list[list[Link]]:
-    """Links with the same atomics, which share a column."""
-    groups: dict[Any, list[Link]] = {}
-    for link in shown:
-        groups.setdefault(link.atomics, []).append(link)
-    return list(groups.values())
 
 
 def _native_sizes(link: Link, operation: Any) -> str:
@@ -211,7 +194,9 @@ def _show_sites(out: Console, target: Target, sites: list[AtomicSite], shown: li
     if not sites:
         out.print("  no atomic operations\n")
         return
-    groups = _groups(shown)
+    from hmmemu.report import same_atomics
+
+    groups = same_atomics(shown)
     table = _new_table("kernel", "line", "operation", "type", "scope", "memory")
     for group in groups:
         table.add_column("\n".join(link.name for link in group))

@@ -6,11 +6,13 @@ the space's counters before and after; an error in one of them is reported and t
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hmmemu.cli.atomics_options import atomics_options
 from hmmemu.cli.output import LateProgress, console, json_option, write_json
 from hmmemu.errors import Error
 from hmmemu.kernels import SIZES, WORKLOADS
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     import hmmemu as hmm
     from hmmemu.kernels.images import Image
     from hmmemu.kernels.workload import Outcome
+    from hmmemu.link import Link
 
 PAGE = 4096
 
@@ -128,6 +131,7 @@ class Plan:
 @click.option("--repeat", type=click.IntRange(1), default=1, show_default=True, help="Runs of each workload.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the data.")
 @click.option("--list", "list_only", is_flag=True, help="List the workloads and their access patterns.")
+@atomics_options
 @json_option
 def run(
     names: tuple[str, ...],
@@ -135,6 +139,9 @@ def run(
     device: str,
     devices: int,
     tracker: str,
+    link: Link,
+    fallback: str,
+    atomics_report: bool,
     input_file: str | None,
     fraction: float | None,
     repeat: int,
@@ -155,16 +162,22 @@ def run(
     _check_fraction(fraction, chosen)
     plan = Plan(size, seed, repeat, _load_image(input_file, chosen), fraction)
     out = console(json_file)
-    with hmm.AddressSpace(device=device, devices=devices, tracker=tracker) as space:
+    with hmm.AddressSpace(device, devices, tracker, link=link, fallback=fallback) as space:
         for each in space.devices:
             out.print(repr(each), markup=False, soft_wrap=True)
-        rows = _run_all(space, chosen, plan)
+        report = space.atomics_report() if atomics_report else None
+        with report or nullcontext():
+            rows = _run_all(space, chosen, plan)
         stats = space.stats()
         used = [repr(each) for each in space.devices]
     _show(out, rows, str(stats))
+    if report is not None:
+        out.print(f"\n{report}", markup=False, soft_wrap=True)
     verified = all(row.verified for row in rows)
     document = {"command": "run", "size": size, "seed": seed, "repeat": repeat, "devices": used}
     document |= {"verified": verified, "workloads": [row.to_dict() for row in rows], "stats": stats.to_dict()}
+    if report is not None:
+        document["atomics"] = report.to_dict()
     write_json(json_file, document)
     if not verified:
         click.get_current_context().exit(1)

@@ -2,6 +2,7 @@
 
 from hmmemu.arguments import In, InOut, Out
 from hmmemu.atomics import AtomicSite
+from hmmemu.atomics_report import AtomicsReport, AtomicUse
 from hmmemu.cpu_atomics import (
     atomic_add,
     atomic_and,
@@ -68,6 +69,8 @@ __all__ = [
     "AtomicCapability",
     "AtomicOperation",
     "AtomicSite",
+    "AtomicUse",
+    "AtomicsReport",
     "CompileError",
     "Device",
     "DeviceError",

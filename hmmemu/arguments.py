@@ -64,8 +64,9 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Pointer:
-    """An array argument: where it lies, and what the kernel does to it."""
+    """An array argument: which parameter it is for, where it lies, and what the kernel does to it."""
 
+    parameter: int
     array: Array
     address: int
     writes: bool
@@ -94,14 +95,14 @@ def pack(kernel: str, parameters: Sequence[Parameter], size: int, values: Sequen
     for index, (parameter, value) in enumerate(zip(parameters, values, strict=True)):
         what = f"argument {index + 1} of {kernel}, {parameter.type} {parameter.name}".rstrip()
         if parameter.kind == "pointer":
-            raw = _pointer(what, parameter, value, pointers)
+            raw = _pointer(what, index, parameter, value, pointers)
         else:
             raw = _scalar(what, parameter, value)
         block[parameter.offset : parameter.offset + parameter.size] = raw
     return Packed(bytes(block), tuple(pointers))
 
 
-def _pointer(what: str, parameter: Parameter, value: Any, pointers: list[Pointer]) -> bytes:
+def _pointer(what: str, index: int, parameter: Parameter, value: Any, pointers: list[Pointer]) -> bytes:
     if value is None:
         return bytes(8)
     array = value.array if isinstance(value, Intent) else value
@@ -117,7 +118,7 @@ def _pointer(what: str, parameter: Parameter, value: Any, pointers: list[Pointer
             "declare it const, or pass hmm.In(array) if the kernel only reads it"
         )
     address = array.ctypes.data
-    pointers.append(Pointer(array, address, writes, isinstance(value, Out)))
+    pointers.append(Pointer(index, array, address, writes, isinstance(value, Out)))
     return address.to_bytes(8, "little")
 
 

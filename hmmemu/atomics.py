@@ -141,11 +141,13 @@ def _check_kernel(source: Source, kernel: str) -> None:
 
 def _site(found: Found, asked: list[Link], way: Fallback) -> AtomicSite:
     scalar, operation = found.scalar, AtomicOperation[found.operation]
-    on_device = all(place.kind in _ON_DEVICE for place in found.places)
+    on_device = lies_on_device(found)
 
     def route(link: Link) -> Route | None:
         if on_device:
             return Route.LOCAL
+        if found.scope != "system":
+            return Route.DEVICE
         if scalar is None:
             return None
         signed = scalar.kind == "signed"
@@ -163,7 +165,7 @@ def _site(found: Found, asked: list[Link], way: Fallback) -> AtomicSite:
         scope=found.scope,
         file=found.file,
         line=found.line,
-        arrays=tuple(sorted(map(_array, found.places))),
+        arrays=arrays_of(found),
         certain=scalar is not None
         and len(found.places) == 1
         and not any(p.kind == "unknown" for p in found.places),
@@ -173,6 +175,16 @@ def _site(found: Found, asked: list[Link], way: Fallback) -> AtomicSite:
         fallback=way,
         routes={link.name: route(link) for link in (*profiles(), *asked)},
     )
+
+
+def lies_on_device(found: Found) -> bool:
+    """Whether the operation's memory never leaves the device, wherever it may be."""
+    return all(place.kind in _ON_DEVICE for place in found.places)
+
+
+def arrays_of(found: Found) -> tuple[str, ...]:
+    """The names of the memory that an operation may go to."""
+    return tuple(sorted(map(_array, found.places)))
 
 
 def _array(place: Place) -> str:

@@ -24,9 +24,10 @@ from hmmemu import _native
 from hmmemu._native import DeviceProcess
 from hmmemu.arena import page_up
 from hmmemu.arguments import pack
+from hmmemu.atomics_report import extents_of
 from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError, SpaceClosedError
 from hmmemu.failure import describe_crash
-from hmmemu.link import AtomicOperation, Fallback, Link
+from hmmemu.link import Fallback
 from hmmemu.modules import LoadedModule
 from hmmemu.ranges import Array, PageRange, describe, extent, subtract
 
@@ -40,13 +41,6 @@ PROGRAM = Path(_native.__file__).parent / "hmmemu-device"
 
 # hmm_fallback in compiler/include/hmmemu/abi.h
 _FALLBACKS = (Fallback.MIGRATE, Fallback.CAS_LOOP, Fallback.FAULT, Fallback.SILENT, Fallback.EXCLUSIVE)
-
-
-def _fallback_code(link: Link, fallback: Fallback) -> int:
-    """A loop of compare-and-swap over a link that has none is a fault (`Link.route`)."""
-    if fallback is Fallback.CAS_LOOP and not link.native(AtomicOperation.CAS, 32):
-        fallback = Fallback.FAULT
-    return _FALLBACKS.index(fallback)
 
 
 @dataclass
@@ -84,7 +78,8 @@ class Device:
         self._lost_output = 0
         tracker = "signal" if space.tracker == "signal" else "uffd"
         self.process = DeviceProcess(str(PROGRAM), index, workers, tracker=tracker)
-        self.process.set_link(space.link.native_mask(), _fallback_code(space.link, space.fallback))
+        unsigned, signed = (space.link.native_mask(signed=signed) for signed in (False, True))
+        self.process.set_link(unsigned, signed, _FALLBACKS.index(space.fallback))
         self.processor = space.session.attach(self.process)
 
     @property
@@ -168,14 +163,19 @@ class Device:
             return module
 
     def _load(self, compiled: Compiled) -> LoadedModule:
-        known = self._variables.get(compiled.key)
+        known = self._variables.get(compiled.source_key)
         address, room = known or (0, 0)
         answer = self._ask(self.process.load, str(compiled.path), address, room, known is None)
         if isinstance(answer, int):  # the module has variables: this many bytes of shared memory for them
             address = self.space.arena.take(answer, f"variables of {compiled.path.name}")
-            self._variables[compiled.key] = (address, page_up(answer))
+            self._variables[compiled.source_key] = (address, page_up(answer))
             answer = self._ask(self.process.load, str(compiled.path), address, page_up(answer), True)
         return LoadedModule(json.loads(answer), self.space.view)
+
+    def variables(self) -> list[tuple[int, int, str]]:
+        """(begin, end, name) of every loaded `__device__` and `__constant__` variable (for the library's own use)."""
+        with self._lock:
+            return [found for module in self._modules.values() for found in module.variables()]
 
     def launch(
         self,
@@ -193,20 +193,25 @@ class Device:
         for pointer in packed.pointers:
             self.space.prepare(pointer, self)
         self.space.notice_before_launch(packed.pointers, self)
-        ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block)
+        extents = extents_of(packed.pointers) if compiled.counts else b""
+        ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block, extents=extents)
         if packed.pointers:
             self._pending.append((ticket, packed.pointers))
         self._forget_completed()
         return ticket
 
-    def _queue(self, compiled: Compiled, name: str, *launch: Any) -> int:
+    def _queue(self, compiled: Compiled, name: str, *shape: Any, extents: bytes) -> int:
         """Queues a launch in the process that the kernel is loaded in, whichever that is by now."""
         while True:
             with self._lock:
                 kernel = self.load(compiled).kernel(name)
+                if compiled.counts and self.space.counting is not None:
+                    self.space.counting.kernels[self.index, kernel.handle] = (compiled.key, kernel)
                 self.space.session.before_launch(self.processor, kernel.waits)
                 try:
-                    ticket: int = self._ask(self.process.launch, kernel.handle, *launch, timeout=0.05)
+                    ticket: int = self._ask(
+                        self.process.launch, kernel.handle, *shape, extents=extents, timeout=0.05
+                    )
                     return ticket
                 except KernelTimeout:
                     pass  # the queue is full: without the lock, a kernel that hangs can be stopped

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from hmmemu.errors import ArgumentError
 from hmmemu.ranges import Array
-from hmmemu.space import current_space
+from hmmemu.space import AddressSpace, current_space
 from hmmemu.stream import Stream, current_stream
 
 if TYPE_CHECKING:
     from hmmemu.atomics import AtomicSite
     from hmmemu.compiler import Compiled
+    from hmmemu.compiler.atomic_sites import Found
     from hmmemu.device import Device
     from hmmemu.link import Fallback, Link
     from hmmemu.modules import LoadedKernel
@@ -127,6 +128,7 @@ class Kernel:
             )
         grid3, block3 = _dimensions("grid", grid), _dimensions("block", block)
         device = device or current_space().current_device
+        compiled = self._module.compiled_for(device.space)
         kernel = self._loaded(device)
         threads = block3[0] * block3[1] * block3[2]
         if threads > kernel.max_threads:
@@ -140,14 +142,14 @@ class Kernel:
         if not 0 <= shared_mem <= room:
             raise ArgumentError(f"shared_mem={shared_mem}: {self.name} can have 0 to {room} bytes")
         stream = stream or current_stream()
-        ticket = device.launch(self._module.compiled, self.name, grid3, block3, args, shared_mem)
+        ticket = device.launch(compiled, self.name, grid3, block3, args, shared_mem)
         if stream.is_default:
             device.wait(ticket, device.space.timeout)
         else:
             stream.follow(device, ticket)
 
     def _loaded(self, device: Device) -> LoadedKernel:
-        loaded = device.load(self._module.compiled)
+        loaded = device.load(self._module.compiled_for(device.space))
         try:
             return loaded.kernel(self.name)
         except ArgumentError as error:
@@ -185,22 +187,41 @@ class RawModule:
         self.filename = filename or (str(path) if path else None)
         self.options = tuple(options)
         self.name_expressions = tuple(name_expressions or ())
-        self._compiled: Compiled | None = None
+        self._compiled: dict[bool, Compiled] = {}  # by whether it counts its atomic operations
 
     @property
     def compiled(self) -> Compiled:
         """The module as a file; compiled at first use, or taken from the cache on disk."""
-        if self._compiled is None:
+        return self._compile(counting=False)
+
+    def compiled_for(self, space: AddressSpace) -> Compiled:
+        """The same, for launches in a space that may be counting atomic operations now."""
+        if space.counting is None:
+            return self.compiled
+        compiled = self._compile(counting=True)
+        space.counting.modules[compiled.key] = self
+        return compiled
+
+    def _compile(self, *, counting: bool) -> Compiled:
+        if counting not in self._compiled:
             from hmmemu.compiler import compile_module
 
             assert self.code is not None
-            self._compiled = compile_module(
+            self._compiled[counting] = compile_module(
                 self.code,
                 filename=self.filename,
                 options=self.options,
                 name_expressions=self.name_expressions,
+                counting=counting,
             )
-        return self._compiled
+        return self._compiled[counting]
+
+    def numbered_sites(self) -> list[tuple[int, Found]]:
+        """The atomic operations, by the numbers in the module that counts them (for the library's own use)."""
+        from hmmemu.compiler.counting import numbered_sites
+
+        assert self.code is not None
+        return numbered_sites(self.code, self.filename, self.options, self.name_expressions)
 
     def advice(self, name: str) -> str:
         """Why the source has no kernel of that name although it looks so, as the end of a sentence."""

@@ -76,9 +76,13 @@ class Fallback(StrEnum):
 
 
 class Route(StrEnum):
-    """The way an atomic operation goes: within the device, natively over the link, or by a fallback."""
+    """The way an atomic operation goes: within the device, natively over the link, or by a fallback.
+
+    DEVICE is that of operations on shared memory that are not of system scope: no link is asked for them.
+    """
 
     LOCAL = "local"
+    DEVICE = "device"
     NATIVE = "native"
     MIGRATE = "migrate"
     EXCLUSIVE = "exclusive"
@@ -104,6 +108,7 @@ class Route(StrEnum):
 
 _WORDS = {
     "local": "the memory never leaves the device",
+    "device": "performed in the device's memory, where the page moves as for a store; not atomic against the CPU",
     "native": "performed in place, over the link, where the page is",
     "migrate": "the CPU loses the page, which moves to the device; a CPU touch brings it back",
     "exclusive": "the page stays in host memory, and the CPU's mapping is taken away meanwhile",
@@ -113,6 +118,7 @@ _WORDS = {
 }
 _VERDICTS = {
     Route.LOCAL: "native",
+    Route.DEVICE: "migrations",
     Route.NATIVE: "native",
     Route.MIGRATE: "migrations",
     Route.EXCLUSIVE: "migrations",
@@ -236,17 +242,17 @@ class Link:
             return Route.FAULT
         return Route(way.value)
 
-    def native_mask(self) -> int:
-        """The operations that are native, one bit each: 4 * operation + log2(bytes / 2); vectors by their elements.
-
-        A type's sign is not told apart: both must be native.
-        """
-        return sum(
+    def native_mask(self, *, signed: bool) -> int:
+        """The operations that are native on signed or unsigned types, one bit each: hmm_link in abi.h."""
+        scalars = sum(
             1 << (4 * operation + size)
             for operation in AtomicOperation
             for size, bits in enumerate(_SCALARS)
-            if all(self.native(operation, bits, signed=signed) for signed in (False, True))
+            if self.native(operation, bits, signed=signed)
         )
+        vector = 1 << (4 * AtomicOperation.FLOAT_ADD + 3)  # in the place of 128 bits
+        has_vector = self.native(AtomicOperation.FLOAT_ADD, 32, lanes=4)
+        return scalars | vector if has_vector else scalars & ~vector
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON; operations and capabilities by CUDA's names."""

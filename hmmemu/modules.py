@@ -57,6 +57,11 @@ class LoadedModule:
         entry = _look_up("variable", name, self._variables)
         return self._view(entry["address"], entry["bytes"])
 
+    def variables(self) -> list[tuple[int, int, str]]:
+        """(begin, end, name) of every variable."""
+        entries = self._variables.items()
+        return [(entry["address"], entry["address"] + entry["bytes"], name) for name, entry in entries]
+
 
 def _look_up(what: str, name: str, table: dict[str, T]) -> T:
     if name not in table:

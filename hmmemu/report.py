@@ -7,13 +7,16 @@ columns of numbers line up. Nothing here changes state, so no lock guards it.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hmmemu.link import Link, links
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from hmmemu.atomic_uses import AtomicUse
     from hmmemu.trace import ProcessorStats, Stats, Transfer
 
 _DIRECTIONS = {"HtoD": "Host To Device", "DtoH": "Device To Host", "DtoD": "Device To Device"}
@@ -34,6 +37,41 @@ def unified_memory_table(stats: Stats) -> str:
             parts += [f'Device "{device.name}"', table]
     parts.append(f"Total CPU Page faults: {cpu.faults}")
     return text(parts)
+
+
+def atomics_table(uses: Sequence[AtomicUse], link: Link) -> Table:
+    """What atomic operations did on this link, and the ways that they would go on others."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    others = [group for group in same_atomics(links()) if link.atomics != group[0].atomics]
+    for heading in ("kernel", "line", "operation", "type", "scope", "memory"):
+        table.add_column(heading)
+    table.add_column("count", justify="right")
+    for heading in (f"here: {link.name}", *("\n".join(other.name for other in group) for group in others)):
+        table.add_column(heading)
+    for use in uses:
+        where = use.array if use.foreseen else f"{use.array} (!)"
+        told = [use.kernel, f"{use.line}", use.call, use.type, use.scope, where, f"{use.count:,}"]
+        ways = ", ".join(f"{way} {count:,}" for way, count in use.ways.items())
+        table.add_row(*told, ways, *(_elsewhere(use, group[0]) for group in others))
+    return table
+
+
+def _elsewhere(use: AtomicUse, link: Link) -> str:
+    route, moves = use.route_on(link), use.estimate(link).moves
+    if route.verdict != "migrations":
+        return route.value
+    count = "?" if moves is None else f"{moves:,}"
+    return f"{route.value}, {count} move{'s' if moves != 1 else ''}"
+
+
+def same_atomics(links: Iterable[Link]) -> list[list[Link]]:
+    """Links with the same atomics, which share a column."""
+    groups: dict[Any, list[Link]] = {}
+    for link in links:
+        groups.setdefault(link.atomics, []).append(link)
+    return list(groups.values())
 
 
 def text(parts: Iterable[RenderableType], width: int = 200) -> str:

@@ -21,6 +21,7 @@ import hmmemu.ksm as ksm
 from hmmemu._native import Session
 from hmmemu.arena import Arena, ArenaMemory
 from hmmemu.arguments import Pointer
+from hmmemu.atomics_report import AtomicsReport
 from hmmemu.choices import choose_device, choose_tracker
 from hmmemu.device import Device
 from hmmemu.errors import ArgumentError, RangeError, SpaceClosedError
@@ -121,6 +122,7 @@ class AddressSpace:
         self.registry = Registry(self.session, self._devices)
         self._protectors = Protectors(self.session)
         self._dirty_logs = DirtyLogs(self.session)
+        self.counting: AtomicsReport | None = None  # the report that is being made
         try:
             self.arena = Arena(self.session, arena_bytes)
             for index in range(devices):
@@ -547,6 +549,14 @@ class AddressSpace:
         """What happened to the pages since the space was opened or `reset_stats` was called."""
         self.session_or_raise()
         return read_stats(self.session.counters(), ["CPU", *(device.name for device in self.devices)])
+
+    def atomics_report(self) -> AtomicsReport:
+        """Counts the atomic operations of the kernels that are launched in its ``with`` block; see `AtomicsReport`.
+
+        Kernels are compiled once more for it, and run slower; outside of such a block they count nothing.
+        """
+        self.session_or_raise()
+        return AtomicsReport(self)
 
     def reset_stats(self) -> None:
         """Sets the counters to zero."""

@@ -47,7 +47,8 @@ class Found:
     scope: str  # "system", "device", "block" or "thread"
     line: int
     file: str
-    at: int  # byte in the preprocessed source
+    at: int  # bytes in the preprocessed source: the first, and the end
+    end: int
     places: Places
     returns: bool  # whether the old value is used
 
@@ -248,6 +249,7 @@ class _Kernel:
                 line=line,
                 file=file,
                 at=node.start_byte,
+                end=node.end_byte,
                 places=places or NOWHERE,
                 returns=returns,
             )

@@ -14,6 +14,7 @@ from pathlib import Path
 from hmmemu.compiler import cache
 from hmmemu.compiler.analysis import Analysis, analyse
 from hmmemu.compiler.checks import check
+from hmmemu.compiler.counting import add_counting
 from hmmemu.compiler.diagnostics import clean
 from hmmemu.compiler.fission import fission
 from hmmemu.compiler.options import CompilerOptions, parse_options
@@ -50,10 +51,20 @@ _SECONDS = 600
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled module: the shared object, and the key under which the cache keeps it."""
+    """A compiled module: the shared object, and the key under which the cache keeps it.
+
+    `source_key` is the same for a module that counts its atomic operations and for the one that does not: they have
+    the same variables.
+    """
 
     path: Path
     key: str
+    source_key: str
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts its atomic operations."""
+        return self.key != self.source_key
 
 
 def compile_module(
@@ -62,11 +73,13 @@ def compile_module(
     filename: str | None = None,
     options: Sequence[str] = (),
     name_expressions: Sequence[str] = (),
+    counting: bool = False,
 ) -> Compiled:
     """Compiles CUDA C++ source for this machine's CPU, or finds it in the cache.
 
-    `options` are NVRTC's; `name_expressions` name the template instances wanted. Raises CompileError with the user's
-    own file name and lines, NoCompilerError.
+    With `counting` its atomic operations are counted while it runs (counting.py). `options` are NVRTC's;
+    `name_expressions` name the template instances wanted. Raises CompileError with the user's own file name and lines,
+    NoCompilerError.
     """
     if not isinstance(code, str):
         raise CompileError(f"kernel source must be a string, not {type(code).__name__}")
@@ -76,7 +89,7 @@ def compile_module(
     if re.search(r"^\s*#\s*include", code, re.MULTILINE) or "-include" in wanted.preprocessor:
         prepared = preprocess(code, name, wanted, tools)  # the headers' text is part of what is compiled
     flags = _flags(tools, wanted)
-    key = cache.key(
+    parts = [
         prepared,
         code,
         name,
@@ -85,12 +98,14 @@ def compile_module(
         list(name_expressions),
         list(tools.command),
         tools.version,
-    )
+    ]
+    source_key = cache.key(*parts)
+    key = cache.key(*parts, "counting") if counting else source_key
 
     def build(target: Path) -> None:
         ready = prepared if prepared is not None else preprocess(code, name, wanted, tools)
-        text = translate(ready, name, name_expressions)
-        plain = translate(ready, name, name_expressions, pieces=False)
+        text = translate(ready, name, name_expressions, counting=counting)
+        plain = translate(ready, name, name_expressions, pieces=False, counting=counting)
         try:
             _compile(text, code, name, flags, tools, target)
         except CompileError:
@@ -100,22 +115,34 @@ def compile_module(
                 raise
             _compile(plain, code, name, flags, tools, target)
 
-    return Compiled(cache.get_or_build(key, build), key)
+    return Compiled(cache.get_or_build(key, build), key, source_key)
 
 
 def translate(
-    prepared: str, filename: str, name_expressions: Sequence[str] = (), *, pieces: bool = True
+    prepared: str,
+    filename: str,
+    name_expressions: Sequence[str] = (),
+    *,
+    pieces: bool = True,
+    counting: bool = False,
 ) -> str:
-    """The C++ text that is compiled, from preprocessed source; with block functions (fission.py) if `pieces`."""
+    """The C++ text that is compiled, from preprocessed source.
+
+    With block functions (fission.py) if `pieces`, with counted atomic operations (counting.py) if `counting`.
+    """
     source = parse(prepared)
     check(source)
     analysis = analyse(source, name_expressions)
     rewritten = rewrite(analysis)
     add_launch_bounds(analysis, rewritten)
+    if counting:
+        add_counting(source, name_expressions, rewritten.edits)
     if pieces:
         _add_block_functions(analysis, rewritten)
     body = rewritten.edits.apply(analysis.source.text)
     head = '#include "hmmemu/runtime.h"\n' + tags(analysis)
+    if counting:
+        head = "#define HMM_ATOMIC_REPORT 1\n" + head
     if _has_private_arrays(analysis.source):
         head = "#define HMM_NO_IVDEP 1\n" + head
     return f'{head}\n# 1 "{escape(filename)}"\n{body}\n{tables(analysis, rewritten, name_expressions)}'

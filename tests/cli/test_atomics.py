@@ -101,9 +101,9 @@ def test_workloads():
         "int",
         "device",
         "counts",
-        "migrate",
-        "native",
-        "native",
+        "device",
+        "device",
+        "device",
     ] in table
     assert "vector_add.cu\n  no atomic operations" in done.stdout
 
@@ -113,9 +113,9 @@ def test_a_file(source):
     assert result.exit_code == 0
     table = rows(result.output)
     assert ["lowest", "7", "atomicMin_system", "int", "system", "depth", "migrate"] in table
-    assert ["lowest", "8", "atomicAdd", "float", "device", "sum", "migrate"] in table
+    assert ["lowest", "8", "atomicAdd", "float", "device", "sum", "device"] in table
     assert ["lowest", "9", "atomicOr", "int", "device", "local", "(__shared__)", "local"] in table
-    assert ["lowest", "11", "atomicExch", "int", "device", "depth,", "flags", "(?)", "native"] in table
+    assert ["lowest", "11", "atomicExch", "int", "device", "depth,", "flags", "(?)", "device"] in table
     assert "2 of 4 operations are on memory that the CPU shares, and not of system scope" in result.output
 
 

@@ -222,3 +222,36 @@ def test_reader_that_goes_away():
         errors = process.stderr.read().decode()
         assert process.wait(timeout=60) == 1
     assert "Traceback" not in errors
+
+
+def test_the_atomics_report(tmp_path):
+    path = tmp_path / "out.json"
+    done = hmmemu(
+        "run", "histogram", "kmeans", "--size", "tiny", "--atomics-report", "--link", "pcie3", "--json", path
+    )
+    assert done.returncode == 0, done.stderr
+    document = json.loads(path.read_text())["atomics"]
+    pixels = json.loads(path.read_text())["workloads"][0]["runs"][0]["parameters"]
+    assert document["link"] == "pcie3" and document["lost"] == 0
+    (local,) = [
+        u for u in document["uses"] if u["kernel"] == "histogram" and u["array"] == "local (__shared__)"
+    ]
+    assert local["ways"] == {"local": local["count"]} and local["count"] > 0, pixels
+    table = [line.split() for line in done.stdout.split("\n")]
+    count = f"{local['count']:,}"
+    assert ["atomicAdd", "unsigned", "int", "device", "local", "(__shared__)", count, "local", count] == next(
+        row[2:11] for row in table if row[:1] == ["histogram"] and "(__shared__)" in row
+    )
+    kmeans = [use for use in document["uses"] if use["kernel"].startswith("assign") or use["array"] == "sums"]
+    assert kmeans and all(
+        use["links"]["nvlink"]["route"] == "device" for use in kmeans if use["array"] == "sums"
+    )
+
+
+def test_a_link_and_a_fallback_of_a_run(tmp_path):
+    done = hmmemu("run", "histogram", "--size", "tiny", "--link", "agp")
+    assert done.returncode == 2 and "there is no link 'agp'" in done.stderr
+    done = hmmemu(
+        "run", "shared_histogram", "--size", "tiny", "--link", "pcie3-noatomics", "--fallback", "fault"
+    )
+    assert done.returncode == 1 and "atomic access violation" in done.stdout

@@ -52,18 +52,32 @@ def test_as_many_as_a_regular_expression_finds(path):
 
 
 WORKLOAD_SITES = {
-    "histogram": [("atomicAdd", "unsigned int", "local (__shared__)", "local"), ("atomicAdd", "unsigned int", "counts", "native")],
-    "bfs": [("atomicCAS", "int", "level", "native"), ("atomicAdd", "int", "next_size", "native")],
+    "histogram": [("atomicAdd", "unsigned int", "local (__shared__)", "local"), ("atomicAdd", "unsigned int", "counts", "device")],
+    "bfs": [("atomicCAS", "int", "level", "device"), ("atomicAdd", "int", "next_size", "device")],
     "kmeans": [
         ("atomicAdd", "unsigned long long", "local (__shared__)", "local"),
         ("atomicAdd", "unsigned long long", "local (__shared__)", "local"),
-        ("atomicAdd", "unsigned long long", "sums", "native"),
+        ("atomicAdd", "unsigned long long", "sums", "device"),
     ],
-    "tree_walk": [("atomicAdd", "unsigned int", "*root, root", "native")],
+    "tree_walk": [("atomicAdd", "unsigned int", "*root, root", "device")],
     "shared_histogram": [
         ("atomicAdd_system", "unsigned int", "counter", "native"),
         ("atomicAdd", "unsigned int", "local (__shared__)", "local"),
         ("atomicAdd_system", "unsigned int", "counts", "native"),
+    ],
+    "bfs_switch": [
+        ("atomicCAS_system", "int", "level", "native"),
+        ("atomicAdd_system", "int", "next_size", "native"),
+    ],
+    "sssp": [
+        ("atomicMin_system", "int", "distance", "migrate"),
+        ("atomicExch_system", "int", "queued", "native"),
+        ("atomicAdd_system", "int", "next_size", "native"),
+    ],
+    "ransac": [
+        ("atomicAdd_system", "int", "taken", "native"),
+        ("atomicAdd", "int", "sum (__shared__)", "local"),
+        ("atomicMin_system", "unsigned long long", "best", "migrate"),
     ],
     "task_queue": [
         ("atomicAdd_system", "unsigned int", "next", "native"),
@@ -130,8 +144,14 @@ def test_operations_and_types(text, operation, kind, size, over_pcie):
     assert site.type == kind or not kind
     assert site.call in text and site.scope == (re.search(r"_(system|block)\(", text) or [0, "device"])[1]
     assert site.certain and not site.on_device and not site.returns_old
-    assert site.route.value == ("native" if over_pcie else "migrate")
-    assert site.routes["pcie3-noatomics"].value == "migrate" and site.routes["nvlink"].value == "native"
+    told = {
+        link.name: link.route(site.operation, site.bits, signed=site.signed, lanes=site.lanes).value
+        for link in hmm.links()
+    }
+    assert told["pcie4"] == ("native" if over_pcie else "migrate")
+    assert told["pcie3-noatomics"] == "migrate" and told["nvlink"] == "native"
+    routes = {name: route.value for name, route in site.routes.items()}
+    assert routes == (told if site.scope == "system" else dict.fromkeys(told, "device"))
 
 
 def test_signs_and_lines():
@@ -211,7 +231,8 @@ def test_memory(text, memory):
     assert site.certain == (len(site.arrays) == 1 and memory != "?")
     local = memory.endswith(("(__shared__)", "(local)"))
     assert site.on_device == local
-    assert {route.value for route in site.routes.values()} == ({"local"} if local else {"native", "migrate"})
+    scope = {"native", "migrate"} if "_system" in text else {"device"}
+    assert {route.value for route in site.routes.values()} == ({"local"} if local else scope)
 
 
 def test_variables_of_the_module():
@@ -382,6 +403,8 @@ def test_one_kernel_or_all():
 def test_a_template_without_its_arguments():
     site = only(TWO, "bump")
     assert (site.type, site.bytes, site.certain, site.arrays) == ("", 0, False, ("to",))
+    assert set(site.routes.values()) == {hmm.Route.DEVICE}
+    site = only(TWO.replace("atomicAdd(", "atomicAdd_system("), "bump")
     assert set(site.routes.values()) == {None} and site.route is None
 
 
@@ -399,7 +422,7 @@ def test_a_kernel_that_is_not_there():
 
 @pytest.mark.parametrize("fallback", list(hmm.Fallback))
 def test_every_link_and_fallback(fallback):
-    (site,) = sites(body("atomicMin(x, 1);"), link="pcie3", fallback=fallback)
+    (site,) = sites(body("atomicMin_system(x, 1);"), link="pcie3", fallback=fallback)
     assert (site.link, site.fallback) == ("pcie3", fallback)
     assert set(site.routes) == {link.name for link in hmm.links()}
     for link in hmm.links():
@@ -410,7 +433,9 @@ def test_every_link_and_fallback(fallback):
 def test_a_link_of_ones_own():
     flags = {hmm.AtomicOperation.INTEGER_MIN: hmm.AtomicCapability.UNSIGNED | hmm.AtomicCapability.SCALAR_32}
     link = hmm.Link("mine", 1e9, 1e-6, 1e-6, hmm.Link.capabilities(flags))
-    signed, unsigned = sites(body("atomicMin(x, 1); atomicMin(u, 1u);"), link=link, fallback="fault")
+    signed, unsigned = sites(
+        body("atomicMin_system(x, 1); atomicMin_system(u, 1u);"), link=link, fallback="fault"
+    )
     assert (signed.route, unsigned.route) == (hmm.Route.FAULT, hmm.Route.NATIVE)
     assert signed.to_dict()["routes"]["mine"] == {"route": "fault", "verdict": "broken"}
 

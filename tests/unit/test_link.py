@@ -100,7 +100,7 @@ def test_a_cas_loop_needs_a_native_cas(operation, bits, route):
 def test_verdicts():
     words = {route.value: route.verdict for route in hmm.Route}
     assert words == {
-        "local": "native", "native": "native", "migrate": "migrations", "exclusive": "migrations",
+        "local": "native", "device": "migrations", "native": "native", "migrate": "migrations", "exclusive": "migrations",
         "cas-loop": "emulated", "fault": "broken", "silent": "broken",
     }  # fmt: skip
     assert [route.value for route in hmm.Route if route.is_broken] == ["fault", "silent"]

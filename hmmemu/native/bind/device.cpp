@@ -51,8 +51,10 @@ template <class Attempt> bool attempt_until(uint64_t deadline, Attempt attempt) 
 }
 
 uint64_t launch(DeviceProcess& d, uint64_t kernel, Three grid, Three block, uint32_t shared, nb::bytes params,
-                uint32_t flags, std::optional<double> timeout) {
-  const LaunchSpec spec{kernel, dim3_of(grid), dim3_of(block), shared, flags, params.data(), params.size()};
+                uint32_t flags, nb::bytes extents, std::optional<double> timeout) {
+  const LaunchSpec spec{kernel,        dim3_of(grid),  dim3_of(block),
+                        shared,        flags,          params.data(),
+                        params.size(), extents.data(), extents.size() / sizeof(hmm_extent)};
   uint64_t ticket = 0;
   if (!attempt_until(deadline_of(timeout),
                      [&](uint64_t slice) { return (ticket = d.launch(spec, slice)) != 0; }))
@@ -166,6 +168,12 @@ nb::bytes take_output(DeviceProcess& d) {
   return nb::bytes(text.data(), text.size());
 }
 
+nb::tuple atomic_counts(DeviceProcess& d) {
+  const DeviceProcess::AtomicCounts found = d.atomic_counts();
+  const auto* const bytes = reinterpret_cast<const char*>(found.entries.data());
+  return nb::make_tuple(nb::bytes(bytes, found.entries.size() * sizeof(hmm_atomic_count)), found.lost);
+}
+
 DeviceProcess* start(std::string program, unsigned index, unsigned workers, unsigned layout,
                      const std::string& tracker) {
   if (tracker != "uffd" && tracker != "signal")
@@ -234,7 +242,8 @@ void bind_device(nb::module_& m) {
       .def("unload", &DeviceProcess::unload, nb::arg("module"), Unlocked())
       .def("ping", &DeviceProcess::ping, Unlocked())
       .def("launch", &launch, nb::arg("kernel"), nb::arg("grid"), nb::arg("block"), nb::arg("shared"),
-           nb::arg("params"), nb::arg("flags") = 0, nb::arg("timeout") = nb::none(),
+           nb::arg("params"), nb::arg("flags") = 0, nb::arg("extents") = nb::bytes("", 0),
+           nb::arg("timeout") = nb::none(),
            "Queues a launch and returns its ticket; waits up to `timeout` seconds while the queue "
            "is full.")
       .def("marker", &marker, nb::arg("timeout") = nb::none())
@@ -244,8 +253,11 @@ void bind_device(nb::module_& m) {
       .def("crash", &crash)
       .def("take_output", &take_output)
       .def("kill", &DeviceProcess::kill, Unlocked())
-      .def("set_link", &DeviceProcess::set_link, nb::arg("native"), nb::arg("fallback"),
-           "What system-scope atomics do from the next launch on: hmm_link in abi.h.")
+      .def("set_link", &DeviceProcess::set_link, nb::arg("native_unsigned"), nb::arg("native_signed"),
+           nb::arg("fallback"), "What system-scope atomics do from the next launch on: hmm_link in abi.h.")
+      .def("atomic_counts", &atomic_counts,
+           "(hmm_atomic_count entries of all threads as bytes, operations that found no entry).")
+      .def("clear_atomics", &DeviceProcess::clear_atomics, Unlocked())
       .def("restart", &DeviceProcess::restart, nb::arg("layout") = nb::none(), Unlocked())
       .def_prop_ro("alive", &DeviceProcess::alive, Unlocked())
       .def_prop_ro("last_ticket", &DeviceProcess::last_ticket)

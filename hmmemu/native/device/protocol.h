@@ -40,7 +40,9 @@ struct alignas(64) Slot {
   int32_t submitter_cpu;         // where the thread that wrote this ran
   std::atomic<uint32_t> awaited; // not 0: somebody sleeps until this ticket has completed
   uint64_t time_ns; // markers: CLOCK_MONOTONIC, written by the device before it completes the ticket
+  uint32_t extent_count;
   alignas(64) unsigned char params[kParamBytes];
+  hmm_extent extents[HMM_EXTENTS]; // of launches whose atomic operations are counted
 };
 
 struct Queue {
@@ -111,6 +113,8 @@ struct alignas(64) FaultSlot {
   int32_t error; // of a post: 0, or why the last grant could not be had
   // Which atomic operation the thread, `tid`, is in: Wanted. Any tracker.
   std::atomic<uint32_t> wanted;
+  // How often the CPU process brought it pages that somebody had. Any tracker.
+  std::atomic<uint32_t> brought;
 };
 inline constexpr uint32_t kFaultSlots = kMaxBlocks + 1;
 
@@ -186,9 +190,18 @@ struct Channel {
 // where it uses the device's memory, too.
 inline constexpr uint64_t kRemoteBytes = kVramBytes / 4096 / 8;
 inline constexpr uint64_t kRemoteOffset = (sizeof(Channel) + 4095) / 4096 * 4096;
-inline constexpr uint64_t kChannelBytes = kRemoteOffset + kRemoteBytes;
 inline std::atomic<uint8_t>* remote_bits(Channel* channel) {
   return reinterpret_cast<std::atomic<uint8_t>*>(reinterpret_cast<unsigned char*>(channel) + kRemoteOffset);
+}
+
+// Behind those, for each thread that runs blocks: what its atomic operations were, where a module counts
+// them.
+inline constexpr uint64_t kLogBytes = (sizeof(hmm_atomic_log) + 4095) / 4096 * 4096;
+inline constexpr uint64_t kLogOffset = kRemoteOffset + kRemoteBytes;
+inline constexpr uint64_t kChannelBytes = kLogOffset + kMaxBlocks * kLogBytes;
+inline hmm_atomic_log* atomic_log(Channel* channel, uint32_t thread) {
+  return reinterpret_cast<hmm_atomic_log*>(reinterpret_cast<unsigned char*>(channel) + kLogOffset +
+                                           thread * kLogBytes);
 }
 
 // Tells programs of different builds apart.

@@ -103,7 +103,7 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, uint64_t& busy)
   ProcessorCounters& count = counters_.processor[p];
   Access access = wanted(p, fault);
   Pages region{fault.address, fault.address + kPage};
-  bool granted;
+  Step step;
   busy = fault.address;
   {
     std::lock_guard guard(block.lock);
@@ -111,8 +111,9 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, uint64_t& busy)
     if (state.locked()) return EAGAIN;
     if (!state.managed()) return EFAULT;
     if (access != Access::Read && state.read_only()) return EPERM;
-    granted = transition(state, p, access, protocol()).step == Step::None;
-    if (!granted) region = grow(block, fault.address, p, crowded() ? GrowthPolicy{true, 0} : policy_.growth);
+    step = transition(state, p, access, protocol()).step;
+    if (step != Step::None)
+      region = grow(block, fault.address, p, crowded() ? GrowthPolicy{true, 0} : policy_.growth);
     if (p == kCpu && crowded() && !state.watched()) access = Access::Write; // all of it with one protection
     if (access != Access::Read) region = without_merged(block, region, fault.address);
     region = block.whole(region);
@@ -120,12 +121,13 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, uint64_t& busy)
   }
   int error = 0;
   if (p == kCpu && !fault.present) notice_dropped(block, fault.address);
-  if (granted) {
+  if (step == Step::None) {
     repair(block, fault.address, p, fault.present);
     count.spurious_faults.add();
   } else {
     // Counted first: who waits for the page may read the counters the moment it goes on.
     (fault.write ? count.write_faults : count.read_faults).add();
+    if (p != kCpu && step != Step::FirstTouch) devices_[p]->count_brought(fault.thread);
     error = bring(block, region, fault.address, {p, access, Cause::Fault, false, &busy});
   }
   check(block);

@@ -58,6 +58,9 @@ class DeviceTable final : public PageTable {
   }
   int vram() const { return vram_; }
   Access atomic(pid_t thread) const { return port_ ? port_->atomic(thread) : Access::Read; }
+  void count_brought(pid_t thread) const {
+    if (port_) port_->count_brought(thread);
+  }
 
   // Something is going to be queued: from now on until `started` no rights are left. Those that there are (in
   // blocks of which any_left is true) must be taken in between.

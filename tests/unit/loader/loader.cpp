@@ -50,7 +50,8 @@ void print(hmm_worker*, const char* text, size_t bytes) {
 
 void yield(hmm_worker*) { sched_yield(); }
 
-const hmm_link link = {~uint64_t{0}, HMM_FALLBACK_CAS_LOOP, 0}; // every operation is done in place
+const hmm_link link = {
+    {~uint64_t{0}, ~uint64_t{0}}, HMM_FALLBACK_CAS_LOOP, 0}; // every operation is done in place
 const hmm_services services = {print, fail, yield, yield, nullptr};
 
 unsigned char* reserve(size_t bytes) {

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define HMMEMU_ABI 2u
+#define HMMEMU_ABI 3u
 
 #define HMM_SHARED_BYTES (256u * 1024u) // block-shared memory of a worker: static and dynamic together
 #define HMM_MAX_THREADS 1024u           // threads a block, as in CUDA
@@ -35,7 +35,9 @@ typedef struct hmm_worker hmm_worker;
 
 // What atomics of system scope can do over the link to the CPU.
 typedef struct {
-  uint64_t native;   // one bit for each operation and size: bit 4 * hmm_atomic_op + log2(bytes / 2)
+  // One bit for each operation and size, on unsigned ([0]) and on signed types ([1]): bit
+  // 4 * hmm_atomic_op + log2(bytes / 2). HMM_NATIVE_FLOATS is float2 and float4.
+  uint64_t native[2];
   uint32_t fallback; // hmm_fallback, for the others
   uint32_t reserved;
 } hmm_link;
@@ -54,6 +56,8 @@ enum hmm_atomic_op { // as cudaAtomicOperation
   HMM_ATOMIC_FLOAT_MIN,
   HMM_ATOMIC_FLOAT_MAX
 };
+#define HMM_NATIVE_FLOATS (1ull << (4 * HMM_ATOMIC_FLOAT_ADD + 3))
+
 enum hmm_fallback {
   HMM_FALLBACK_MIGRATE,  // the page moves to the device, which does it there
   HMM_FALLBACK_CAS_LOOP, // compare-and-swap over the link, until it succeeds
@@ -61,6 +65,43 @@ enum hmm_fallback {
   HMM_FALLBACK_SILENT,   // nothing is written
   HMM_FALLBACK_EXCLUSIVE // done where the page is, which the CPU cannot reach meanwhile
 };
+
+// How an atomic operation was done.
+enum hmm_atomic_done {
+  HMM_DONE_LOCAL,    // in __shared__ memory or the thread's own
+  HMM_DONE_THERE,    // in the device's memory, where the page was
+  HMM_DONE_MOVED,    // in the device's memory, after this operation's page fault had brought the page
+  HMM_DONE_IN_PLACE, // over the link, in the CPU's memory
+  HMM_DONE_CAS_LOOP, // ... by compare-and-swap
+  HMM_DONE_LOST,     // nothing was written (HMM_FALLBACK_SILENT)
+  HMM_DONE_FAULT,    // the kernel ended (HMM_FALLBACK_FAULT)
+  HMM_DONE_EXCLUSIVE // in the CPU's memory, after its page fault had taken the page from the CPU
+};
+
+// Operations that are counted together.
+typedef struct {
+  uint32_t site;  // number of the operation in the source
+  uint16_t array; // 1 + the number of the pointer argument that it went to; 0: other memory
+  uint8_t operation, bytes, lanes, is_signed;
+  uint8_t scope; // 0 block, 1 device, 2 system
+  uint8_t done;  // hmm_atomic_done
+  uint32_t reserved;
+} hmm_atomic_kind;
+typedef struct {
+  uint64_t kernel; // handle; 0: the entry is free
+  hmm_atomic_kind kind;
+  uint64_t count;
+  uint64_t low, high; // lowest and highest address
+} hmm_atomic_count;
+
+// What one worker's atomic operations were, in modules that are compiled to count them. No other worker
+// writes its cache lines.
+#define HMM_ATOMIC_COUNTS 2048u
+typedef struct {
+  hmm_atomic_kind next; // of the operation that comes next or runs; site 0: it is not counted
+  uint64_t lost;        // operations for which the table had no entry left
+  hmm_atomic_count counts[HMM_ATOMIC_COUNTS];
+} hmm_atomic_log;
 
 // Services of the loader, called from kernels.
 typedef struct {
@@ -77,6 +118,23 @@ typedef struct {
   void (*own)(hmm_worker*, const void* address);
 } hmm_services;
 
+// The memory behind a pointer argument, so that operations can be counted by argument.
+#define HMM_EXTENTS 32u
+typedef struct {
+  uint64_t begin, end;
+  uint32_t parameter, reserved;
+} hmm_extent;
+
+typedef struct {
+  hmm_dim3 grid, block;
+  uint32_t dynamic_shared; // bytes of `extern __shared__`
+  uint32_t flags;
+  const void* params;        // parameter block: parameter i at hmm_param::offset, 16-byte aligned
+  uint64_t kernel;           // handle
+  const hmm_extent* extents; // only where operations are counted
+  uint32_t extent_count, reserved;
+} hmm_launch;
+
 // One worker thread of the device. The loader fills the first part once; the kernel runtime keeps the second
 // part up to date, because the loader's fault handler reads it to say where a kernel was.
 struct hmm_worker {
@@ -88,6 +146,11 @@ struct hmm_worker {
   const hmm_link* link;        // NULL: every operation is done in the device's memory
   volatile uint32_t* wanted;   // what a page fault now is for: an atomic operation, and how it is done
   const unsigned char* remote; // one bit a page of the address space: the CPU uses it, too, over the link
+  const volatile uint32_t* brought; // page faults of this worker for which pages were brought
+  hmm_atomic_log* log;              // NULL: nothing is counted
+  const unsigned char* stack;       // the thread's own stack, apart from `stacks`
+  size_t stack_bytes;
+  const hmm_launch* volatile launch; // that runs now
   void* runtime; // the kernel runtime's own (NULL at first; it may mmap what it needs and keep it)
 
   volatile hmm_dim3 block;  // the block that runs now
@@ -99,13 +162,6 @@ enum hmm_launch_flags {
   HMM_LAUNCH_PRECISE =
       1 // keep `thread` exact before every thread's code, at any price (used to find a fault)
 };
-
-typedef struct {
-  hmm_dim3 grid, block;
-  uint32_t dynamic_shared; // bytes of `extern __shared__`
-  uint32_t flags;
-  const void* params; // parameter block: parameter i at hmm_param::offset, 16-byte aligned
-} hmm_launch;
 
 enum hmm_param_kind {
   HMM_PARAM_POINTER = 1,

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <iterator>
 #include <poll.h>
 #include <sched.h>
 #include <sys/eventfd.h>
@@ -148,6 +149,7 @@ void DeviceProcess::reset_channel() {
   c.tracker = tracker_;
   c.stack_limit = stack_limit();
   c.worker_count = c.mailbox_count = 0;
+  most_threads_ = threads_with_logs();
   c.block_threads = 0;
   for (Mailbox& box : c.mailboxes) {
     box.request = 0;
@@ -341,8 +343,28 @@ WaitResult DeviceProcess::wait(uint64_t ticket, uint64_t limit_ns) {
   return result;
 }
 
-void DeviceProcess::set_link(uint64_t native, uint32_t fallback) {
-  owned().channel_->link = {native, fallback, 0};
+void DeviceProcess::set_link(uint64_t native_unsigned, uint64_t native_signed, uint32_t fallback) {
+  owned().channel_->link = {{native_unsigned, native_signed}, fallback, 0};
+}
+
+uint32_t DeviceProcess::threads_with_logs() const {
+  return std::min(std::max(channel_->block_threads.load(), most_threads_.load()), kMaxBlocks);
+}
+
+DeviceProcess::AtomicCounts DeviceProcess::atomic_counts() {
+  AtomicCounts found{{}, 0};
+  for (uint32_t thread = 0; thread < owned().threads_with_logs(); thread++) {
+    const hmm_atomic_log& log = *atomic_log(channel_, thread);
+    found.lost += log.lost;
+    std::copy_if(std::begin(log.counts), std::end(log.counts), std::back_inserter(found.entries),
+                 [](const hmm_atomic_count& entry) { return entry.kernel != 0; });
+  }
+  return found;
+}
+
+void DeviceProcess::clear_atomics() {
+  for (uint32_t thread = 0; thread < owned().threads_with_logs(); thread++)
+    memset(static_cast<void*>(atomic_log(channel_, thread)), 0, sizeof(hmm_atomic_log));
 }
 
 bool DeviceProcess::completed(uint64_t ticket) { return owned().queue_.completed(ticket); }

@@ -65,7 +65,16 @@ class DeviceProcess {
   uint64_t completed_ticket() { return owned().queue_.completed_ticket(); }
 
   // What atomics of system scope can do from the next launch on: hmm_link in abi.h.
-  void set_link(uint64_t native, uint32_t fallback);
+  void set_link(uint64_t native_unsigned, uint64_t native_signed, uint32_t fallback);
+
+  // Atomic operations that modules counted since the last `clear_atomics`, of processes that ended too:
+  // entries of all threads one after the other, and how many operations found no entry. While nothing runs.
+  struct AtomicCounts {
+    std::vector<hmm_atomic_count> entries;
+    uint64_t lost;
+  };
+  AtomicCounts atomic_counts();
+  void clear_atomics();
 
   // printf text not yet taken; and the bytes that were ever lost because nobody took it in time.
   std::string take_output();
@@ -113,6 +122,7 @@ class DeviceProcess {
   bool reap();
   void reset_channel();
   Answer ask(Request& request, uint64_t limit_ns);
+  uint32_t threads_with_logs() const;
 
   const std::string program_;
   const unsigned index_, workers_wish_;
@@ -134,7 +144,8 @@ class DeviceProcess {
   int exit_status_ = -1;
   std::mutex control_lock_; // guards control_
   Control control_;
-  std::mutex output_lock_; // among takers
+  std::mutex output_lock_;                // among takers
+  std::atomic<uint32_t> most_threads_{0}; // that ran blocks in a process that has ended
 };
 
 } // namespace hmmemu::device

@@ -85,9 +85,14 @@ uint64_t LaunchQueue::submit() {
 uint64_t LaunchQueue::launch(const LaunchSpec& spec, uint64_t limit_ns, int pidfd) {
   if (spec.param_bytes > kParamBytes)
     throw hmm::Failure(hmm::FailureKind::Range, "a kernel takes at most 4096 bytes of parameters");
+  if (spec.extent_count > HMM_EXTENTS)
+    throw hmm::Failure(hmm::FailureKind::Range, "a launch takes at most 32 extents");
   // Copied before the lock is taken: reading the caller's memory may fault.
   alignas(64) unsigned char params[kParamBytes];
+  hmm_extent extents[HMM_EXTENTS];
+  const size_t extent_bytes = spec.extent_count * sizeof(hmm_extent);
   memcpy(params, spec.params, spec.param_bytes);
+  if (extent_bytes) memcpy(extents, spec.extents, extent_bytes);
   std::unique_lock hold(lock_);
   Slot* const slot = wait_for_room(hold, limit_ns, pidfd);
   if (!slot) return 0;
@@ -102,6 +107,8 @@ uint64_t LaunchQueue::launch(const LaunchSpec& spec, uint64_t limit_ns, int pidf
   slot->dynamic_shared = spec.dynamic_shared;
   slot->param_bytes = uint32_t(spec.param_bytes);
   memcpy(slot->params, params, spec.param_bytes);
+  slot->extent_count = uint32_t(spec.extent_count);
+  if (extent_bytes) memcpy(slot->extents, extents, extent_bytes);
   return submit();
 }
 

@@ -40,23 +40,29 @@ bool Port::settle(hmm::Pages pages) {
   return true;
 }
 
-hmm::Access Port::atomic(pid_t thread) const {
+FaultSlot* Port::slot_of(pid_t thread) const {
   const uint32_t threads = std::min(channel_->block_threads.load(std::memory_order_acquire), kMaxBlocks);
-  for (uint32_t i = 0; i < threads; i++) {
-    const FaultSlot& slot = channel_->faults[i];
-    if (slot.tid != thread) continue;
-    switch (slot.wanted.load(std::memory_order_acquire)) {
-    case kWantedAtomic:
-      return hmm::Access::Atomic;
-    case kWantedOwn:
-      return hmm::Access::Own;
-    case kWantedAlone:
-      return hmm::Access::Alone;
-    default:
-      return hmm::Access::Read;
-    }
+  for (uint32_t i = 0; i < threads; i++)
+    if (channel_->faults[i].tid == thread) return &channel_->faults[i];
+  return nullptr;
+}
+
+hmm::Access Port::atomic(pid_t thread) const {
+  const FaultSlot* const slot = slot_of(thread);
+  switch (slot ? slot->wanted.load(std::memory_order_acquire) : kWantedNothing) {
+  case kWantedAtomic:
+    return hmm::Access::Atomic;
+  case kWantedOwn:
+    return hmm::Access::Own;
+  case kWantedAlone:
+    return hmm::Access::Alone;
+  default:
+    return hmm::Access::Read;
   }
-  return hmm::Access::Read;
+}
+
+void Port::count_brought(pid_t thread) {
+  if (FaultSlot* const slot = slot_of(thread)) slot->brought.fetch_add(1);
 }
 
 void Port::mark_remote(hmm::Pages pages, bool remote) {

@@ -18,6 +18,7 @@ class Port final : public hmm::DevicePort {
   void refuse(hmm::Pages pages) override { faults.refuse(pages); }
 
   hmm::Access atomic(pid_t thread) const override;
+  void count_brought(pid_t thread) override;
   void mark_remote(hmm::Pages pages, bool remote) override;
 
   Shootdown shootdown;
@@ -25,6 +26,7 @@ class Port final : public hmm::DevicePort {
 
  private:
   bool settle(hmm::Pages pages);
+  FaultSlot* slot_of(pid_t thread) const; // null if that thread runs no blocks
 
   Channel* channel_;
 };

@@ -22,7 +22,6 @@ struct Worker {
   uint32_t guarded;                       // stacks that have a guard page
   // What runs now: written by this worker, read by it alone in its fault handler.
   const hmm_kernel* volatile kernel;
-  const hmm_launch* volatile launch;
   volatile uint64_t ticket;
   uint64_t waited;     // when this worker last waited for others (relief.h), now_ns()
   uint32_t waits;      // ... so many times in a row

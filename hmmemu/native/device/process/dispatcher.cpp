@@ -72,7 +72,8 @@ void run(Worker& w, Slot& slot, uint64_t ticket) {
   }
   const hmm_kernel* const kernel = find_kernel(slot.kernel);
   if (const char* const reason = refuse(kernel, slot)) fail_launch(ticket, reason);
-  const hmm_launch launch{slot.grid, slot.block, slot.dynamic_shared, slot.flags, slot.params};
+  const hmm_launch launch{slot.grid,   slot.block,   slot.dynamic_shared, slot.flags, slot.params,
+                          slot.kernel, slot.extents, slot.extent_count,   0};
   run_launch(w, kernel, launch, ticket);
 }
 

@@ -67,7 +67,7 @@ void record_kernel(Crash& crash, const Worker* w) {
   if (!w) return;
   crash.worker = w->abi.index;
   const hmm_kernel* const kernel = w->kernel;
-  const hmm_launch* const launch = w->launch;
+  const hmm_launch* const launch = w->abi.launch;
   if (!kernel || !launch) return;
   crash.in_kernel = 1;
   crash.ticket = w->ticket;
@@ -105,11 +105,12 @@ void record_signal(Crash& crash, int signal, const siginfo_t* info, const uconte
 }
 
 void rerun_block(Worker& w, const Crash& crash) {
-  hmm_launch again = *w.launch;
+  hmm_launch again = *w.abi.launch;
   again.flags |= HMM_LAUNCH_PRECISE;
   const uint64_t number =
       crash.block.x + uint64_t(crash.grid.x) * (crash.block.y + uint64_t(crash.grid.y) * crash.block.z);
   w.rerun = true;
+  w.abi.log = nullptr; // counted the first time
   alarm(kRerunSeconds);
   w.kernel->run(&w.abi, &again, number, number + 1);
 }

@@ -122,7 +122,7 @@ void run_blocks(Worker& w, const Job& j, uint64_t first, uint64_t end) {
 template <class After> uint64_t work(Worker& w, const Job& j, After after_chunk) {
   uint64_t blocks = 0;
   w.ticket = j.ticket;
-  w.launch = &j.launch;
+  w.abi.launch = &j.launch;
   w.kernel = j.kernel;
   for (uint32_t i = 0; i < part_count; i++) {
     Part& part = parts[(w.abi.index + i) % part_count];

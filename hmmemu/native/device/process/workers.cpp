@@ -32,10 +32,14 @@ bool prepare(Worker& w, uint32_t index, int cpu) {
   w.abi.link = &channel->link;
   w.abi.wanted = reinterpret_cast<volatile uint32_t*>(&channel->faults[index].wanted);
   w.abi.remote = reinterpret_cast<const unsigned char*>(remote_bits(channel));
+  w.abi.brought = reinterpret_cast<volatile uint32_t*>(&channel->faults[index].brought);
+  w.abi.log = atomic_log(channel, index);
   w.abi.shared = reserve_memory(HMM_SHARED_BYTES, 0);
   w.abi.stacks = reserve_memory(kStackBytes, 0);
   w.stack = reserve_memory(kThreadStack + kThreadGuard, kThreadGuard);
   w.alternate_stack = reserve_memory(kThreadStack + kThreadGuard, kThreadGuard);
+  w.abi.stack = w.stack + kThreadGuard;
+  w.abi.stack_bytes = kThreadStack;
   w.cpu = cpu;
   return w.abi.shared && w.abi.stacks && w.stack && w.alternate_stack;
 }

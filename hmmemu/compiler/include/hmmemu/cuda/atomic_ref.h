@@ -37,6 +37,30 @@ HMM_INLINE void hmm_order(memory_order order) {
 #endif
 }
 
+// What no GPU has an instruction for is a loop of compare-and-swap, over a link too: on less than 32 bits, of
+// the word around them; and minimum and maximum of floating-point numbers.
+template <class Operation, class T>
+inline constexpr bool hmm_by_swaps =
+    sizeof(T) < 4 || (!hmm_cuda::hmm_is_integer<T> &&
+                      (Operation::code == HMM_ATOMIC_MIN || Operation::code == HMM_ATOMIC_MAX));
+
+template <class Operation, hmm_cuda::hmm_scope scope, class T, class Operand>
+HMM_INLINE T hmm_repeat_swaps(T* address, Operand operand) {
+  using V = hmm_cuda::hmm_word_of<T>;
+  using W = typename hmm_cuda::hmm_word<(sizeof(T) < 4 ? 4 : sizeof(T))>::type;
+  hmm::check_aligned<sizeof(T)>(hmm::kAtomicNames[HMM_ATOMIC_CAS], address);
+  const size_t inside = (size_t)address % sizeof(W), shift = 8 * inside; // little-endian
+  W* word = (W*)((size_t)address - inside);
+  const W mask = (W)(V) ~(V)0 << shift;
+  for (W seen = hmm_cuda::hmm_load_word(word);;) {
+    const T old = __builtin_bit_cast(T, (V)(seen >> shift));
+    const V wanted = __builtin_bit_cast(V, Operation::apply(old, operand));
+    const W found = hmm_cuda::hmm_atomic_cas<scope>(word, seen, (seen & ~mask) | (W)wanted << shift);
+    if (found == seen) return old;
+    seen = found;
+  }
+}
+
 // The methods of both; `Self::hmm_at()` is where the value lies.
 template <class Self, class T, thread_scope Scope> struct hmm_atomic_methods {
   using value_type = T;
@@ -117,13 +141,25 @@ template <class Self, class T, thread_scope Scope> struct hmm_atomic_methods {
   HMM_INLINE T* at() const { return static_cast<const Self*>(this)->hmm_at(); }
   template <class Operation> HMM_INLINE T perform(T value, memory_order order) const {
     hmm_order(order);
-    T old = hmm_cuda::hmm_atomic<Operation, hmm_scope>(at(), value);
+    T old;
+    if constexpr (hmm_by_swaps<Operation, T>)
+      old = hmm_repeat_swaps<Operation, hmm_scope>(at(), value);
+    else
+      old = hmm_cuda::hmm_atomic<Operation, hmm_scope>(at(), value);
     hmm_order(order);
     return old;
   }
   HMM_INLINE T hmm_compare_and_swap(T expected, T desired, memory_order order) const {
     hmm_order(order);
-    T old = hmm_cuda::hmm_atomic_cas<hmm_scope>(at(), expected, desired);
+    T old;
+    if constexpr (hmm_by_swaps<hmm_cuda::hmm_op_cas, T>) {
+      const hmm_cuda::hmm_cas_words<hmm_word> swap{hmm_cuda::hmm_bits_of(expected),
+                                                   hmm_cuda::hmm_bits_of(desired)};
+      const hmm_word bits = hmm_repeat_swaps<hmm_cuda::hmm_op_cas, hmm_scope>((hmm_word*)at(), swap);
+      old = __builtin_bit_cast(T, bits);
+    } else {
+      old = hmm_cuda::hmm_atomic_cas<hmm_scope>(at(), expected, desired);
+    }
     hmm_order(order);
     return old;
   }

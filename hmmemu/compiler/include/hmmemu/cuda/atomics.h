@@ -173,17 +173,45 @@ HMM_INLINE T hmm_on_device(T* address, Operand operand) {
 } // namespace hmm_cuda
 
 #include "hmmemu/cuda/atomic_errors.h"
+#include "hmmemu/cuda/atomic_log.h"
 #include "hmmemu/cuda/system_atomics.h"
 
 namespace hmm_cuda {
 
-template <class Operation, hmm_scope scope, class T, class Operand>
-HMM_INLINE T hmm_atomic(T* address, Operand operand) {
-  hmm::check_aligned<sizeof(T)>(hmm::kAtomicNames[hmm::code_of<Operation, T>()], address);
+template <class Operation, hmm_scope scope, int lanes, class T, class Operand>
+HMM_INLINE T hmm_atomic_now(T* address, Operand operand) {
   if constexpr (scope == hmm_scope::system)
-    return hmm::system_atomic<Operation>(address, operand);
+    return hmm::system_atomic<Operation, lanes>(address, operand);
   else
     return hmm_on_device<Operation, scope>(address, operand);
+}
+
+// The same in a module that counts (atomic_log.h).
+template <class Operation, hmm_scope scope, int lanes, class T, class Operand>
+HMM_INLINE T hmm_atomic_counted(T* address, Operand operand) {
+  hmm_worker* w = hmmemu_worker_self;
+  if (!w->log || !w->log->next.site) return hmm_atomic_now<Operation, scope, lanes>(address, operand);
+  const hmm_atomic_kind of_site = {w->log->next.site};
+  hmm_atomic_kind& kind = w->log->next = of_site;
+  kind.operation = hmm::code_of<Operation, T>();
+  kind.bytes = sizeof(T);
+  kind.lanes = lanes;
+  kind.is_signed = hmm::is_signed<T>();
+  kind.scope = (unsigned char)scope;
+  const unsigned brought = *w->brought;
+  const T old = hmm_atomic_now<Operation, scope, lanes>(address, operand);
+  hmm::count_atomic(w, address, hmm::done_as<Operation, scope, lanes>(w, address, *w->brought != brought));
+  return old;
+}
+
+// `lanes`: of the vector of which this is an element.
+template <class Operation, hmm_scope scope, int lanes = 1, class T, class Operand>
+HMM_INLINE T hmm_atomic(T* address, Operand operand) {
+  hmm::check_aligned<sizeof(T)>(hmm::kAtomicNames[hmm::code_of<Operation, T>()], address);
+  if constexpr (hmm::kCounts)
+    return hmm_atomic_counted<Operation, scope, lanes>(address, operand);
+  else
+    return hmm_atomic_now<Operation, scope, lanes>(address, operand);
 }
 
 // Stores `value` if the word is `compare`, bit for bit; returns what it was.
@@ -260,13 +288,13 @@ HMM_SCOPES(HMM_WIDE_TYPE, T, atomicCAS, (T * address, T compare, T value),
            return hmm_atomic_cas<scope>(address, compare, value);)
 #undef HMM_WIDE_TYPE
 // Vectors: each element on its own, as CUDA promises no more.
-#define HMM_ADD_ELEMENT(member) hmm_atomic<hmm_op_add, scope>(&address->member, value.member)
+#define HMM_ADD_ELEMENT(member, lanes) hmm_atomic<hmm_op_add, scope, lanes>(&address->member, value.member)
 #define HMM_CHECK_VECTOR() hmm::check_aligned<sizeof(value)>("add (vector)", address)
 HMM_SCOPES(, float2, atomicAdd, (float2 * address, float2 value), HMM_CHECK_VECTOR(); float2 old;
-           old.x = HMM_ADD_ELEMENT(x); old.y = HMM_ADD_ELEMENT(y); return old;)
+           old.x = HMM_ADD_ELEMENT(x, 2); old.y = HMM_ADD_ELEMENT(y, 2); return old;)
 HMM_SCOPES(, float4, atomicAdd, (float4 * address, float4 value), HMM_CHECK_VECTOR(); float4 old;
-           old.x = HMM_ADD_ELEMENT(x); old.y = HMM_ADD_ELEMENT(y); old.z = HMM_ADD_ELEMENT(z);
-           old.w = HMM_ADD_ELEMENT(w); return old;)
+           old.x = HMM_ADD_ELEMENT(x, 4); old.y = HMM_ADD_ELEMENT(y, 4); old.z = HMM_ADD_ELEMENT(z, 4);
+           old.w = HMM_ADD_ELEMENT(w, 4); return old;)
 #undef HMM_ADD_ELEMENT
 #undef HMM_ATOMIC
 

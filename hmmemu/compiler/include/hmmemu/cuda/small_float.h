@@ -298,8 +298,8 @@ namespace hmm_cuda {
 HMM_SCOPES(, HMM_SMALL, atomicAdd, (HMM_SMALL * address, HMM_SMALL value),
            return hmm_atomic<hmm_op_add, scope>(address, value);)
 HMM_SCOPES(, HMM_SMALL2, atomicAdd, (HMM_SMALL2 * address, HMM_SMALL2 value), HMM_CHECK_VECTOR();
-           HMM_SMALL2 old; old.x = hmm_atomic<hmm_op_add, scope>(&address->x, value.x);
-           old.y = hmm_atomic<hmm_op_add, scope>(&address->y, value.y); return old;)
+           HMM_SMALL2 old; old.x = hmm_atomic<hmm_op_add, scope, 2>(&address->x, value.x);
+           old.y = hmm_atomic<hmm_op_add, scope, 2>(&address->y, value.y); return old;)
 } // namespace hmm_cuda
 
 #undef HMM_SMALL

@@ -19,10 +19,21 @@ template <class Operation, class T> constexpr hmm_atomic_op code_of() {
                                              : HMM_ATOMIC_FLOAT_ADD;
 }
 
-// Its bit in hmm_link::native; no link has operations on single bytes.
-template <class Operation, class T> constexpr unsigned long long bit_of() {
-  constexpr int size = sizeof(T) == 2 ? 0 : sizeof(T) == 4 ? 1 : sizeof(T) == 8 ? 2 : 3;
-  return sizeof(T) == 1 ? 0 : 1ull << (4 * code_of<Operation, T>() + size);
+// The bit of an operation in hmm_link::native; no link has operations on single bytes.
+constexpr unsigned long long native_bit(hmm_atomic_op operation, size_t bytes, int lanes = 1) {
+  if (lanes > 1 && bytes == 4) return HMM_NATIVE_FLOATS;
+  const int size = bytes == 2 ? 0 : bytes == 4 ? 1 : bytes == 8 ? 2 : 3;
+  return bytes == 1 ? 0 : 1ull << (4 * operation + size);
+}
+
+template <class T> constexpr bool is_signed() {
+  if constexpr (hmm_cuda::hmm_is_integer<T>) return (T)-1 < (T)0;
+  return false;
+}
+
+// Whether the link does it in place, as Link.native of link.py says.
+template <class Operation, int lanes, class T> HMM_INLINE bool is_native(const hmm_worker* w) {
+  return w->link->native[is_signed<T>()] & native_bit(code_of<Operation, T>(), sizeof(T), lanes);
 }
 
 template <class Operation, class T, class Operand> HMM_INLINE T on_device(T* address, Operand operand) {
@@ -50,17 +61,27 @@ HMM_INLINE void look_up(hmm_worker* w, void* address) {
   in_place<hmm_cuda::hmm_op_or>(w, word, 0u);
 }
 
+// What is done with an operation that the link lacks. A loop of compare-and-swap needs one of the link's.
+HMM_INLINE unsigned fallback_of(const hmm_worker* w, size_t bytes) {
+  const unsigned asked = w->link->fallback;
+  if (asked != HMM_FALLBACK_CAS_LOOP) return asked;
+  const bool has = w->link->native[0] & native_bit(HMM_ATOMIC_CAS, bytes < 4 ? 4 : bytes);
+  return has ? HMM_FALLBACK_CAS_LOOP : HMM_FALLBACK_FAULT;
+}
+
 template <class Operation, class T, class Operand>
 __attribute__((noinline)) T fall_back(hmm_worker* w, T* address, Operand operand) {
-  switch (w->link->fallback) {
+  switch (fallback_of(w, sizeof(T))) {
   case HMM_FALLBACK_CAS_LOOP:
     return in_place<Operation>(w, address, operand);
   case HMM_FALLBACK_FAULT:
   case HMM_FALLBACK_SILENT:
     look_up(w, address);
     if (!is_remote(w, address)) return on_device<Operation>(address, operand);
-    if (w->link->fallback == HMM_FALLBACK_FAULT)
+    if (fallback_of(w, sizeof(T)) == HMM_FALLBACK_FAULT) {
+      if constexpr (kCounts) count_atomic(w, address, HMM_DONE_FAULT);
       refuse_atomic(w, code_of<Operation, T>(), sizeof(T), address);
+    }
     return __builtin_bit_cast(T, hmm_cuda::hmm_load_word((hmm_cuda::hmm_word_of<T>*)address));
   case HMM_FALLBACK_EXCLUSIVE: // the page is remote, and the CPU uses it, too
     w->services->own(w, address);
@@ -73,11 +94,33 @@ __attribute__((noinline)) T fall_back(hmm_worker* w, T* address, Operand operand
   }
 }
 
+// How an operation on that page was done; `moved`: it had a page fault that brought pages.
+template <class Operation, hmm_cuda::hmm_scope scope, int lanes, class T>
+hmm_atomic_done done_as(const hmm_worker* w, const T* address, bool moved) {
+  if (is_own(w, address)) return HMM_DONE_LOCAL;
+  const bool remote = is_remote(w, address);
+  if (!remote && !moved) return HMM_DONE_THERE;
+  if (scope != hmm_cuda::hmm_scope::system || is_native<Operation, lanes, T>(w))
+    return remote ? HMM_DONE_IN_PLACE : HMM_DONE_MOVED;
+  const unsigned fallback = fallback_of(w, sizeof(T));
+  if (fallback == HMM_FALLBACK_EXCLUSIVE) return HMM_DONE_EXCLUSIVE;
+  if (!remote) return HMM_DONE_MOVED;
+  switch (fallback) {
+  case HMM_FALLBACK_CAS_LOOP:
+    return HMM_DONE_CAS_LOOP;
+  case HMM_FALLBACK_SILENT:
+    return HMM_DONE_LOST;
+  default: // it was moved, and is remote again by now
+    return HMM_DONE_MOVED;
+  }
+}
+
 // Every atomic operation of system scope. A page that has moved to the device costs little more than an
 // operation of device scope: both share one copy of the instruction.
-template <class Operation, class T, class Operand> HMM_INLINE T system_atomic(T* address, Operand operand) {
+template <class Operation, int lanes, class T, class Operand>
+HMM_INLINE T system_atomic(T* address, Operand operand) {
   hmm_worker* w = hmmemu_worker_self;
-  const bool native = w->link->native & bit_of<Operation, T>();
+  const bool native = is_native<Operation, lanes, T>(w);
   const bool alone = w->link->fallback == HMM_FALLBACK_EXCLUSIVE;
   if (!native && (is_remote(w, address) || !(alone || w->link->fallback == HMM_FALLBACK_MIGRATE)))
     return fall_back<Operation>(w, address, operand);
