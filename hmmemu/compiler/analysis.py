@@ -285,7 +285,10 @@ def _waits(loop: Node, volatile: set[str]) -> bool:
 
 
 def _may_wait(loop: Node, volatile: set[str]) -> bool:
-    """Whether what other blocks write may decide how often a loop runs. Rather yes than no: it costs little."""
+    """Whether what others write may decide how often a loop runs.
+
+    Rather yes than no: it costs little (and under tracker `async` what driver/waiting.cpp says).
+    """
     parts = [loop.child_by_field_name("condition")]
     if loop.type != "for_statement" or parts[0] is None:
         parts.append(loop.child_by_field_name("body"))

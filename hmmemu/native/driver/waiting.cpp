@@ -26,7 +26,8 @@ bool unguarded(PageState state) {
          state.hold(kCpu) == Hold::Shared;
 }
 
-bool any_unguarded(Block& block) {
+bool any_unguarded(Block& block, uint64_t outline) {
+  if (outline) return unguarded(PageState(outline)); // all are alike: most blocks
   std::lock_guard guard(block.lock);
   return block.locked || std::any_of(std::begin(block.pages), std::end(block.pages), unguarded);
 }
@@ -53,8 +54,9 @@ void Driver::before_launch(Processor p, bool waits) {
 // The CPU keeps its copies, which are the newest, and devices lose theirs.
 void Driver::part_from_devices() {
   for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
-    if (!any_unguarded(directory_.at(slot))) continue;
-    const int error = each_block(directory_.at(slot).all(), [&](Block& block, Pages all) {
+    Block& block = directory_.at(slot);
+    if (!any_unguarded(block, directory_.outline(block.address))) continue;
+    const int error = each_block(block.all(), [&](Block&, Pages all) {
       return each_run(block, all, [&](Pages run) {
         for (Processor q = 1; q < processors() && unguarded(block.page(run.begin)); ++q) {
           const Transition t = eviction(block.page(run.begin), q);
@@ -65,8 +67,7 @@ void Driver::part_from_devices() {
       });
     });
     if (error)
-      fatal("copies of pages at 0x%lx cannot be taken from a device: %s", directory_.at(slot).address,
-            strerror(error));
+      fatal("copies of pages at 0x%lx cannot be taken from a device: %s", block.address, strerror(error));
   }
 }
 
