@@ -6,25 +6,23 @@
 //   full                 memcpy of everything: "copy"
 // The memory is private and touched, the copy a memfd of which every page is there and mapped. After each
 // `dirty` the words that were written are compared.
+#include "yardstick.h"
 #include <algorithm>
-#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <numeric>
 #include <random>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <vector>
 
 namespace {
 
-constexpr size_t kPage = 4096;
+using namespace yardstick;
 
 // The kernel's ABI (include/uapi/linux/fs.h, userfaultfd.h); headers of older distributions lack it.
 struct Region {
@@ -37,25 +35,6 @@ struct Scan {
 constexpr unsigned long kIoctlScan = _IOWR('f', 16, Scan);
 constexpr uint64_t kProtectAndCheck = 3, kWritten = 2, kWpUnpopulated = 1u << 13, kWpAsync = 1u << 15;
 
-[[noreturn]] void fail(const char* what) {
-  std::perror(what);
-  std::exit(1);
-}
-
-double now() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec + t.tv_nsec * 1e-9;
-}
-
-char* map(size_t bytes, int flags, int fd) {
-  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
-  if (at == MAP_FAILED) fail("dirty: mmap");
-  madvise(at, bytes, MADV_NOHUGEPAGE); // pages of 4 KiB, as those that hmmemu moves
-  std::memset(at, 1, bytes);
-  return static_cast<char*>(at);
-}
-
 class Memory {
  public:
   explicit Memory(size_t bytes) : bytes_(bytes), order_(bytes / kPage), regions_(bytes / kPage) {
@@ -64,6 +43,7 @@ class Memory {
     if (copy < 0 || pagemap_ < 0 || ftruncate(copy, off_t(bytes)) != 0) fail("dirty: memfd, pagemap");
     data_ = map(bytes, MAP_PRIVATE | MAP_ANONYMOUS, -1);
     copy_ = map(bytes, MAP_SHARED, copy);
+    for (char* memory : {data_, copy_}) std::memset(memory, 1, bytes);
     watch();
     std::iota(order_.begin(), order_.end(), size_t{0});
   }
@@ -103,10 +83,6 @@ class Memory {
   size_t pages() const { return order_.size(); }
 
  private:
-  static volatile uint64_t& word(char* memory, size_t page) {
-    return *reinterpret_cast<volatile uint64_t*>(memory + page * kPage);
-  }
-
   // The pages to be written are the first `count` of order_.
   void choose(size_t count, bool random) {
     if (random) {

@@ -10,40 +10,21 @@
 //   pages
 //             after at most S seconds; `writes` as above, of K merged pages
 // Pages that are written are chosen at random. Each write's page is looked at afterwards, and its twin.
+#include "yardstick.h"
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <csignal>
-#include <ctime>
 #include <numeric>
 #include <random>
-#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <vector>
 
 namespace {
 
-constexpr size_t kPage = 4096;
-
-[[noreturn]] void fail(const char* what) {
-  std::perror(what);
-  std::exit(1);
-}
-
-double now() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec + t.tv_nsec * 1e-9;
-}
-
-char* map(size_t bytes, int flags, int fd) {
-  void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, flags, fd, 0);
-  if (at == MAP_FAILED) fail("merge: mmap");
-  madvise(at, bytes, MADV_NOHUGEPAGE); // pages of 4 KiB, as those that hmmemu merges
-  return static_cast<char*>(at);
-}
+using namespace yardstick;
 
 // Four lanes, so that the multiplications overlap.
 uint64_t hash(const char* page) {
@@ -145,10 +126,6 @@ class Arrays {
   static void add(char* memory, size_t page, uint64_t value) {
     volatile uint64_t& at = word(memory, page);
     at = at + value;
-  }
-
-  static volatile uint64_t& word(char* memory, size_t page) {
-    return *reinterpret_cast<volatile uint64_t*>(memory + page * kPage);
   }
 
   const size_t bytes_;

@@ -4,33 +4,22 @@
 // Each line on stdin is a size in bytes and how often to copy it; the answer is the seconds of each copy, on
 // one line. Buffers are kept until another size is asked for; they are touched, and copied once, before a
 // copy is timed.
+#include "yardstick.h"
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <ctime>
 #include <sys/mman.h>
 
 namespace {
 
-double now() {
-  timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return t.tv_sec + t.tv_nsec * 1e-9;
-}
+using namespace yardstick;
 
 class Buffer {
  public:
-  // Pages of 4 KiB, as those that hmmemu moves.
   void resize(size_t bytes) {
     if (data_) munmap(data_, bytes_);
-    void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED) {
-      std::perror("migrate: mmap");
-      std::exit(1);
-    }
-    madvise(at, bytes, MADV_NOHUGEPAGE);
-    std::memset(at, 1, bytes);
-    data_ = static_cast<char*>(at);
+    data_ = map(bytes, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+    std::memset(data_, 1, bytes);
     bytes_ = bytes;
   }
   size_t bytes() const { return bytes_; }

@@ -6,30 +6,31 @@ The order of statements does not matter here, and names are matched by spelling:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hmmemu.compiler.parse import Function, Node, declared_name, parse, text, walk
 from hmmemu.compiler.places import Bound, Program
 from hmmemu.compiler.types import Type, declarator_type
 
 
+@dataclass(eq=False, repr=False)
 class Locals:
     """One function as it is called: what its parameters are bound to, and its local variables."""
 
-    def __init__(
-        self,
-        program: Program,
-        function: Function,
-        bound: dict[str, Bound],
-        templates: Mapping[str, Type],
-        this: Bound,
-    ) -> None:
-        self.program, self.function = program, function
-        self.bound, self.templates, self.this = bound, templates, this
-        self.kinds: dict[str, Type | None] = {}  # of locals; None: auto
-        self.references: set[str] = set()
-        self.values: dict[str, list[Node]] = {}  # what locals and parameters are given
-        self.lambdas: dict[str, Node] = {}
-        nodes = program.nodes(function)
+    program: Program
+    function: Function
+    bound: dict[str, Bound]
+    templates: Mapping[str, Type]
+    this: Bound
+    kinds: dict[str, Type | None] = field(default_factory=dict, init=False)  # of locals; None: auto
+    references: set[str] = field(default_factory=set, init=False)
+    values: dict[str, list[Node]] = field(
+        default_factory=dict, init=False
+    )  # what locals and parameters are given
+    lambdas: dict[str, Node] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        nodes = self.program.nodes(self.function)
         for node in nodes:
             self._note(node)
         for node in nodes if self.lambdas else ():

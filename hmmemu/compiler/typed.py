@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from hmmemu.compiler.locals import Locals
 from hmmemu.compiler.parse import Function, Node, text
-from hmmemu.compiler.places import Bound, Program
 from hmmemu.compiler.types import ARITHMETIC, Type, declarator_type, vector_element
 
 _NESTING = 80  # questions within questions; Python's stack holds a few hundred calls
@@ -19,20 +19,12 @@ _BUILT_IN = {"threadIdx": Type("uint3"), "blockIdx": Type("uint3"), "blockDim": 
 Found = TypeVar("Found")
 
 
+@dataclass(eq=False, repr=False)
 class Typed(Locals, ABC):
     """A function whose expressions have types. None stands for a type that cannot be told."""
 
-    def __init__(
-        self,
-        program: Program,
-        function: Function,
-        bound: dict[str, Bound],
-        templates: Mapping[str, Type],
-        this: Bound,
-    ) -> None:
-        super().__init__(program, function, bound, templates, this)
-        self._known: dict[tuple[str, int], object] = {}
-        self._busy: set[tuple[str, int]] = set()
+    _known: dict[tuple[str, int], object] = field(default_factory=dict, init=False)
+    _busy: set[tuple[str, int]] = field(default_factory=set, init=False)
 
     @abstractmethod
     def calls(self, call: Node) -> Sequence[Typed]:

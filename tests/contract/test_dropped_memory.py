@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from forking import in_child
+from page_states import State, alone, copied, frozen, logged
 
 import hmmemu as hmm
 
@@ -36,22 +38,6 @@ def memory(sharing: int) -> np.ndarray:
 @pytest.fixture
 def x() -> np.ndarray:
     return memory(mmap.MAP_PRIVATE)
-
-
-def alone(space: Space, x: np.ndarray) -> object:
-    return None
-
-
-def copied(space: Space, x: np.ndarray) -> object:
-    return space.prefetch(x, space.devices[0], write=False)
-
-
-def logged(space: Space, x: np.ndarray) -> object:
-    return space.dirty(x)
-
-
-def frozen(space: Space, x: np.ndarray) -> object:
-    return space.snapshot_of(x)
 
 
 STATES = [alone, copied, logged, frozen]
@@ -98,10 +84,7 @@ def everything_goes_there_and_back(space: Space, x: np.ndarray, part: np.ndarray
 
 def a_child_is_forked(space: Space, x: np.ndarray, part: np.ndarray) -> None:
     assert not part.any()
-    child = os.fork()
-    if not child:
-        os._exit(int(part.any() or x[0] != 7))
-    assert os.waitpid(child, 0)[1] == 0
+    assert in_child(lambda: not part.any() and x[0] == 7) == 0
 
 
 ACTS = [
@@ -120,7 +103,7 @@ ACTS = [
 def test_dropped_pages_are_zeros(
     two_devices: Space,
     x: np.ndarray,
-    state: Callable[[Space, np.ndarray], object],
+    state: State,
     act: Callable[[Space, np.ndarray, np.ndarray], None],
 ) -> None:
     space = two_devices

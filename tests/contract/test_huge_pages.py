@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forking import in_child
 
 import hmmemu as hmm
 
@@ -177,10 +178,7 @@ def test_another_process_sees_what_the_cpu_has(space: hmm.AddressSpace, huge_pag
     space.register(x)
     space.devices[0].write(x, 4)
     space.prefetch(x, hmm.cpu)
-    pid = os.fork()
-    if not pid:
-        os._exit(0 if (x == 4).all() else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert in_child(lambda: (x == 4).all()) == 0
     space.devices[0].write(x, 5)
     assert (x == 5).all()
 
@@ -190,10 +188,7 @@ def test_a_fork_child_gets_the_content(space: hmm.AddressSpace, huge_pages: None
     x[:] = 3
     space.register(x)
     space.devices[0].write(x, 4)
-    pid = os.fork()
-    if not pid:
-        os._exit(0 if (x == 4).all() else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert in_child(lambda: (x == 4).all()) == 0
     space.devices[0].write(x, 5)
     assert (x == 5).all()
 

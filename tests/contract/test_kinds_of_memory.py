@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forking import in_child
 
 import hmmemu as hmm
 from hmmemu import trackers
@@ -192,10 +193,7 @@ def test_two_mappings_of_one_memory_in_two_processes(space: hmm.AddressSpace) ->
     space.register(x)
     space.devices[0].write(x, 4)
     space.prefetch(x, hmm.cpu)
-    pid = os.fork()
-    if not pid:
-        os._exit(0 if (x == 4).all() else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert in_child(lambda seen=x: (seen == 4).all()) == 0
     space.unregister(x)
     del x
     memory.close()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from forking import in_child
+from page_states import State, alone, away, copied, frozen, logged
 
 import hmmemu as hmm
 
@@ -47,28 +48,7 @@ def unmap(part: np.ndarray) -> None:
     assert libc.munmap(part.ctypes.data, part.nbytes) == 0
 
 
-def alone(space: Space, x: np.ndarray) -> object:
-    return None
-
-
-def copied(space: Space, x: np.ndarray) -> object:
-    return space.prefetch(x, space.devices[0], write=False)
-
-
-def away(space: Space, x: np.ndarray) -> object:
-    return space.prefetch(x, space.devices[0], write=True)
-
-
-def logged(space: Space, x: np.ndarray) -> object:
-    return space.dirty(x)
-
-
-def frozen(space: Space, x: np.ndarray) -> object:
-    return space.snapshot_of(x)
-
-
 STATES = [alone, copied, away, logged, frozen]
-State = Callable[[Space, np.ndarray], object]
 each_state = pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
 
 
@@ -118,10 +98,7 @@ def test_a_fork_and_the_end_of_the_space(two_devices: Space, x: np.ndarray, stat
     space.register(x)
     kept = state(space, x)
     unmap(x[GONE])
-    child = os.fork()
-    if not child:
-        os._exit(int((x[BEFORE] != 7).any()))
-    assert os.waitpid(child, 0)[1] == 0
+    assert in_child(lambda: (x[BEFORE] == 7).all()) == 0
     space.close()
     assert (x[BEFORE] == 7).all() and (x[AFTER] == 7).all()
     x[BEFORE] = 1

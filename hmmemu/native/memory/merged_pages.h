@@ -1,10 +1,8 @@
 // How a page's mapping is replaced by its frame's, and how it gets memory of its own again.
 //
 // To merge: a private mapping of the frame is put over the page (mmap MAP_FIXED, one step for every thread).
-// To break, private memory: a copy is made at a fixed image of the address, and moved over the page (mremap
-// MREMAP_FIXED, one step as well). The image of neighbours are neighbours, so the kernel joins the mappings
-// of broken pages again. Shared memory: its own mapping, of which there is an alias, is duplicated over the
-// page.
+// To break: private memory is given as memory/own_memory.h says; of shared memory its own mapping, of which
+// there is an alias, is duplicated over the page.
 //
 // MAPPINGS ARE SCARCE (vm.max_map_count). `room` counts before anything is merged. To break a page in the
 // middle of a run makes two more mappings, and at the limit the kernel refuses that; so some mappings are

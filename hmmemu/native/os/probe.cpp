@@ -1,4 +1,5 @@
 #include "os/probe.h"
+#include "os/pagemap.h"
 
 #include "base/mapping.h"
 #include "base/pages.h"
@@ -23,16 +24,6 @@ namespace hmm {
 namespace {
 
 constexpr uint64_t kPagefaultFlagWp = 1u << 0, kWpUnpopulated = 1u << 13, kWpAsync = 1u << 15;
-
-struct ScanRequest { // struct pm_scan_arg
-  uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages, category_inverted, category_mask,
-      category_anyof_mask, return_mask;
-};
-struct ScanRegion { // struct page_region
-  uint64_t start, end, categories;
-};
-constexpr unsigned long kIoctlScan = _IOWR('f', 16, ScanRequest);
-constexpr uint64_t kWritten = 1u << 1, kScanProtect = 1u << 0, kScanCheckAsync = 1u << 1;
 
 // A descriptor that is closed at the end of the block.
 class Descriptor {
@@ -77,19 +68,14 @@ std::string watch(int fd, Pages page) {
 
 // How many pages of the range were written since they were protected; -1 and errno.
 long count_written(Pages range) {
-  Descriptor pagemap(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
-  if (pagemap.get() < 0) return -1;
-  ScanRegion region{};
-  ScanRequest request{};
-  request.size = sizeof request;
-  request.flags = kScanProtect | kScanCheckAsync;
-  request.start = range.begin;
-  request.end = range.end;
-  request.vec = reinterpret_cast<uint64_t>(&region);
-  request.vec_len = 1;
-  request.category_mask = request.return_mask = kWritten;
-  const int found = ioctl(pagemap.get(), kIoctlScan, &request);
-  return found < 0 ? -1 : found == 0 ? 0 : static_cast<long>((region.end - region.start) / kPage);
+  try {
+    long count = 0;
+    const auto add = [&](Pages run) { count += static_cast<long>(run.count()); };
+    errno = Pagemap::open().take_written(range, add);
+    return errno ? -1 : count;
+  } catch (const Failure&) {
+    return -1;
+  }
 }
 
 } // namespace
