@@ -29,7 +29,7 @@ from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError,
 from hmmemu.failure import describe_crash
 from hmmemu.link import Fallback
 from hmmemu.modules import LoadedModule
-from hmmemu.ranges import Array, PageRange, describe, extent, subtract
+from hmmemu.ranges import Array, PageRange, describe, subtract
 
 if TYPE_CHECKING:
     from hmmemu.compiler import Compiled
@@ -123,12 +123,12 @@ class Device:
         Raises:
             RangeError: the array is not in the address space.
         """
-        self.space.require(array)
-        memory = extent(array)
+        memory = self.space.require(array)
+        if array.size == 0:
+            return array.copy()
         raw = np.empty(memory.end - memory.begin, np.uint8)
-        if raw.nbytes:
-            self.space.session.notice_writes(*memory.pages)
-            self.space.session.transfer(self.processor, memory.begin, raw.nbytes, raw.ctypes.data, False)
+        self.space.session.notice_writes(*memory.pages)
+        self.space.session.transfer(self.processor, memory.begin, raw.nbytes, raw.ctypes.data, False)
         first = array.ctypes.data - memory.begin
         return np.ndarray(array.shape, array.dtype, raw.data, first, array.strides).copy()
 

@@ -116,15 +116,13 @@ def merge(space: AddressSpace, arrays: Sequence[Array], max_mappings: int | None
 
 def unmerge(space: AddressSpace, array: Array) -> None:
     """See `AddressSpace.unmerge`."""
-    space.require(array)
-    if array.size:
-        break_pages(space.session_or_raise(), *extent(array).pages)
+    memory = space.require(array)
+    break_pages(space.session, *memory.pages)
 
 
 def record(space: AddressSpace, array: Array, page: int) -> list[Owner]:
     """See `AddressSpace.record`."""
-    space.require(array)
-    begin, end = extent(array).pages if array.size else (0, 0)
+    begin, end = space.require(array).pages
     count = (end - begin) // PAGE
     if not 0 <= page < count:
         raise RangeError(f"page {page} of an array that lies on {count} pages")

@@ -39,9 +39,12 @@ def describe(array: Array) -> str:
 
 
 def extent(array: Array) -> Range:
-    """The bytes that an array's elements lie in, strides of either sign included."""
+    """The bytes that an array's elements lie in, strides of either sign included. None: (0, 0)."""
     if array.size == 0:
-        return Range(array.ctypes.data, array.ctypes.data)
+        return Range(0, 0)
+    if array.flags.forc:
+        begin = array.ctypes.data
+        return Range(begin, begin + array.nbytes)
     return Range(*byte_bounds(array))
 
 

@@ -294,7 +294,7 @@ class AddressSpace:
         self.session_or_raise()
         if not isinstance(array, np.ndarray):
             raise ArgumentError(f"register takes a numpy array, not {type(array).__name__}")
-        if self._is_shared(array):
+        if self._is_shared(array, extent(array)):
             return array
         if array.dtype.hasobject:
             raise ArgumentError(
@@ -316,18 +316,20 @@ class AddressSpace:
         """Everything that devices map: the arena and the registered pages (for the library's own use)."""
         return [(self.arena.memory.begin, self.arena.memory.end), *self.registry.ranges()]
 
-    def _is_shared(self, array: Array) -> bool:
-        return array.size == 0 or array.ctypes.data in self.arena or array in self.registry
+    def _is_shared(self, array: Array, memory: Range) -> bool:
+        return memory.begin == memory.end or memory.begin in self.arena or array in self.registry
 
-    def require(self, array: Array) -> None:
-        """RangeError unless the array lies in the address space (for the library's own use)."""
+    def require(self, array: Array) -> Range:
+        """Where the array lies, and RangeError unless that is in the address space (for the library's own use)."""
         self.session_or_raise()
         if not isinstance(array, np.ndarray):
             raise ArgumentError(f"a numpy array is needed, not {type(array).__name__}")
-        if not self._is_shared(array):
+        memory = extent(array)
+        if not self._is_shared(array, memory):
             raise RangeError(
                 f"the {describe(array)} is not in the address space: register it, or allocate it with space.empty"
             )
+        return memory
 
     # ------------------------------------------------------------------------------------------- pages
 
@@ -366,20 +368,16 @@ class AddressSpace:
         Raises:
             RangeError: the array is not in the address space.
         """
-        self.require(array)
+        memory = self.require(array)
         if not isinstance(location, (Device, _Cpu)) or (
             isinstance(location, Device) and location not in self.devices
         ):
             raise ArgumentError(f"prefetch goes to a device of this space or to hmm.cpu, not to {location!r}")
-        if array.size:
-            cause = CAUSES.index("prefetch")
-            self.session.notice_writes(*extent(array).pages, isinstance(location, Device))
-            self.session.access(*extent(array).pages, location.processor, write, cause)
+        self.session.prefetch(*memory.pages, location.processor, write)
 
     def discard(self, array: Array) -> None:
         """Forgets the content of an array; whole pages of it read as zeros afterwards, and use no memory."""
-        self.require(array)
-        self.session.discard(*extent(array).inner_pages)
+        self.session.discard(*self.require(array).inner_pages)
 
     def residency(self, array: Array) -> Array:
         """Who holds each page of an array.
@@ -392,8 +390,7 @@ class AddressSpace:
         Raises:
             RangeError: the array is not in the address space.
         """
-        self.require(array)
-        memory = extent(array) if array.size else Range(0, 0)
+        memory = self.require(array)
         self.session.notice_writes(*memory.pages)
         words = np.frombuffer(self.session.snapshot(*memory.pages), np.uint64)
         letters = np.array(["-", "S", "X", "R"])

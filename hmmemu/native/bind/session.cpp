@@ -80,6 +80,15 @@ void access_range(Session& s, uint64_t begin, uint64_t end, unsigned p, bool wri
         write ? "cannot migrate" : "cannot copy");
 }
 
+// First the stores that were not caught: copies that are brought up to date need not be made again.
+void prefetch(Session& s, uint64_t begin, uint64_t end, unsigned p, bool write) {
+  {
+    nb::gil_scoped_release release;
+    s.driver()->notice_writes(pages_of(begin, end), p != kCpu);
+  }
+  access_range(s, begin, end, p, write, static_cast<unsigned>(Cause::Prefetch));
+}
+
 void transfer(Session& s, unsigned p, uint64_t address, uint64_t bytes, uint64_t data, bool write) {
   if (p == kCpu)
     throw Failure(FailureKind::Range,
@@ -248,6 +257,7 @@ void bind_session(nb::module_& m) {
            })
       .def("access", &access_range, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"),
            nb::arg("cause"))
+      .def("prefetch", &prefetch, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"))
       .def(
           "discard", [](Session& s, uint64_t b, uint64_t e) { s.driver()->discard(pages_of(b, e)); },
           Unlocked())

@@ -94,8 +94,8 @@ void Driver::notice_writes(Pages pages, bool update, bool with_owners) {
 void Driver::notice_all_writes(bool update) {
   if (!async_) return;
   for (uint32_t slot = 0; slot < directory_.size();) {
-    Pages run{directory_.at(slot).address, directory_.at(slot).address + kBlock};
-    while (++slot < directory_.size() && directory_.at(slot).address == run.end) run.end += kBlock;
+    Pages run{directory_.address(slot), directory_.address(slot) + kBlock};
+    while (++slot < directory_.size() && directory_.address(slot) == run.end) run.end += kBlock;
     notice_writes(run, update, false); // all owners have their turn
   }
 }
@@ -114,9 +114,17 @@ void Driver::notice_block(Block& block, Pages pages, bool update) {
 void Driver::tell_found(Pages pages, bool update) {
   const auto tell = [&](Pages part) {
     DeviceUpdate news{.begin = now_ns()};
+    Pages last; // is told when the next one is known, and on its way into the caches
+    const auto tell_last = [&] {
+      if (!last.empty()) tell_block(*directory_.find(last.begin), last, update ? &news : nullptr);
+    };
     for (uint64_t a = part.begin; a < part.end; a = block_down(a) + kBlock)
-      if (Block* block = directory_.find(a); block && async_->found(*block))
-        tell_block(*block, {a, std::min(part.end, block->address + kBlock)}, update ? &news : nullptr);
+      if (Block* block = directory_.find(a); block && async_->found(*block)) {
+        async_->fetch(*block);
+        tell_last();
+        last = {a, std::min(part.end, block_down(a) + kBlock)};
+      }
+    tell_last();
     count(news);
     return 0;
   };

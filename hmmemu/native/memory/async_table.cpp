@@ -82,6 +82,17 @@ bool AsyncTable::found(const Block& block) const {
   return any != 0;
 }
 
+void AsyncTable::fetch(const Block& block) const {
+  __builtin_prefetch(&block);
+  for (unsigned i = 0; i < PageSet::kWords; ++i)
+    if (const uint64_t found = word(block, i).load(std::memory_order_relaxed)) {
+      const unsigned page = i * 64 + std::countr_zero(found);
+      __builtin_prefetch(&block.pages[page]);
+      __builtin_prefetch(&block.owner[page]);
+      return;
+    }
+}
+
 PageSet AsyncTable::peek(const Block& block, Pages pages) const {
   PageSet set = block.set_of(pages);
   for (unsigned i = 0; i < PageSet::kWords; ++i)

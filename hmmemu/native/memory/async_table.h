@@ -42,6 +42,8 @@ class AsyncTable final : public HostTable {
   // What scans have found and nobody has taken yet; `take` by who has the pages locked. No system calls.
   uint64_t found_pages() const { return found_pages_.load(std::memory_order_acquire); }
   bool found(const Block& block) const;
+  // Has the processor load what will be read of the first page that was found, and goes on meanwhile.
+  void fetch(const Block& block) const;
   PageSet peek(const Block& block, Pages pages) const;
   PageSet take_found(const Block& block, const PageSet& pages);
   // Enters pages that were written: what was taken and could not be told yet, too.
@@ -54,10 +56,10 @@ class AsyncTable final : public HostTable {
   int take_by_copy(Block& block, Pages pages, std::byte* to) override;
 
  private:
-  static constexpr uint64_t kMostScanned = 64 * 1024 * 1024; // about 30 us
+  static constexpr uint64_t kMostScanned = 256 * 1024 * 1024; // about 100 us; a call has costs of its own
 
   std::atomic<uint64_t>& word(const Block& block, unsigned index) const {
-    return found_.as<std::atomic<uint64_t>>()[uint64_t{block.slot} * PageSet::kWords + index];
+    return found_.as<std::atomic<uint64_t>>()[uint64_t{directory_.slot(block)} * PageSet::kWords + index];
   }
   int scan_locked(Pages pages);
 

@@ -108,6 +108,9 @@ class Directory {
 
   uint32_t size() const { return used_.load(std::memory_order_acquire); }
   Block& at(uint32_t slot) const { return blocks()[slot]; }
+  // Both without a look into the block, which is far away from the next one's.
+  uint64_t address(uint32_t slot) const { return addresses_.as<uint64_t>()[slot]; }
+  uint32_t slot(const Block& block) const { return static_cast<uint32_t>(&block - blocks()); }
 
   static constexpr uint32_t kMostBlocks = 1u << 18; // 512 GiB of managed memory
 
@@ -119,7 +122,7 @@ class Directory {
   Entry* table() const { return table_.as<Entry>(); }
   Block* blocks() const { return blocks_.as<Block>(); }
 
-  Mapping table_, blocks_;
+  Mapping table_, blocks_, addresses_;
   std::atomic<uint32_t> used_{0};
 };
 
