@@ -193,6 +193,7 @@ class Driver {
   ProtocolPolicy protocol() const { return {policy_.protocol.read_duplication, kernels_wait()}; }
   bool kernels_wait() const;
   void part_from_devices();
+  int part(Block& block, Pages run);
   void use_signals();
   // The process has about as many mappings as it may (vm.max_map_count). From now on whole blocks move, so
   // that neighbours get the same protection and the kernel makes one mapping of them.

@@ -20,16 +20,16 @@
 namespace hmm {
 namespace {
 
-// Stores of the CPU to it would be noticed only, and some device has a copy, perhaps.
-bool unguarded(PageState state) {
+// Stores of the CPU to it would be noticed only, and devices have copies.
+bool shared_unguarded(PageState state) {
   return state.managed() && !state.several() && state.tracker() == Tracker::Async &&
-         state.hold(kCpu) == Hold::Shared;
+         state.hold(kCpu) == Hold::Shared && state.holds() >> 2 != 0;
 }
 
-bool any_unguarded(Block& block, uint64_t outline) {
-  if (outline) return unguarded(PageState(outline)); // all are alike: most blocks
+bool any_shared(Block& block, uint64_t outline) {
+  if (outline) return shared_unguarded(PageState(outline)); // all are alike: most blocks
   std::lock_guard guard(block.lock);
-  return block.locked || std::any_of(std::begin(block.pages), std::end(block.pages), unguarded);
+  return block.locked || std::any_of(std::begin(block.pages), std::end(block.pages), shared_unguarded);
 }
 
 } // namespace
@@ -55,20 +55,28 @@ void Driver::before_launch(Processor p, bool waits) {
 void Driver::part_from_devices() {
   for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
     Block& block = directory_.at(slot);
-    if (!any_unguarded(block, directory_.outline(block.address))) continue;
+    if (!any_shared(block, directory_.outline(block.address))) continue;
     const int error = each_block(block.all(), [&](Block&, Pages all) {
       return each_run(block, all, [&](Pages run) {
-        for (Processor q = 1; q < processors() && unguarded(block.page(run.begin)); ++q) {
-          const Transition t = eviction(block.page(run.begin), q);
-          if (t.step != Step::Drop) continue;
-          if (int failed = perform(block, run, t, {kCpu, Access::Read, Cause::Launch})) return failed;
-        }
-        return 0;
+        return shared_unguarded(block.page(run.begin)) ? part(block, run) : 0;
       });
     });
     if (error)
       fatal("copies of pages at 0x%lx cannot be taken from a device: %s", block.address, strerror(error));
   }
+}
+
+// The CPU has the pages alone afterwards, and may write them unless they are watched. What its page table
+// still notes of stores is of no interest then, and hinders nobody.
+int Driver::part(Block& block, Pages run) {
+  for (Processor q = 1; q < processors(); ++q) {
+    const Transition t = eviction(block.page(run.begin), q);
+    if (t.step != Step::Drop) continue;
+    if (int error = perform(block, run, t, {kCpu, Access::Read, Cause::Launch})) return error;
+  }
+  const PageState alone = block.page(run.begin);
+  if (!alone.watched()) commit(block, run, transition(alone, kCpu, Access::Write, protocol()).next);
+  return 0;
 }
 
 } // namespace hmm
