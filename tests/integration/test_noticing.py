@@ -51,19 +51,31 @@ def test_any_number_of_pages_in_any_order(space: hmm.AddressSpace, count: int) -
     assert set(space.residency(x)) == {"SS"}
 
 
+def moved(space: hmm.AddressSpace) -> int:
+    """Pages that devices were given."""
+    return sum(t["pages"] for t in space.session.counters()["transfers"] if t["source"] == 0)
+
+
 def test_what_was_told_is_not_told_again(space: hmm.AddressSpace) -> None:
     x = shared(space, BLOCK)
     x[::WORDS] = 2
     space.prefetch(x, space.devices[0], write=False)
-
-    def moved() -> int:
-        return sum(t["pages"] for t in space.session.counters()["transfers"] if t["source"] == 0)
-
-    before = moved()
+    before = moved(space)
     space.prefetch(x, space.devices[0], write=False)
     x[5 * WORDS] = 3
     space.prefetch(x, space.devices[0], write=False)
-    assert moved() == before + 1
+    assert moved(space) == before + 1
+
+
+def test_pages_that_a_device_gets_alone_are_sent_once(space: hmm.AddressSpace) -> None:
+    x = shared(space, 2 * BLOCK)
+    x[::WORDS] = 2
+    before = moved(space)
+    space.prefetch(x, space.devices[0])
+    assert moved(space) == before + 2 * BLOCK
+    assert set(space.residency(x)) == {"-X"}
+    seen = frames(space, x)
+    assert np.array_equal(seen, x)
 
 
 def test_a_launch_brings_what_it_reads_up_to_date_in_place(space: hmm.AddressSpace) -> None:

@@ -80,11 +80,12 @@ void access_range(Session& s, uint64_t begin, uint64_t end, unsigned p, bool wri
         write ? "cannot migrate" : "cannot copy");
 }
 
-// First the stores that were not caught: copies that are brought up to date need not be made again.
+// First the stores that were not caught: copies that are brought up to date need not be made again. Not so
+// for a device that is to have the pages alone: they are taken from the CPU with their content, all of them.
 void prefetch(Session& s, uint64_t begin, uint64_t end, unsigned p, bool write) {
   {
     nb::gil_scoped_release release;
-    s.driver()->notice_writes(pages_of(begin, end), p != kCpu);
+    s.driver()->notice_writes(pages_of(begin, end), p != kCpu && !write);
   }
   access_range(s, begin, end, p, write, static_cast<unsigned>(Cause::Prefetch));
 }
