@@ -20,6 +20,10 @@ class Policy:
             False: one page a fault.
         threshold: percent, 1 to 100.
         read_duplication: a page that is only read may have a copy in every memory. False: a read migrates.
+        thrashing: a page that CPU and device take from each other three times, each within half a millisecond of the
+            last, is held for whoever has got it for that long, so that each gets a batch of work done; one that they
+            fight over with plain loads and stores is soon mapped where both reach it, in the CPU's memory (the rule and
+            the defaults of NVIDIA's open kernel modules, uvm_perf_thrashing.c). False: every fault is answered at once.
         launch: "fault": a kernel's pages move when it touches them; "prefetch": the arrays among its arguments
             are made resident before it starts, as they must be on a GPU that cannot fault.
 
@@ -30,6 +34,7 @@ class Policy:
     grow: bool = True
     threshold: int = 51
     read_duplication: bool = True
+    thrashing: bool = True
     launch: Literal["fault", "prefetch"] = "fault"
 
     def __post_init__(self) -> None:

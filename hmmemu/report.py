@@ -35,6 +35,8 @@ def unified_memory_table(stats: Stats) -> str:
         table = _device_table(device, [t for t in stats.transfers if t.device == device.name])
         if table.row_count:
             parts += [f'Device "{device.name}"', table]
+    if cpu.throttles:
+        parts.append(f"Total CPU Page throttles: {cpu.throttles}")
     parts.append(f"Total CPU Page faults: {cpu.faults}")
     return text(parts)
 
@@ -116,6 +118,9 @@ def _device_table(device: ProcessorStats, transfers: list[Transfer]) -> Table:
     if device.faults:
         time = duration(device.fault_seconds, 8)
         table.add_row(str(device.faults), "-", "-", "-", "-", time, "Gpu page fault groups")
+    for count, name in ((device.throttles, "Page throttles"), (device.pinned_pages, "Pinned pages")):
+        if count:
+            table.add_row(str(count), "-", "-", "-", "-", "-", name)
     return table
 
 

@@ -116,7 +116,11 @@ class AddressSpace:
         self._pid = os.getpid()
         self._threads = threading.local()
         self.session = Session(
-            self.policy.grow, self.policy.threshold, self.policy.read_duplication, self.tracker
+            self.policy.grow,
+            self.policy.threshold,
+            self.policy.read_duplication,
+            self.tracker,
+            self.policy.thrashing,
         )
         self._devices: list[Device] = []
         self.registry = Registry(self.session, self._devices)

@@ -17,6 +17,8 @@ class ProcessorStats:
     `invalidated_pages` counts copies that this processor lost because another one wrote, `evicted_pages` those that it
     gave up for want of memory. `remote_pages` counts pages of which a device mapped the CPU's frame, for atomics over
     the link, `exclusive_pages` how often the CPU lost its mapping of such a page to it (fallback "exclusive").
+    `throttles` counts faults that were held up because their page thrashed, `pinned_pages` pages that were mapped in
+    the CPU's memory for the same reason (`Policy.thrashing`).
     """
 
     name: str
@@ -29,6 +31,8 @@ class ProcessorStats:
     upgraded_pages: int
     remote_pages: int
     exclusive_pages: int
+    throttles: int
+    pinned_pages: int
     invalidated_pages: int
     evicted_pages: int
 

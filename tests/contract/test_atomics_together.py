@@ -21,8 +21,18 @@ TYPES = [np.dtype(t) for t in ("i4", "u4", "i8", "u8", "f4", "f8", "u2", "u1")] 
 THREADS, ROUNDS = 8, 6  # of a device, a block
 CPU_THREADS, CPU_ROUNDS = 2, 6
 HAMMERED = 400  # additions by a thread without the GIL
-WAYS = [("pcie3-noatomics", "migrate"), ("pcie4", "migrate"), ("pcie4", "cas-loop"), ("nvlink", "migrate")]
-FAIR = [("pcie3-noatomics", "migrate"), ("nvlink", "migrate")]  # where both sides must get on
+WAYS = [
+    ("pcie3-noatomics", "migrate"),
+    ("pcie4", "migrate"),
+    ("pcie4", "cas-loop"),
+    ("pcie4", "exclusive"),
+    ("nvlink", "migrate"),
+]
+FAIR = [
+    ("pcie3-noatomics", "migrate"),
+    ("pcie3-noatomics", "exclusive"),
+    ("nvlink", "migrate"),
+]  # where both sides must get on
 STATES = ["untouched", "cpu", "device", "both", "remote"]
 LIMIT = 60.0  # s
 

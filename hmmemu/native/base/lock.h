@@ -13,7 +13,8 @@
 //   4. Block::lock       states and wait lists of the pages of one 2 MiB block, for a moment only.
 //   5. FrameStore::lock_ frames of merged pages and their records, while pages are locked, for a moment only.
 //   6. os/segv.cpp       installing signal handlers: a leaf, held for a few system calls.
-// While holding 2 to 6 a thread allocates nothing, frees nothing and touches no memory but its stack and
+//   7. Thrashing         driver/thrashing.h: one place of its table, a leaf, for a few loads and stores.
+// While holding 2 to 7 a thread allocates nothing, frees nothing and touches no memory but its stack and
 // the driver's own mappings: the heap may be managed memory, and a fault on a page that is locked would wait
 // for itself.
 #pragma once

@@ -1,6 +1,7 @@
 // The driver's pure functions, as Python sees them: tests explore exactly what the driver runs.
 #include "bind/bind.h"
 #include "driver/growth.h"
+#include "driver/thrashing.h"
 #include "protocol/transition.h"
 #include <memory>
 #include <nanobind/stl/optional.h>
@@ -89,6 +90,18 @@ std::pair<uint64_t, uint64_t> py_grow(const std::vector<uint64_t>& words, unsign
   return {pages.begin / kPage, pages.end / kPage};
 }
 
+nb::tuple py_thrashing_fault(Thrashing& t, unsigned p, uint64_t page, uint64_t now, bool patient, bool used) {
+  const Thrashing::Advice advice =
+      t.fault({}, checked(p), page, now, patient, [used](Processor, uint64_t) { return used; });
+  return nb::make_tuple(advice.wait_until, advice.single, advice.pin);
+}
+
+std::vector<uint64_t> py_ends_of_pin(Thrashing& t, uint64_t now) {
+  std::vector<uint64_t> pages;
+  t.each_end_of_pin(now, [&](uint64_t page) { pages.push_back(page); });
+  return pages;
+}
+
 } // namespace
 
 void bind_protocol(nb::module_& m) {
@@ -100,6 +113,13 @@ void bind_protocol(nb::module_& m) {
   m.def("settling", &py_settling, nb::arg("other"), nb::arg("write"),
         "(show, protect, zap mask, next state) of another owner of a page, before an access.");
   m.def("broken_rule", &py_broken_rule, nb::arg("state"), "The rule that a page state breaks, or None.");
+  nb::class_<Thrashing>(m, "Thrashing")
+      .def(nb::init<>())
+      .def("fault", &py_thrashing_fault, nb::arg("processor"), nb::arg("page"), nb::arg("now"),
+           nb::arg("patient") = true, nb::arg("used") = true,
+           "(wait until, no neighbours, better pinned) for a fault that takes a page from others.")
+      .def("pin", [](Thrashing& t, uint64_t page, uint64_t now) { t.pin({}, page, now); })
+      .def("ends_of_pin", &py_ends_of_pin, "Pages whose pin has ended; told once.");
   m.def("grow", &py_grow, nb::arg("states"), nb::arg("page"), nb::arg("processor"), nb::arg("threshold") = 51,
         "Pages [first, end) of a 512-page block that a fault at `page` brings.");
 }

@@ -68,8 +68,9 @@ Tracker tracker_of(const std::string& name) {
   throw Failure(FailureKind::Unsupported, "there is no tracker " + name);
 }
 
-Session* make_session(bool grow, unsigned threshold, bool read_duplication, const std::string& tracker) {
-  return new Session(Policy{{grow, threshold}, {read_duplication}}, tracker_of(tracker));
+Session* make_session(bool grow, unsigned threshold, bool read_duplication, const std::string& tracker,
+                      bool thrashing) {
+  return new Session(Policy{{grow, threshold}, {read_duplication}, {.on = thrashing}}, tracker_of(tracker));
 }
 
 void access_range(Session& s, uint64_t begin, uint64_t end, unsigned p, bool write, unsigned cause) {
@@ -127,6 +128,8 @@ nb::dict processor_counts(const ProcessorCounters& c) {
   d["upgraded_pages"] = c.upgraded_pages.get();
   d["remote_pages"] = c.remote_pages.get();
   d["exclusive_pages"] = c.exclusive_pages.get();
+  d["throttles"] = c.throttles.get();
+  d["pinned_pages"] = c.pinned_pages.get();
   d["invalidated_pages"] = c.invalidated_pages.get();
   d["evicted_pages"] = c.evicted_pages.get();
   return d;
@@ -215,7 +218,7 @@ void bind_session(nb::module_& m) {
   bind_files(session);
   session
       .def(nb::new_(&make_session), nb::arg("grow") = true, nb::arg("threshold") = 51,
-           nb::arg("read_duplication") = true, nb::arg("tracker") = "uffd")
+           nb::arg("read_duplication") = true, nb::arg("tracker") = "uffd", nb::arg("thrashing") = true)
       .def_prop_ro("open", &Session::open)
       .def("close", &Session::close, Unlocked())
       .def("make_arena",

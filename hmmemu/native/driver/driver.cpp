@@ -14,6 +14,11 @@ namespace {
 // protected.
 uint64_t gap_of(PageState state) { return state.tracker() == Tracker::Uffd ? 32 * kPage : kBlock; }
 
+void sleep_until(uint64_t time) {
+  const timespec until{time_t(time / 1'000'000'000), long(time % 1'000'000'000)};
+  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, nullptr) == EINTR) {}
+}
+
 // Errors of single pages, which need not concern the others.
 bool only_neighbours(int error) { return error == ENXIO || error == EFAULT || error == EDEADLK; }
 
@@ -53,11 +58,13 @@ void Driver::retry(DeferredFault& fault) {
 
 // ---------------------------------------------------------------------------------------------------- faults
 
-void Driver::fault(Processor p, const Fault& fault) {
+uint64_t Driver::fault(Processor p, const Fault& fault, bool patient) {
   const uint64_t begin = now_ns();
   Block* block = directory_.find(fault.address);
-  uint64_t busy = fault.address;
-  const int error = block ? until_room([&] { return serve(*block, p, fault, busy); }) : EFAULT;
+  Obstacle obstacle{fault.address, 0};
+  const uint64_t& busy = obstacle.page;
+  const int error = block ? until_room([&] { return serve(*block, p, fault, patient, obstacle); }) : EFAULT;
+  if (error == ETIME) return obstacle.until;
   if (error == EAGAIN && !(p == kCpu && read_by_driver(*block, fault))) {
     // In transition. Who works on it wakes the thread, or, when there are very many, this one waits.
     if (!defer(busy, p, fault.address)) {
@@ -71,15 +78,23 @@ void Driver::fault(Processor p, const Fault& fault) {
       (p == kCpu ? cpu_table(tracker_) : *tables_[p]).wake({fault.address, fault.address + kPage});
   }
   counters_.processor[p].fault_ns.add(now_ns() - begin);
+  return 0;
 }
 
 bool Driver::fault_here(const Fault& fault) {
   const uint64_t begin = now_ns();
   Block* block = directory_.find(fault.address);
   if (!block) return false;
-  uint64_t busy = fault.address;
+  Obstacle obstacle{fault.address, 0};
   int error;
-  while ((error = serve(*block, kCpu, fault, busy)) == EAGAIN) PageLocks::wait(*directory_.find(busy), busy);
+  bool patient = true;
+  while ((error = serve(*block, kCpu, fault, patient, obstacle)) == EAGAIN || error == ETIME)
+    if (error == EAGAIN) {
+      PageLocks::wait(*directory_.find(obstacle.page), obstacle.page);
+    } else {
+      sleep_until(obstacle.until);
+      patient = false;
+    }
   if (error && is_lost(block->page(fault.address), error)) { // tried again, it is a SIGBUS: beyond_end
     lose_behind({fault.address, fault.address + kPage});
     error = 0;
@@ -97,23 +112,70 @@ Access Driver::wanted(Processor p, const Fault& fault) const {
   return fault.write ? Access::Write : Access::Read;
 }
 
+// Whether an access takes rights from other processors.
+static bool takes_away(const Transition& t) {
+  switch (t.step) {
+  case Step::Migrate:
+  case Step::Admit:
+  case Step::Recall:
+  case Step::Home:
+  case Step::Exclude:
+    return true;
+  case Step::Upgrade:
+    return t.zap != 0;
+  case Step::Duplicate:
+    return t.protect;
+  case Step::Remote:
+    return t.next.hold(kCpu) == Hold::Invalid;
+  default:
+    return false;
+  }
+}
+
+// What is to be done about a page that others want, too (driver/thrashing.h).
+Thrashing::Advice Driver::advise(PageState state, const Transition& t, Processor p, Access access,
+                                 uint64_t page, bool patient) {
+  const ThrashingPolicy& policy = policy_.thrashing;
+  if (!policy.on || !takes_away(t)) return {};
+  const auto used = [&](Processor q, uint64_t since) {
+    return q == kCpu ? since > launched_[p].load() : !devices_[q]->idle();
+  };
+  Thrashing::Advice advice = thrashing_.fault(policy, p, page, now_ns(), patient, used);
+  const bool plain = p != kCpu && (access == Access::Read || access == Access::Write) && !state.read_only();
+  if (!advice.pin) return advice;
+  const Step step = transition(state, p, Access::Atomic, protocol()).step;
+  advice.pin = plain && (step == Step::Home || step == Step::Remote);
+  return advice;
+}
+
 // Brings the page, and with it as many as the policy says. EAGAIN: it is in transition, or another owner of
-// it is: `busy`.
-int Driver::serve(Block& block, Processor p, const Fault& fault, uint64_t& busy) {
+// it is.
+int Driver::serve(Block& block, Processor p, const Fault& fault, bool patient, Obstacle& obstacle) {
   ProcessorCounters& count = counters_.processor[p];
   Access access = wanted(p, fault);
   Pages region{fault.address, fault.address + kPage};
   Step step;
-  busy = fault.address;
+  bool pin = false;
+  obstacle.page = fault.address;
   {
     std::lock_guard guard(block.lock);
     const PageState state = block.page(fault.address);
     if (state.locked()) return EAGAIN;
     if (!state.managed()) return EFAULT;
     if (access != Access::Read && state.read_only()) return EPERM;
-    step = transition(state, p, access, protocol()).step;
-    if (step != Step::None)
-      region = grow(block, fault.address, p, crowded() ? GrowthPolicy{true, 0} : policy_.growth);
+    const Transition t = transition(state, p, access, protocol());
+    step = t.step;
+    if (step != Step::None) {
+      const Thrashing::Advice advice = advise(state, t, p, access, fault.address, patient);
+      if ((obstacle.until = advice.wait_until)) {
+        count.throttles.add();
+        return ETIME;
+      }
+      pin = advice.pin;
+      if (pin) access = Access::Atomic;
+      if (!advice.single)
+        region = grow(block, fault.address, p, crowded() ? GrowthPolicy{true, 0} : policy_.growth);
+    }
     if (p == kCpu && crowded() && !state.watched()) access = Access::Write; // all of it with one protection
     if (access != Access::Read) region = without_merged(block, region, fault.address);
     region = block.whole(region);
@@ -128,7 +190,11 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, uint64_t& busy)
     // Counted first: who waits for the page may read the counters the moment it goes on.
     (fault.write ? count.write_faults : count.read_faults).add();
     if (p != kCpu && step != Step::FirstTouch) devices_[p]->count_brought(fault.thread);
-    error = bring(block, region, fault.address, {p, access, Cause::Fault, false, &busy});
+    if (pin) {
+      count.pinned_pages.add();
+      thrashing_.pin(policy_.thrashing, fault.address, now_ns());
+    }
+    error = bring(block, region, fault.address, {p, access, Cause::Fault, false, &obstacle.page});
   }
   check(block);
   unlock(block, region);

@@ -20,6 +20,7 @@
 #include "driver/page_locks.h"
 #include "driver/protector.h"
 #include "driver/second_tries.h"
+#include "driver/thrashing.h"
 #include "memory/async_table.h"
 #include "memory/device_table.h"
 #include "memory/host_table.h"
@@ -41,6 +42,7 @@ namespace hmm {
 struct Policy {
   GrowthPolicy growth;
   ProtocolPolicy protocol;
+  ThrashingPolicy thrashing;
 };
 
 // A part of a file, and where it is mapped.
@@ -58,8 +60,9 @@ class Driver {
 
   // -- from fault receivers and signal handlers --
   // Serves a fault whose thread sleeps until the page tables let it go on. Returns without waiting for pages
-  // that are in transition.
-  void fault(Processor p, const Fault& fault);
+  // that are in transition. Not 0: nothing was done; the page is another processor's until that time
+  // (now_ns()), and the fault to be served then. Only who is `patient` gets that answer.
+  uint64_t fault(Processor p, const Fault& fault, bool patient);
   // Serves a fault of this very thread (tracker `signal`), which tries again afterwards. False: not ours to
   // serve, a real access violation.
   bool fault_here(const Fault& fault);
@@ -349,7 +352,15 @@ class Driver {
   int adopt(const ObjectMapping& object);
   int catch_like(Block& block, Pages run, const OtherOwners::Run& other);
   Access wanted(Processor p, const Fault& fault) const;
-  int serve(Block& block, Processor p, const Fault& fault, uint64_t& busy);
+  // What a fault has to wait for: a page in transition (EAGAIN), or a time (ETIME).
+  struct Obstacle {
+    uint64_t page;
+    uint64_t until;
+  };
+  int serve(Block& block, Processor p, const Fault& fault, bool patient, Obstacle& obstacle);
+  Thrashing::Advice advise(PageState state, const Transition& t, Processor p, Access access, uint64_t page,
+                           bool patient);
+  void end_pins();
   int bring(Block& block, Pages region, uint64_t address, Request request);
   void notice_block(Block& block, Pages pages, bool update);
   void tell_found(Pages pages, bool update);
@@ -469,8 +480,10 @@ class Driver {
   std::atomic<uint64_t> refused_[kMaxProcessors] = {};
   std::atomic<int> refused_error_[kMaxProcessors] = {};
   SecondTries second_tries_;
-  std::atomic<bool> waits_[kMaxProcessors] = {};          // what is queued there may wait for others
-  std::atomic<bool> any_waits_{false};                    // on some device: looked at first
+  std::atomic<bool> waits_[kMaxProcessors] = {}; // what is queued there may wait for others
+  std::atomic<bool> any_waits_{false};           // on some device: looked at first
+  Thrashing thrashing_;
+  std::atomic<uint64_t> launched_[kMaxProcessors] = {};   // when something was queued last
   std::atomic<uint64_t> capacity_[kMaxProcessors] = {};   // bytes, 0: no limit
   std::atomic<uint64_t> reserved_[kMaxProcessors] = {};   // pages about to get a frame
   std::atomic<uint32_t> evict_next_[kMaxProcessors] = {}; // block to look at next

@@ -254,6 +254,13 @@ Processor Driver::attach(int vram, int uffd, DevicePort* port) {
   return p;
 }
 
+// Of a page that all can use nobody hears, so the end of its time is looked for at launches.
+void Driver::end_pins() {
+  thrashing_.each_end_of_pin(now_ns(), [&](uint64_t page) {
+    each_block({page, page + kPage}, [&](Block& block, Pages pages) { return recall_all(block, pages); });
+  });
+}
+
 void Driver::take_left(Processor p) {
   for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
     Block& block = directory_.at(slot);

@@ -57,18 +57,49 @@ void Receiver::loop() {
   for (;;) {
     // A thread that was just served runs at once and has mostly faulted again by now: read first, then wait.
     const unsigned count = source_.read(faults, kBatch);
-    for (unsigned i = 0; i < count; ++i) driver_.fault(p_, faults[i]);
+    for (unsigned i = 0; i < count; ++i) serve(faults[i], true);
+    serve_held();
     if (count) {
       follow(faults[count - 1]);
       continue;
     }
     look_for_handlers();
-    if (poll(waits, 2, driver_.uses_signals() ? kLookForHandlersMs : -1) < 0 && errno != EINTR)
+    const timespec wait = time_to_wait();
+    const bool limited = held_count_ || driver_.uses_signals();
+    if (ppoll(waits, 2, limited ? &wait : nullptr, nullptr) < 0 && errno != EINTR)
       fatal("poll of a userfaultfd: errno %d", errno);
     if (waits[1].revents) return;
     // A device process that died leaves its descriptor in error: nothing more comes, only the end is awaited.
     if (waits[0].revents & (POLLERR | POLLHUP | POLLNVAL)) waits[0].fd = -1;
   }
+}
+
+// This thread never sleeps for one fault: it serves those of others meanwhile.
+void Receiver::serve(const Fault& fault, bool patient) {
+  const uint64_t until = driver_.fault(p_, fault, patient && held_count_ < kMostHeld);
+  if (until) held_[held_count_++] = {fault, until};
+}
+
+void Receiver::serve_held() {
+  if (!held_count_) return;
+  const uint64_t now = now_ns();
+  for (unsigned i = 0; i < held_count_;) {
+    if (held_[i].until > now) {
+      ++i;
+      continue;
+    }
+    const Fault fault = held_[i].fault;
+    held_[i] = held_[--held_count_];
+    serve(fault, false);
+  }
+}
+
+timespec Receiver::time_to_wait() const {
+  const uint64_t now = now_ns();
+  uint64_t until = now + uint64_t{kLookForHandlersMs} * 1'000'000;
+  for (unsigned i = 0; i < held_count_; ++i) until = std::min(until, held_[i].until);
+  const uint64_t left = until > now ? until - now : 0;
+  return {time_t(left / 1'000'000'000), long(left % 1'000'000'000)};
 }
 
 // A signal handler that somebody installs while pages are away gets their faults, for ever if it returns. To

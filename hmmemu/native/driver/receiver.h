@@ -29,11 +29,15 @@ class Receiver {
   static void* run(void* self);
   void loop();
   void look_for_handlers();
+  void serve(const Fault& fault, bool patient);
+  void serve_held();
+  timespec time_to_wait() const;
   void follow(const Fault& fault);
   int cpu_of(pid_t thread);
   void move_to(int cpu);
 
   static constexpr unsigned kMostPinned = 256;
+  static constexpr unsigned kMostHeld = 64;
   static constexpr int kLookForHandlersMs = 100;
   static constexpr uint64_t kLookEvery = 400'000; // ns between two looks into /proc, which take 8 us each
 
@@ -46,6 +50,13 @@ class Receiver {
   uint64_t next_look_ = 0;     // now_ns()
   uint64_t next_handlers_ = 0; // now_ns()
   int elsewhere_ = 0;          // faults in a row from another CPU
+  // Faults that are to be served later, because their page thrashes (driver/thrashing.h).
+  struct Held {
+    Fault fault;
+    uint64_t until; // now_ns()
+  };
+  Held held_[kMostHeld];
+  unsigned held_count_ = 0;
   int wake_fd_ = -1;
   pthread_t thread_;
 };

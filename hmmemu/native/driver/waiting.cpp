@@ -42,6 +42,8 @@ bool Driver::kernels_wait() const {
 }
 
 void Driver::before_launch(Processor p, bool waits) {
+  launched_[p] = now_ns(); // the CPU has done with what it had before
+  end_pins();
   if (devices_[p]->idle()) waits_[p] = false;
   devices_[p]->start();
   if (async_ && waits) {

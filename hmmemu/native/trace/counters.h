@@ -35,6 +35,8 @@ struct ProcessorCounters {
   Count first_touch_pages, upgraded_pages, invalidated_pages;
   Count remote_pages;    // of which the CPU's frame was mapped, for atomics over the link
   Count exclusive_pages; // of those, whose mapping the CPU lost meanwhile
+  Count throttles;       // faults that were held up, because their page thrashed
+  Count pinned_pages;    // that thrashed, and were mapped in the CPU\'s memory for it
   Count evicted_pages;   // copies given up for want of memory
 };
 
@@ -78,9 +80,10 @@ struct Counters {
 
   void reset() {
     for (auto& p : processor)
-      for (Count* count : {&p.read_faults, &p.write_faults, &p.spurious_faults, &p.refused_faults,
-                           &p.fault_ns, &p.first_touch_pages, &p.upgraded_pages, &p.invalidated_pages,
-                           &p.remote_pages, &p.exclusive_pages, &p.evicted_pages})
+      for (Count* count :
+           {&p.read_faults, &p.write_faults, &p.spurious_faults, &p.refused_faults, &p.fault_ns,
+            &p.first_touch_pages, &p.upgraded_pages, &p.invalidated_pages, &p.remote_pages,
+            &p.exclusive_pages, &p.throttles, &p.pinned_pages, &p.evicted_pages})
         count->reset();
     for (auto& row : transfer)
       for (auto& cell : row) cell.reset();

@@ -124,10 +124,8 @@ HMM_INLINE T system_atomic(T* address, Operand operand) {
   const bool alone = w->link->fallback == HMM_FALLBACK_EXCLUSIVE;
   if (!native && (is_remote(w, address) || !(alone || w->link->fallback == HMM_FALLBACK_MIGRATE)))
     return fall_back<Operation>(w, address, operand);
-  return in_place<Operation>(w, address, operand,
-                             native  ? kWantedAtomic
-                             : alone ? kWantedAlone
-                                     : kWantedNothing);
+  const int wanted = native ? kWantedAtomic : alone ? kWantedAlone : kWantedOwn;
+  return in_place<Operation>(w, address, operand, wanted);
 }
 
 } // namespace hmm
