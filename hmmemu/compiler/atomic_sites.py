@@ -27,7 +27,10 @@ _METHODS = {
     "compare_exchange_strong": "CAS",
 }  # fmt: skip
 _OPERATORS = {"++": "Add", "--": "Sub", "+=": "Add", "-=": "Sub", "&=": "And", "|=": "Or", "^=": "Xor"}
-_ATOMIC_TYPE = re.compile(r"(?:::)?(?:cuda::(?:std::)?|std::)?atomic(?:_ref)?<(.*)>", re.DOTALL)
+# The second one leaves its type to be deduced.
+_ATOMIC_TYPE = re.compile(
+    r"(?:::)?(?:cuda::(?:std::)?|std::)?atomic(?:_ref)?<(.*)>|(?:::)?cuda::(?:std::)?atomic_ref", re.DOTALL
+)
 _INTEGER = {"Add": "INTEGER_ADD", "Sub": "INTEGER_ADD", "Min": "INTEGER_MIN", "Max": "INTEGER_MAX",
             "Inc": "INTEGER_INCREMENT", "Dec": "INTEGER_DECREMENT", "And": "AND", "Or": "OR", "Xor": "XOR",
             "Exch": "EXCHANGE", "CAS": "CAS"}  # fmt: skip
@@ -213,10 +216,11 @@ class _Kernel:
         written = _ATOMIC_TYPE.fullmatch(owner.name) if owner is not None and not owner.points else None
         if written is None:
             return
-        parts = split_arguments(written[1])
-        scope = re.search(r"thread_scope_(\w+)", written[1])
-        kind = self.program.types.parse(parts[0], frame.templates)
-        if "atomic_ref<" in (owner.name if owner is not None else ""):
+        arguments = written[1] or ""
+        parts = split_arguments(arguments)
+        scope = re.search(r"thread_scope_(\w+)", arguments)
+        kind = self.program.types.parse(parts[0], frame.templates) if arguments else None
+        if "atomic_ref" in (owner.name if owner is not None else "").split("<")[0]:
             places = frame.leads(instance)
         else:
             places = frame.leads(instance) if pointer else frame.lies(instance)

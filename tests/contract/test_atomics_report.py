@@ -210,6 +210,20 @@ def test_nothing_is_counted_without_a_report(page_by_page: hmm.AddressSpace, mod
     assert [use.count for use in (*report.uses, *second.uses)] == [32, 16]
 
 
+def test_more_kinds_of_operations_than_there_are_counters(page_by_page: hmm.AddressSpace) -> None:
+    sites, arrays, room = 80, 32, 2048  # HMM_ATOMIC_COUNTS a worker
+    names = [f"a{i}" for i in range(arrays)]
+    adds = "atomicAdd(all[i], 1); " * sites
+    code = f"""extern "C" __global__ void many({", ".join(f"int* {name}" for name in names)}) {{
+      int* all[] = {{{", ".join(names)}}};
+      for (int i = 0; i < {arrays}; ++i) {{ {adds} }} }}"""
+    x = page_by_page.zeros((arrays, 4), np.int32)
+    with page_by_page.atomics_report() as report:
+        hmm.RawKernel(code, "many")((1,), (1,), tuple(x))
+    assert (x[:, 0] == sites).all()
+    assert sum(use.count for use in report.uses) == room and report.lost == sites * arrays - room
+
+
 def test_mistakes(page_by_page: hmm.AddressSpace) -> None:
     with page_by_page.atomics_report() as report:
         with pytest.raises(hmm.ArgumentError, match="when its `with` block has ended"):

@@ -154,6 +154,12 @@ def test_operations_and_types(text, operation, kind, size, over_pcie):
     assert routes == (told if site.scope == "system" else dict.fromkeys(told, "device"))
 
 
+def test_a_reference_of_a_type_to_be_deduced():
+    (add, increment) = sites(body("cuda::atomic_ref r(*x); r.fetch_add(1); ++r;"))
+    assert (add.call, add.arrays, add.scope, increment.call) == ("fetch_add", ("x",), "system", "++")
+    assert add.type == "" and add.route is None and not add.certain
+
+
 def test_signs_and_lines():
     found = sites(
         body(
