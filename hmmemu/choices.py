@@ -36,7 +36,7 @@ def choose_device(device: str) -> str:
             f"device={asked!r}: {gpu} could be used, but this version of hmmemu cannot launch kernels there yet: "
             "use device='emulated' (or 'auto')"
         )
-    raise ArgumentError(f"device={asked!r}: use 'auto', 'emulated', 'cuda' or 'cuda:N'")
+    raise ArgumentError(f"device={asked!r}: use 'auto', 'emulated' or 'cuda' ('cuda:1' is the second GPU)")
 
 
 def choose_tracker(tracker: str) -> tuple[str, str]:
