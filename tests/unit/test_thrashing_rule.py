@@ -45,6 +45,16 @@ def test_it_is_over_when_nothing_happened_for_a_lapse() -> None:
         assert rule.fault(turn, PAGE, now + 2 * LAPSE + turn) == SERVED
 
 
+def test_a_thread_that_waited_and_was_woken_late_has_not_made_peace() -> None:
+    rule = Thrashing()
+    now = contended(rule, 10**9)
+    rule.fault(DEVICE, PAGE, now)
+    for turn in range(10):
+        assert rule.fault(turn % 2, PAGE, now + 1)[0] == now + LAPSE
+        now += 5 * LAPSE  # the machine is busy
+        assert rule.fault(turn % 2, PAGE, now, patient=False) == (0, True, turn == 9)
+
+
 def test_slow_turns_are_none_of_our_business() -> None:
     rule = Thrashing()
     for turn in range(50):

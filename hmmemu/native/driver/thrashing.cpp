@@ -18,7 +18,7 @@ void Thrashing::unpin(Place& place) {
 Thrashing::Advice Thrashing::Place::note(const ThrashingPolicy& policy, Processor p, uint64_t at,
                                          uint64_t now, bool taken, bool patient) {
   const bool same = page == at;
-  if (now >= last + policy.lapse) events = throttles = 0;
+  if (patient && now >= last + policy.lapse) events = throttles = 0; // who waited is late for that reason
   if (taken && same && patient && now < keep) {
     if (throttles < policy.throttles) ++throttles;
     last = keep; // or the wait would count as peace
