@@ -36,7 +36,7 @@ struct ProcessorCounters {
   Count remote_pages;    // of which the CPU's frame was mapped, for atomics over the link
   Count exclusive_pages; // of those, whose mapping the CPU lost meanwhile
   Count throttles;       // faults that were held up, because their page thrashed
-  Count pinned_pages;    // that thrashed, and were mapped in the CPU\'s memory for it
+  Count pinned_pages;    // that thrashed, and were mapped in the CPU's memory for it
   Count evicted_pages;   // copies given up for want of memory
 };
 
