@@ -21,7 +21,7 @@ import contextlib
 import math
 import operator
 import sys
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 
@@ -31,8 +31,8 @@ from hmmemu.errors import ArgumentError, SpaceClosedError
 from hmmemu.ranges import Array, describe
 from hmmemu.space import AddressSpace, open_spaces
 
-Index: TypeAlias = int | tuple[int, ...]
-Scalar: TypeAlias = np.generic
+Index: TypeAlias = SupportsIndex | tuple[SupportsIndex, ...]
+Scalar: TypeAlias = np.number[Any]
 
 _TypeNames: TypeAlias = dict[np.dtype[Any], str]
 

@@ -74,7 +74,7 @@ class SSSP(Workload):
 
         def offer(vertex: int, length: int, turn: int) -> bool:
             """Whether it is shorter, and the vertex not on the list yet."""
-            nearer = hmm.atomic_min(distance, vertex, length) > length
+            nearer = int(hmm.atomic_min(distance, vertex, length)) > length
             return nearer and hmm.atomic_exch(queued, vertex, turn) != turn
 
         def relax(frontier: NDArray[Any], turn: int) -> list[int]:
