@@ -28,6 +28,7 @@ class Receiver {
  private:
   static void* run(void* self);
   void loop();
+  void weigh_more();
   void look_for_handlers();
   void serve(const Fault& fault, bool patient);
   void serve_held();
@@ -36,6 +37,7 @@ class Receiver {
   int cpu_of(pid_t thread);
   void move_to(int cpu);
 
+  static constexpr int kNice = -10; // -5 is too little
   static constexpr unsigned kMostPinned = 256;
   static constexpr unsigned kMostHeld = 64;
   static constexpr int kLookForHandlersMs = 100;
