@@ -16,9 +16,10 @@
 // a C function of it: void name(const void* params, const unsigned dims[6], unsigned shared). What it touches
 // must be mapped, or the process gets SIGSEGV.
 //
-// FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us, version,
-// mode, novmm, elsewhere (addresses that are asked for are not given), fail=function:result[:nth] (the nth
-// call and all after it). `lock` guards the tables; each stream has its own for its queue.
+// FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us,
+// kernel_us (kernels alone, later still), version, mode, novmm, elsewhere (addresses that are asked for are
+// not given), fail=function:result[:nth] (the nth call and all after it). `lock` guards the tables; each
+// stream has its own for its queue.
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
@@ -503,6 +504,7 @@ int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
   const std::vector<char> block(first, first + *static_cast<size_t*>(extra[3]));
   const Function kernel = *function;
   stream->add([=] {
+    usleep(useconds_t(number("kernel_us", 0)));
     alignas(64) char aligned[4096];
     memcpy(aligned, block.data(), block.size());
     if (kernel.plain) {

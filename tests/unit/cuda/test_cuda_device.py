@@ -73,7 +73,7 @@ def test_what_it_says(gpu):
 
 def test_cpu_and_kernels_in_turn(gpu, kernels):
     """Arena and plain memory; what each writes, the other sees. Copies and kernels are late, so a wait left out shows."""
-    space = gpu("delay_us=300")
+    space = gpu("delay_us=300,kernel_us=5000")
     x, y = space.full(700_001, 1, np.int32), np.arange(700_001, dtype=np.int32)
     expected = x.copy()
     for turn in range(4):
@@ -87,7 +87,7 @@ def test_cpu_and_kernels_in_turn(gpu, kernels):
 
 
 def test_a_page_in_use_is_waited_for(gpu, kernels):
-    space = gpu("delay_us=1000000")
+    space = gpu("delay_us=100,kernel_us=1000000")
     x = space.zeros(4096, np.int32)
     stream = hmm.Stream()
     run(space, kernels, "fill", x, x.size, 7, stream=stream)
@@ -97,8 +97,19 @@ def test_a_page_in_use_is_waited_for(gpu, kernels):
     stream.synchronize()
 
 
+def test_a_page_that_the_cpu_takes_before_a_launch_comes_again(gpu, kernels):
+    space = gpu("delay_us=100,kernel_us=600000")
+    x, y, stream = space.zeros(1024, np.int32), space.ones(1024, np.int32), hmm.Stream()
+    run(space, kernels, "fill", x, x.size, 7, stream=stream)
+    run(space, kernels, "add", x, y, x.size, 1, stream=stream)  # queued behind it, with its pages there
+    time.sleep(0.2)
+    x[0] = 100  # waits for the first kernel; the second has to ask for the page
+    stream.synchronize()
+    assert (x[1:] == 9).all() and x[0] in (100, 102)  # the store came before the second kernel, or behind it
+
+
 def test_launches_in_a_row(gpu, kernels):
-    space = gpu("delay_us=20000")
+    space = gpu("delay_us=100,kernel_us=20000")
     x, stream = space.zeros(4096, np.int32), hmm.Stream()
     for value in range(5):
         run(space, kernels, "add", x, x, x.size, value, stream=stream)
@@ -108,7 +119,7 @@ def test_launches_in_a_row(gpu, kernels):
 
 
 def test_what_kernels_only_read_stays_readable_at_once(gpu, kernels):
-    space = gpu("delay_us=1000000")
+    space = gpu("delay_us=100,kernel_us=1000000")
     x, y = space.zeros(1024, np.int32), space.ones(1024, np.int32)
     stream = hmm.Stream()
     run(space, kernels, "add", x, y, x.size, 1, stream=stream)
@@ -132,7 +143,7 @@ def test_neighbours_on_the_same_page(gpu, kernels):
 
 
 def test_two_cpu_threads_and_launches(gpu, kernels):
-    space = gpu("delay_us=100")
+    space = gpu("delay_us=100,kernel_us=3000")
     x, end = space.zeros(1 << 16, np.int32), threading.Event()
     marks = space.zeros((2, 1 << 12), np.int64)
 
@@ -262,7 +273,7 @@ def test_a_kernel_that_fails_leaves_the_space_usable(gpu, kernels):
 
 
 def test_a_kernel_that_hangs_is_stopped_and_nothing_else_is_lost(gpu, kernels):
-    space = gpu("delay_us=200000")
+    space = gpu("delay_us=100,kernel_us=500000")
     x, kept = space.zeros(1000, np.int32), space.zeros(3 << 20, np.uint8).view(np.int32)
     run(space, kernels, "fill", kept, kept.size, 6)
     with pytest.raises(hmm.KernelTimeout):
