@@ -99,13 +99,19 @@ def test_a_page_in_use_is_waited_for(gpu, kernels):
 
 def test_a_page_that_the_cpu_takes_before_a_launch_comes_again(gpu, kernels):
     space = gpu("delay_us=100,kernel_us=600000")
-    x, y, stream = space.zeros(1024, np.int32), space.ones(1024, np.int32), hmm.Stream()
+    x, stream = space.zeros(1024, np.int32), hmm.Stream()
+    between = space.zeros(4 << 20, np.uint8)  # launches use whole blocks of 2 MiB
+    y, z = space.ones(1024, np.int32), space.zeros(1024, np.int32)
     run(space, kernels, "fill", x, x.size, 7, stream=stream)
-    run(space, kernels, "add", x, y, x.size, 1, stream=stream)  # queued behind it, with its pages there
+    run(space, kernels, "add", z, y, z.size, 1, stream=stream)  # queued behind it, with its pages there
     time.sleep(0.2)
-    x[0] = 100  # waits for the first kernel; the second has to ask for the page
+    z[:] = 100  # no kernel uses it yet
+    y[5] = 50
+    assert not stream.done
     stream.synchronize()
-    assert (x[1:] == 9).all() and x[0] in (100, 102)  # the store came before the second kernel, or behind it
+    expected = np.full(1024, 102)
+    expected[5] = 151
+    assert np.array_equal(z, expected) and (x == 7).all() and not between.any()
 
 
 def test_launches_in_a_row(gpu, kernels):
