@@ -131,7 +131,13 @@ class DeviceProcess:
     """An emulated device's process. DeviceError where it does not answer; see native/device/client/."""
 
     def __init__(
-        self, program: str, index: int = 0, workers: int = 0, layout: int = 0, tracker: str = "uffd"
+        self,
+        program: str,
+        index: int = 0,
+        workers: int = 0,
+        layout: int = 0,
+        tracker: str = "uffd",
+        gpu: int = 0,
     ) -> None: ...
     def map(self, address: int, length: int) -> None: ...
     def unmap(self, address: int, length: int) -> None: ...
@@ -154,6 +160,7 @@ class DeviceProcess:
         block: Sequence[int],
         shared: int,
         params: bytes,
+        reaches: Sequence[tuple[int, int, bool]] = (),
         flags: int = 0,
         extents: bytes = b"",
         timeout: float | None = None,

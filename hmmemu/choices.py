@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import TYPE_CHECKING
 
 from hmmemu.errors import ArgumentError, FallbackWarning, UnsupportedError
 from hmmemu.trackers import NAMES, Tracker, best, probe, probe_all
 
+if TYPE_CHECKING:
+    from hmmemu.gpus import Gpu
+
 _told: set[str] = set()  # topics of warnings that were given
 
 
-def choose_device(device: str) -> str:
-    """Why the emulated device is used.
+def choose_device(device: str) -> tuple[Gpu | None, str]:
+    """The GPU to use, None for the emulated device, and why.
 
     Raises:
         ArgumentError: no such device. UnsupportedError: it cannot be had here.
     """
     asked = (os.environ.get("HMMEMU_DEVICE") or "auto") if device == "auto" else device
     if asked == "emulated":
-        return "asked for" if device != "auto" else "HMMEMU_DEVICE=emulated"
+        return None, "asked for" if device != "auto" else "HMMEMU_DEVICE=emulated"
     if asked == "auto":
         _tell_once(
             "device",
@@ -27,15 +31,11 @@ def choose_device(device: str) -> str:
             "(device='emulated' or HMMEMU_DEVICE=emulated says that this is meant)",
             stacklevel=4,
         )
-        return "device='auto', and this version has no CUDA device yet"
+        return None, "device='auto', and this version has no CUDA device yet"
     if asked.startswith("cuda"):
         from hmmemu.gpus import choose_gpu
 
-        gpu = choose_gpu(asked)
-        raise UnsupportedError(
-            f"device={asked!r}: {gpu} could be used, but this version of hmmemu cannot launch kernels there yet: "
-            "use device='emulated' (or 'auto')"
-        )
+        return choose_gpu(asked), "asked for" if device != "auto" else f"HMMEMU_DEVICE={asked}"
     raise ArgumentError(f"device={asked!r}: use 'auto', 'emulated' or 'cuda' ('cuda:1' is the second GPU)")
 
 

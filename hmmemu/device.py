@@ -23,7 +23,7 @@ import numpy as np
 from hmmemu import _native
 from hmmemu._native import DeviceProcess
 from hmmemu.arena import page_up
-from hmmemu.arguments import pack
+from hmmemu.arguments import Pointer, pack
 from hmmemu.atomics_report import extents_of
 from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError, SpaceClosedError
 from hmmemu.failure import describe_crash
@@ -56,6 +56,9 @@ class _Failure:
 class Device:
     """An emulated device. Made by `AddressSpace`; as a context manager it becomes the current device.
 
+    `hmmemu.cuda.CudaDevice` is the other kind: it starts another program, compiles for it, and names what a launch
+    reaches.
+
     Attributes:
         index: its number among the space's devices, from 0.
         processor: its number among the processors; the CPU is 0.
@@ -64,6 +67,8 @@ class Device:
 
     shared_bytes = 256 * 1024
     kind = "emulated"
+    target = "this machine's CPU"  # what kernels are compiled for
+    counts = True  # whether its kernels can count their atomic operations
 
     def __init__(self, space: AddressSpace, index: int, workers: int, why: str) -> None:
         self._space: Callable[[], AddressSpace | None] = lambda: space
@@ -76,11 +81,14 @@ class Device:
         self._failures: list[_Failure] = []
         self._generation = 0
         self._lost_output = 0
-        tracker = "signal" if space.tracker == "signal" else "uffd"
-        self.process = DeviceProcess(str(PROGRAM), index, workers, tracker=tracker)
+        self.process = self._start(space, workers)
         unsigned, signed = (space.link.native_mask(signed=signed) for signed in (False, True))
         self.process.set_link(unsigned, signed, _FALLBACKS.index(space.fallback))
         self.processor = space.session.attach(self.process)
+
+    def _start(self, space: AddressSpace, workers: int) -> DeviceProcess:
+        tracker = "signal" if space.tracker == "signal" else "uffd"
+        return DeviceProcess(str(PROGRAM), self.index, workers, tracker=tracker)
 
     @property
     def space(self) -> AddressSpace:
@@ -154,6 +162,12 @@ class Device:
 
     # ---------------------------------------------------------------------------------------- launching
 
+    def compile(self, code: str, **how: Any) -> Compiled:
+        """Compiles CUDA C++ for this device; see `hmmemu.compiler.compile_module` (for the library's own use)."""
+        from hmmemu.compiler import compile_module
+
+        return compile_module(code, **how)
+
     def load(self, compiled: Compiled) -> LoadedModule:
         """Makes a compiled module ready for launches (for the library's own use)."""
         with self._lock:
@@ -194,11 +208,16 @@ class Device:
             self.space.prepare(pointer, self)
         self.space.notice_before_launch(packed.pointers, self)
         extents = extents_of(packed.pointers) if compiled.counts else b""
-        ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block, extents=extents)
+        reaches = self._reaches(packed.pointers)
+        ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block, reaches, extents=extents)
         if packed.pointers:
             self._pending.append((ticket, packed.pointers))
         self._forget_completed()
         return ticket
+
+    def _reaches(self, pointers: Sequence[Pointer]) -> list[tuple[int, int, bool]]:
+        """What must be on the device before the kernel begins: (begin, end, whether it writes there). Here, nothing."""
+        return []
 
     def _queue(self, compiled: Compiled, name: str, *shape: Any, extents: bytes) -> int:
         """Queues a launch in the process that the kernel is loaded in, whichever that is by now."""

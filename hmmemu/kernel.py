@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hmmemu.errors import ArgumentError
 from hmmemu.ranges import Array
-from hmmemu.space import AddressSpace, current_space
+from hmmemu.space import current_space
 from hmmemu.stream import Stream, current_stream
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Kernel:
             )
         grid3, block3 = _dimensions("grid", grid), _dimensions("block", block)
         device = device or current_space().current_device
-        compiled = self._module.compiled_for(device.space)
+        compiled = self._module.compiled_for(device)
         kernel = self._loaded(device)
         threads = block3[0] * block3[1] * block3[2]
         if threads > kernel.max_threads:
@@ -149,7 +149,7 @@ class Kernel:
             stream.follow(device, ticket)
 
     def _loaded(self, device: Device) -> LoadedKernel:
-        loaded = device.load(self._module.compiled_for(device.space))
+        loaded = device.load(self._module.compiled_for(device))
         try:
             return loaded.kernel(self.name)
         except ArgumentError as error:
@@ -187,34 +187,37 @@ class RawModule:
         self.filename = filename or (str(path) if path else None)
         self.options = tuple(options)
         self.name_expressions = tuple(name_expressions or ())
-        self._compiled: dict[bool, Compiled] = {}  # by whether it counts its atomic operations
+        self._compiled: dict[
+            tuple[str, bool], Compiled
+        ] = {}  # by target, and whether it counts its atomic operations
 
     @property
     def compiled(self) -> Compiled:
-        """The module as a file; compiled at first use, or taken from the cache on disk."""
-        return self._compile(counting=False)
+        """The module as a file for the current device; compiled at first use, or taken from the cache on disk."""
+        return self._compile(current_space().current_device, counting=False)
 
-    def compiled_for(self, space: AddressSpace) -> Compiled:
-        """The same, for launches in a space that may be counting atomic operations now."""
-        if space.counting is None:
-            return self.compiled
-        compiled = self._compile(counting=True)
-        space.counting.modules[compiled.key] = self
+    def compiled_for(self, device: Device) -> Compiled:
+        """The module as a file for a device, whose space may be counting atomic operations now.
+
+        Compiled at first use, or taken from the cache on disk.
+        """
+        counting = device.space.counting if device.counts else None
+        compiled = self._compile(device, counting=counting is not None)
+        if counting is not None:
+            counting.modules[compiled.key] = self
         return compiled
 
-    def _compile(self, *, counting: bool) -> Compiled:
-        if counting not in self._compiled:
-            from hmmemu.compiler import compile_module
-
+    def _compile(self, device: Device, *, counting: bool) -> Compiled:
+        if (device.target, counting) not in self._compiled:
             assert self.code is not None
-            self._compiled[counting] = compile_module(
+            self._compiled[device.target, counting] = device.compile(
                 self.code,
                 filename=self.filename,
                 options=self.options,
                 name_expressions=self.name_expressions,
                 counting=counting,
             )
-        return self._compiled[counting]
+        return self._compiled[device.target, counting]
 
     def numbered_sites(self) -> list[tuple[int, Found]]:
         """The atomic operations, by the numbers in the module that counts them (for the library's own use)."""
@@ -244,7 +247,7 @@ class RawModule:
 
     def compile(self, log_stream: Any = None) -> None:
         """Compiles now; see `Kernel.compile`. `log_stream` is accepted as in CuPy."""
-        self.compiled  # noqa: B018
+        self.compiled_for(current_space().current_device)
 
     def atomics(
         self, link: Link | str = "pcie4", fallback: Fallback | str = "migrate", *, kernel: str | None = None
@@ -281,7 +284,8 @@ class RawModule:
         Raises:
             ArgumentError: there is no such variable; the message lists those there are.
         """
-        return current_space().current_device.load(self.compiled).variable(name)
+        device = current_space().current_device
+        return device.load(self.compiled_for(device)).variable(name)
 
 
 class RawKernel(Kernel):

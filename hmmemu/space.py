@@ -12,7 +12,7 @@ import threading
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -32,6 +32,9 @@ from hmmemu.protect import DirtyLogs, Protection, Protector, Protectors, Snapsho
 from hmmemu.ranges import Array, PageRange, Range, describe, extent, root
 from hmmemu.registry import Registry
 from hmmemu.trace import CAUSES, Stats, read_stats
+
+if TYPE_CHECKING:
+    from hmmemu.gpus import Gpu
 
 Shape: TypeAlias = int | Sequence[int]
 Location: TypeAlias = "Device | _Cpu"
@@ -100,7 +103,7 @@ class AddressSpace:
         arena_bytes: int = ARENA_BYTES,
         timeout: float | None = None,
     ) -> None:
-        why = choose_device(device)
+        gpu, why = choose_device(device)
         self.tracker, self.tracker_why = choose_tracker(tracker)
         if not 1 <= devices <= 15:
             raise ArgumentError(f"devices={devices!r}: an address space has 1 to 15")
@@ -113,6 +116,7 @@ class AddressSpace:
         self.link, self.fallback = find_link(link), find_fallback(fallback)
         self.policy = policy or Policy()
         self.timeout = timeout
+        self.device_memory = device_memory
         self._pid = os.getpid()
         self._threads = threading.local()
         self.session = Session(
@@ -130,13 +134,20 @@ class AddressSpace:
         try:
             self.arena = Arena(self.session, arena_bytes)
             for index in range(devices):
-                self._devices.append(Device(self, index, workers or 0, why))
+                self._devices.append(self._make_device(gpu, index, workers or 0, why))
                 self.session.set_capacity(self._devices[-1].processor, device_memory or 0)
                 self._devices[-1].map([(self.arena.memory.begin, self.arena.memory.end)])
         except BaseException:
             self.close()
             raise
         _open_spaces[id(self)] = self
+
+    def _make_device(self, gpu: Gpu | None, index: int, workers: int, why: str) -> Device:
+        if gpu is None:
+            return Device(self, index, workers, why)
+        from hmmemu.cuda import CudaDevice
+
+        return CudaDevice(self, index, gpu, why)
 
     # ------------------------------------------------------------------------------------ life and context
 

@@ -76,14 +76,17 @@ def _processor() -> str:
     return json.dumps([platform.machine(), found], sort_keys=True)
 
 
-def get_or_build(name: str, build: Callable[[Path], None]) -> Path:
-    """The file of module `name`; `build` writes it to the path it is given, if it is not there yet."""
+def get_or_build(name: str, build: Callable[[Path], None], suffix: str = ".so", magic: bytes = _ELF) -> Path:
+    """The file of module `name`; `build` writes it to the path it is given, if it is not there yet.
+
+    A file that does not begin with `magic` is none.
+    """
     folder = directory()
-    path = folder / f"{name}.so"
-    if _usable(path):
+    path = folder / f"{name}{suffix}"
+    if _usable(path, magic):
         return path
     with _lock(folder / f"{name}.lock"):
-        if _usable(path):
+        if _usable(path, magic):
             return path
         handle, temporary = tempfile.mkstemp(prefix=f"{name}.", suffix=".tmp", dir=folder)
         os.close(handle)
@@ -96,10 +99,10 @@ def get_or_build(name: str, build: Callable[[Path], None]) -> Path:
     return path
 
 
-def _usable(path: Path) -> bool:
+def _usable(path: Path, magic: bytes) -> bool:
     try:
         with path.open("rb") as file:
-            return file.read(4) == _ELF
+            return file.read(len(magic)) == magic
     except OSError:
         return False
 

@@ -5,6 +5,7 @@
 #include "device/client/device_process.h"
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
@@ -50,11 +51,21 @@ template <class Attempt> bool attempt_until(uint64_t deadline, Attempt attempt) 
   throw nb::python_error();
 }
 
+using Reaches = std::vector<std::tuple<uint64_t, uint64_t, bool>>;
+
 uint64_t launch(DeviceProcess& d, uint64_t kernel, Three grid, Three block, uint32_t shared, nb::bytes params,
-                uint32_t flags, nb::bytes extents, std::optional<double> timeout) {
-  const LaunchSpec spec{kernel,        dim3_of(grid),  dim3_of(block),
-                        shared,        flags,          params.data(),
-                        params.size(), extents.data(), extents.size() / sizeof(hmm_extent)};
+                const Reaches& reaches, uint32_t flags, nb::bytes extents, std::optional<double> timeout) {
+  LaunchSpec spec{kernel,
+                  dim3_of(grid),
+                  dim3_of(block),
+                  shared,
+                  flags,
+                  params.data(),
+                  params.size(),
+                  extents.data(),
+                  extents.size() / sizeof(hmm_extent),
+                  {}};
+  for (const auto& [begin, end, writes] : reaches) spec.reaches.push_back({begin, end, writes});
   uint64_t ticket = 0;
   if (!attempt_until(deadline_of(timeout),
                      [&](uint64_t slice) { return (ticket = d.launch(spec, slice)) != 0; }))
@@ -175,12 +186,15 @@ nb::tuple atomic_counts(DeviceProcess& d) {
 }
 
 DeviceProcess* start(std::string program, unsigned index, unsigned workers, unsigned layout,
-                     const std::string& tracker) {
-  if (tracker != "uffd" && tracker != "signal")
-    throw hmm::Failure(hmm::FailureKind::Range, "a device's tracker is uffd or signal, not " + tracker);
+                     const std::string& tracker, unsigned gpu) {
+  static const std::map<std::string, Tracker> known = {
+      {"uffd", kTrackerUserfaultfd}, {"signal", kTrackerSignal}, {"launch", kTrackerLaunch}};
+  const auto found = known.find(tracker);
+  if (found == known.end())
+    throw hmm::Failure(hmm::FailureKind::Range,
+                       "a device's tracker is uffd, signal or launch, not " + tracker);
   nb::gil_scoped_release release;
-  return new DeviceProcess(std::move(program), index, workers, layout,
-                           tracker == "signal" ? kTrackerSignal : kTrackerUserfaultfd);
+  return new DeviceProcess(std::move(program), index, workers, layout, found->second, gpu);
 }
 
 // ---- what the driver does, for tests of the device process by itself ----
@@ -220,7 +234,7 @@ void bind_device(nb::module_& m) {
   m.attr("LAUNCH_PRECISE") = unsigned(HMM_LAUNCH_PRECISE);
   nb::class_<DeviceProcess>(m, "DeviceProcess")
       .def(nb::new_(&start), nb::arg("program"), nb::arg("index") = 0, nb::arg("workers") = 0,
-           nb::arg("layout") = 0, nb::arg("tracker") = "uffd")
+           nb::arg("layout") = 0, nb::arg("tracker") = "uffd", nb::arg("gpu") = 0)
       .def("map", &DeviceProcess::map, nb::arg("address"), nb::arg("length"), Unlocked())
       .def("unmap", &DeviceProcess::unmap, nb::arg("address"), nb::arg("length"), Unlocked())
       .def(
@@ -234,7 +248,11 @@ void bind_device(nb::module_& m) {
       .def("answer_faults", &answer_faults, nb::arg("address"), nb::arg("length"), nb::arg("refuse") = false)
       .def_prop_ro("fault_bell", [](DeviceProcess& d) { return d.port().faults.fd(); })
       .def_prop_ro("tracker",
-                   [](DeviceProcess& d) { return d.tracker() == kTrackerSignal ? "signal" : "uffd"; })
+                   [](DeviceProcess& d) {
+                     return d.tracker() == kTrackerSignal   ? "signal"
+                            : d.tracker() == kTrackerLaunch ? "launch"
+                                                            : "uffd";
+                   })
       .def("load", &load, nb::arg("path"), nb::arg("globals") = 0, nb::arg("room") = 0,
            nb::arg("initialise") = true,
            "The module's tables as JSON text; or, if its variables do not fit, the bytes that they "
@@ -242,8 +260,8 @@ void bind_device(nb::module_& m) {
       .def("unload", &DeviceProcess::unload, nb::arg("module"), Unlocked())
       .def("ping", &DeviceProcess::ping, Unlocked())
       .def("launch", &launch, nb::arg("kernel"), nb::arg("grid"), nb::arg("block"), nb::arg("shared"),
-           nb::arg("params"), nb::arg("flags") = 0, nb::arg("extents") = nb::bytes("", 0),
-           nb::arg("timeout") = nb::none(),
+           nb::arg("params"), nb::arg("reaches") = Reaches(), nb::arg("flags") = 0,
+           nb::arg("extents") = nb::bytes("", 0), nb::arg("timeout") = nb::none(),
            "Queues a launch and returns its ticket; waits up to `timeout` seconds while the queue "
            "is full.")
       .def("marker", &marker, nb::arg("timeout") = nb::none())

@@ -31,6 +31,13 @@ inline constexpr uint32_t kLayouts = 4;      // address layouts a device process
 
 enum SlotKind : uint32_t { kSlotLaunch = 1, kSlotMarker = 2 };
 
+// Memory that a launch may touch (tracker launch): the device has it, whole pages, before the kernel begins.
+struct Reach {
+  uint64_t begin, end;
+  uint64_t writes;
+};
+inline constexpr uint32_t kMostReaches = 64; // of a launch
+
 struct alignas(64) Slot {
   uint32_t kind;
   uint32_t flags;  // hmm_launch_flags
@@ -41,6 +48,8 @@ struct alignas(64) Slot {
   std::atomic<uint32_t> awaited; // not 0: somebody sleeps until this ticket has completed
   uint64_t time_ns; // markers: CLOCK_MONOTONIC, written by the device before it completes the ticket
   uint32_t extent_count;
+  uint32_t reach_count;
+  Reach reaches[kMostReaches];
   alignas(64) unsigned char params[kParamBytes];
   hmm_extent extents[HMM_EXTENTS]; // of launches whose atomic operations are counted
 };
@@ -62,6 +71,10 @@ enum MailboxOperation : uint32_t {
   kRightsNone,      // tracker signal: what the device may do with the range from now on
   kRightsRead,
   kRightsWrite,
+  // Tracker launch: the video memory file gets what the device holds of pages that it may write, or the
+  // device what the file holds. Rights stay.
+  kFetch,
+  kStore,
 };
 
 struct alignas(64) Mailbox {
@@ -162,6 +175,7 @@ struct WorkerInfo {
 enum Tracker : uint32_t {
   kTrackerUserfaultfd = 0, // the kernel
   kTrackerSignal,          // the device itself: its pages are protected, its SIGSEGV handler posts the fault
+  kTrackerLaunch,          // nobody: a GPU has the pages that a launch names before it begins (device/cuda)
 };
 
 struct Channel {
@@ -171,6 +185,7 @@ struct Channel {
   uint32_t generation;         // upper half of kernel handles: 1 for the first process, 2 for the next ...
   uint32_t spin_ns;            // how long waiting threads look before they sleep; 0 on one CPU
   uint32_t tracker;            // Tracker
+  uint32_t gpu;                // tracker launch: CUDA's number of the GPU
   uint64_t stack_limit;        // RLIMIT_STACK to go back to
   hmm_link link;               // what the link can do; may change between launches
   // Written by the device before its first message.

@@ -668,9 +668,10 @@ int Driver::copy_locked(Block& block, Pages pages, Processor p, Access access, u
     if (!frames) return ENXIO;
     const uint64_t begin = std::max(run.begin, address), end = std::min(run.end, address + bytes);
     auto* at = const_cast<std::byte*>(frames) + (begin - run.begin);
-    if (access == Access::Write)
+    if (access == Access::Write) {
       std::memcpy(at, buffer + (begin - address), end - begin);
-    else
+      if (p != kCpu) devices_[p]->wrote(run);
+    } else
       std::memcpy(buffer + (begin - address), at, end - begin);
     return 0;
   });

@@ -30,6 +30,11 @@ class DevicePort {
   virtual void wake(Pages pages) = 0;
   virtual void refuse(Pages pages) = 0;
 
+  // A GPU's memory is not the file of frames. fetch: the frames of pages that the device may write hold what
+  // it has there. store: it has what the frames of pages that it may use hold. 0, or ESRCH: it has ended.
+  virtual int fetch(Pages pages) = 0;
+  virtual int store(Pages pages) = 0;
+
   // What a thread of the device that waits for a page is about to do there: Atomic, Own, Alone, or Read if it
   // is in no atomic operation.
   virtual Access atomic(pid_t thread) const = 0;

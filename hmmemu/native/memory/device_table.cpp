@@ -135,6 +135,7 @@ int DeviceTable::install_absent(Block& block, Pages pages, const std::byte* cont
 
 int DeviceTable::update(Block& block, Pages pages, const std::byte* content) {
   std::memcpy(alias(block, pages), content, pages.bytes());
+  wrote(pages);
   return 0;
 }
 

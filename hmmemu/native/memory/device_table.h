@@ -38,7 +38,14 @@ class DeviceTable final : public PageTable {
   int zap(Block& block, Pages pages) override;
   int release(Block& block, Pages pages) override;
   const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) override;
-  const std::byte* frames(Block& block, Pages pages, Staging&) override { return alias(block, pages); }
+  const std::byte* frames(Block& block, Pages pages, Staging&) override {
+    if (port_) port_->fetch(pages);
+    return alias(block, pages);
+  }
+  // Who wrote to what `frames` returned says so.
+  void wrote(Pages pages) {
+    if (port_) port_->store(pages);
+  }
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
   int zero(Block& block, Pages pages, Access access, bool writable) override;
   int update(Block& block, Pages pages, const std::byte* content) override;

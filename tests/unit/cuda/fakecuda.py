@@ -1,4 +1,4 @@
-"""Builds the stand-in for libcuda.so.1 (libcuda.cpp), and modules for it, once each, by content."""
+"""Builds the stand-in for libcuda.so.1 (libcuda.cpp), and compiles kernels for it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,72 @@ import hashlib
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from hmmemu import compiler
+from hmmemu._native import DeviceProcess
+from hmmemu.compiler.preprocess import INCLUDE
+from hmmemu.device import PROGRAM
 
 HERE = Path(__file__).parent
+LOADER = HERE.parent / "loader/loader.cpp"
 
 
-def build(source: str, what: str) -> Path:
-    """A shared object from C++ text; the same file for the same text."""
-    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+def build(sources: Sequence[Path], what: str) -> Path:
+    """A shared object from C++ files; the same for the same text."""
+    digest = hashlib.sha256(
+        b"".join(f.read_bytes() for f in (*sources, INCLUDE / "hmmemu/abi.h"))
+    ).hexdigest()[:16]
     target = Path(tempfile.gettempdir()) / f"hmmemu-test-{what}-{digest}.so"
     if not target.exists():
         fresh = target.with_suffix(f".{os.getpid()}")
-        command = ["c++", "-std=c++20", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-pthread"]
-        subprocess.run([*command, "-x", "c++", "-", "-o", fresh, "-ldl"], input=source, text=True, check=True)
+        command = [
+            "c++",
+            "-std=c++20",
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-shared",
+            "-fPIC",
+            "-pthread",
+            f"-I{INCLUDE}",
+        ]
+        subprocess.run([*command, *sources, "-o", fresh, "-ldl"], check=True)
         fresh.rename(target)
     return target
 
 
 def library() -> Path:
     """The stand-in, to be named by HMMEMU_LIBCUDA."""
-    return build((HERE / "libcuda.cpp").read_text(), "libcuda")
+    return build([HERE / "libcuda.cpp", LOADER], "libcuda")
+
+
+def compile_module(code: str, capability: tuple[int, int], **how: Any) -> compiler.Compiled:
+    """In the place of NVRTC: kernels for this machine's CPU, in a file as for a GPU (native/device/cuda/modules.cpp)."""
+    compiled = compiler.compile_module(code, **how)
+    target = compiled.path.with_suffix(".cuda")
+    target.write_text(_table(compiled.path) + f"\n{compiled.path}")
+    return compiler.Compiled(target, compiled.key, compiled.key)
+
+
+def _table(path: Path) -> str:
+    """The table of a module's kernels, as an emulated device tells it."""
+    import json
+
+    process = DeviceProcess(str(PROGRAM), 0, 1, tracker="signal")
+    try:
+        tables = process.load(str(path), 0, 0, True)
+        assert isinstance(tables, str), "modules with variables are not for a GPU yet"
+    finally:
+        process.kill()
+    lines = ["hmmemu-cuda 1"]
+    for k in json.loads(tables)["kernels"]:
+        lines.append(f"kernel\t{k['name']}\t{k['name']}\t{k['param_bytes']}")
+        for p in k["params"]:
+            numbers = [
+                int(p[f]) for f in ("offset", "size", "kind", "is_signed", "pointee_const", "pointee_size")
+            ]
+            lines.append("\t".join(map(str, ("param", p["name"], p["type"], *numbers))))
+    return "\n".join(lines) + "\n"

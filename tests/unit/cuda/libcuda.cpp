@@ -11,13 +11,15 @@
 //  shows as wrong
 //    data. From memory that is not pinned it is copied at the call, as CUDA does.
 //  * Fresh memory holds 0xA5.
-// A module is the path of a shared object, as text; a kernel is a C function of it: void name(const void*
-// params, const unsigned dims[6], unsigned shared). What it touches must be mapped, or the process gets
-// SIGSEGV.
+// A module is the path of a shared object, as text: one that hmmemu's own compiler made for the emulated
+// device, whose kernels run here with the loader of the unit tests (../loader); or any other, and a kernel is
+// a C function of it: void name(const void* params, const unsigned dims[6], unsigned shared). What it touches
+// must be mapped, or the process gets SIGSEGV.
 //
-// FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us, version,
-// mode, novmm, elsewhere (addresses that are asked for are not given), fail=function:result[:nth] (the nth
-// call and all after it). `lock` guards the tables; each stream has its own for its queue.
+// FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us,
+// kernel_us (kernels alone, later still), version, mode, novmm, elsewhere (addresses that are asked for are
+// not given), fail=function:result[:nth] (the nth call and all after it). `lock` guards the tables; each
+// stream has its own for its queue.
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
@@ -35,6 +37,10 @@
 #include <unistd.h>
 #include <vector>
 
+#include "hmmemu/abi.h"
+
+extern "C" int loader_run(const hmm_kernel*, const hmm_launch*, char*, size_t); // ../loader/loader.cpp
+
 namespace {
 
 enum {
@@ -44,7 +50,8 @@ enum {
   kInvalidDevice = 101,
   kNoImage = 200,
   kNotFound = 500,
-  kNotReady = 600
+  kNotReady = 600,
+  kLaunchFailed = 719
 };
 using Address = unsigned long long;
 
@@ -136,6 +143,7 @@ struct Stream {
   std::condition_variable changed;
   std::deque<std::function<void()>> queue;
   bool busy = false, end = false;
+  std::atomic<int> error{0}; // of a kernel: sticky
   std::thread thread{[this] { run(); }};
 
   void run() {
@@ -165,6 +173,11 @@ struct Stream {
     queue.push_back(std::move(act));
     changed.notify_all();
   }
+};
+
+struct Function {
+  const hmm_kernel* compiled = nullptr;
+  void (*plain)(const void*, const unsigned*, unsigned) = nullptr;
 };
 
 bool is_gpu(int gpu) { return gpu >= 0 && gpu < number("gpus", 1); }
@@ -278,8 +291,8 @@ int cuMemAddressReserve(Address* got, size_t bytes, size_t, Address hint, unsign
   if (!bytes || bytes % 4096 || hint % 4096) return kInvalid;
   const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
   const bool here = hint && !number("elsewhere", 0);
-  void* at =
-      mmap(reinterpret_cast<void*>(hint), bytes, PROT_NONE, flags | (here ? MAP_FIXED_NOREPLACE : 0), -1, 0);
+  void* at = mmap(here ? reinterpret_cast<void*>(hint) : nullptr, bytes, PROT_NONE,
+                  flags | (here ? MAP_FIXED_NOREPLACE : 0), -1, 0);
   if (at == MAP_FAILED) at = mmap(nullptr, bytes, PROT_NONE, flags, -1, 0); // a hint, no more
   if (at == MAP_FAILED) return kNoMemory;
   std::lock_guard guard(lock);
@@ -422,7 +435,7 @@ int cuStreamSynchronize(Stream* stream) {
   HERE;
   std::unique_lock hold(stream->mutex);
   stream->changed.wait(hold, [&] { return stream->queue.empty() && !stream->busy; });
-  return 0;
+  return stream->error;
 }
 int cuStreamQuery(Stream* stream) {
   HERE;
@@ -442,19 +455,45 @@ int cuStreamDestroy_v2(Stream* stream) {
 }
 int cuModuleLoadData(void** module, const void* image) {
   HERE;
-  *module = dlopen(static_cast<const char*>(image), RTLD_NOW | RTLD_LOCAL);
+  static void* const promoted = [] { // modules look for the loader's functions among global names
+    Dl_info self;
+    dladdr(reinterpret_cast<void*>(cuInit), &self);
+    return dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_GLOBAL);
+  }();
+  *module = promoted ? dlopen(static_cast<const char*>(image), RTLD_NOW | RTLD_LOCAL) : nullptr;
   return *module ? 0 : kNoImage;
 }
 int cuModuleUnload(void* module) {
   HERE;
   return dlclose(module) ? kInvalid : 0;
 }
-int cuModuleGetFunction(void** function, void* module, const char* name) {
+int cuModuleGetFunction(Function** function, void* module, const char* name) {
   HERE;
-  *function = dlsym(module, name);
-  return *function ? 0 : kNotFound;
+  Function found;
+  if (const auto table = reinterpret_cast<const hmm_module* (*)()>(dlsym(module, "hmmemu_module"))) {
+    for (uint32_t i = 0; i < table()->kernel_count; i++)
+      if (!strcmp(table()->kernels[i].name, name)) found.compiled = &table()->kernels[i];
+  } else {
+    found.plain = reinterpret_cast<decltype(found.plain)>(dlsym(module, name));
+  }
+  if (!found.compiled && !found.plain) return kNotFound;
+  *function = new Function(found);
+  return 0;
 }
-int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+int cuFuncGetAttribute(int* value, int attribute, const Function* function) {
+  HERE;
+  if (attribute > 1) return kInvalid;
+  const hmm_kernel* const compiled = function->compiled;
+  *value = attribute  ? (compiled ? int(compiled->static_shared) : 0)
+           : compiled ? int(compiled->max_threads)
+                      : 1024;
+  return 0;
+}
+int cuFuncSetAttribute(Function*, int attribute, int value) {
+  HERE;
+  return attribute == 8 && value >= 0 ? 0 : kInvalid;
+}
+int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, Stream* stream, void** params, void** extra) {
   HERE;
   if (params || !extra || extra[0] != reinterpret_cast<void*>(1) || extra[2] != reinterpret_cast<void*>(2) ||
@@ -463,9 +502,19 @@ int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsign
   if (!gx || !gy || !gz || !bx || !by || !bz || uint64_t(bx) * by * bz > 1024) return kInvalid;
   const auto* first = static_cast<const char*>(extra[1]);
   const std::vector<char> block(first, first + *static_cast<size_t*>(extra[3]));
-  const std::vector<unsigned> dims = {gx, gy, gz, bx, by, bz};
-  const auto kernel = reinterpret_cast<void (*)(const void*, const unsigned*, unsigned)>(function);
-  stream->add([=] { kernel(block.data(), dims.data(), shared); });
+  const Function kernel = *function;
+  stream->add([=] {
+    usleep(useconds_t(number("kernel_us", 0)));
+    alignas(64) char aligned[4096];
+    memcpy(aligned, block.data(), block.size());
+    if (kernel.plain) {
+      const unsigned dims[6] = {gx, gy, gz, bx, by, bz};
+      return kernel.plain(aligned, dims, shared);
+    }
+    const hmm_launch launch = {{gx, gy, gz}, {bx, by, bz}, shared, 0, aligned};
+    char message[256];
+    if (loader_run(kernel.compiled, &launch, message, sizeof message)) stream->error = kLaunchFailed;
+  });
   return 0;
 }
 

@@ -83,8 +83,9 @@ def test_no_driver(monkeypatch):
         hmm.AddressSpace(device="cuda")
 
 
-def test_a_driver_that_is_too_old(monkeypatch):
-    old = fakecuda.build('extern "C" int cuInit(unsigned) { return 0; }\n', "old-libcuda")
+def test_a_driver_that_is_too_old(monkeypatch, tmp_path):
+    (tmp_path / "old.cpp").write_text('extern "C" int cuInit(unsigned) { return 0; }\n')
+    old = fakecuda.build([tmp_path / "old.cpp"], "old-libcuda")
     monkeypatch.setenv("HMMEMU_LIBCUDA", str(old))
     with pytest.raises(
         hmm.UnsupportedError, match=r"has no cuGetErrorName: hmmemu needs a driver of CUDA 11.2"
@@ -117,12 +118,13 @@ def test_a_program_that_is_missing_or_hangs(monkeypatch, tmp_path):
             gpus.find_gpus()
 
 
-def test_this_version_says_that_it_cannot_launch_there(cuda):
-    cuda()
-    with pytest.raises(
-        hmm.UnsupportedError, match=r"GPU 0, .*could be used, but this version .*device='emulated'"
-    ):
-        choices.choose_device("cuda")
+def test_the_gpu_and_why(cuda, monkeypatch):
+    cuda("gpus=2")
+    gpu, why = choices.choose_device("cuda:1")
+    assert gpu.index == 1 and why == "asked for"
+    monkeypatch.setenv("HMMEMU_DEVICE", "cuda")
+    gpu, why = choices.choose_device("auto")
+    assert gpu.index == 0 and why == "HMMEMU_DEVICE=cuda"
 
 
 def test_the_environment_names_the_device(cuda, monkeypatch):

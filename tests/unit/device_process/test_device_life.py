@@ -104,7 +104,7 @@ def test_program_that_is_another() -> None:
 
 
 def test_unknown_tracker() -> None:
-    with pytest.raises(RangeError, match="uffd or signal, not hope"):
+    with pytest.raises(RangeError, match="uffd, signal or launch, not hope"):
         DeviceProcess(str(PROGRAM), tracker="hope")
 
 

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <fcntl.h>
 #include <iterator>
 #include <poll.h>
 #include <sched.h>
@@ -22,7 +23,8 @@ using hmm::Failure;
 using hmm::FailureKind;
 
 constexpr uint64_t kSecond = 1'000'000'000; // ns
-constexpr uint64_t kStartLimit = 30 * kSecond, kAskLimit = 30 * kSecond, kLoadLimit = 120 * kSecond;
+constexpr uint64_t kStartLimit = 30 * kSecond, kAskLimit = 30 * kSecond, kLoadLimit = 120 * kSecond,
+                   kKeepLimit = 120 * kSecond;
 constexpr int kEndLimitMs = 20'000;
 constexpr uint32_t kSpin = 50'000; // ns
 
@@ -109,11 +111,11 @@ void DeviceProcess::abandon() {
 }
 
 DeviceProcess::DeviceProcess(std::string program, unsigned index, unsigned workers, unsigned layout,
-                             Tracker tracker)
-    : program_(std::move(program)), index_(index), workers_wish_(workers), tracker_(tracker), layout_(layout),
-      owner_(getpid()), channel_(memory_.channel), vram_(make_memory("hmmemu-vram", kVramBytes)),
-      bell_(make_bell()), port_(*new (port_memory_.as<void>()) Port(channel_, bell_.get())),
-      queue_(channel_) {
+                             Tracker tracker, unsigned gpu)
+    : program_(std::move(program)), index_(index), workers_wish_(workers), gpu_(gpu), tracker_(tracker),
+      layout_(layout), owner_(getpid()), channel_(memory_.channel),
+      vram_(make_memory("hmmemu-vram", kVramBytes)), bell_(make_bell()),
+      port_(*new (port_memory_.as<void>()) Port(channel_, bell_.get())), queue_(channel_) {
   if (workers > kMaxWorkers)
     fail(FailureKind::Range,
          "a device has at most " + std::to_string(kMaxWorkers) + " workers, not " + std::to_string(workers));
@@ -147,6 +149,7 @@ void DeviceProcess::reset_channel() {
   c.generation++;
   c.spin_ns = spin_time();
   c.tracker = tracker_;
+  c.gpu = gpu_;
   c.stack_limit = stack_limit();
   c.worker_count = c.mailbox_count = 0;
   most_threads_ = threads_with_logs();
@@ -195,7 +198,10 @@ void DeviceProcess::greet() {
   try {
     greeting = control_.greeting(kStartLimit);
   } catch (const Failure& failure) {
-    fail(FailureKind::Device, program_ + " did not start: " + failure.what());
+    const Crash& crash = channel_->crash;
+    const bool told = channel_->crash_state.load() == kCrashComplete;
+    const std::string why(crash.message, told ? strnlen(crash.message, sizeof crash.message) : 0);
+    fail(FailureKind::Device, program_ + " did not start: " + (why.empty() ? failure.what() : why));
   }
   if (greeting.answer.status == kStatusUnsupported)
     fail(FailureKind::Unsupported, "emulated devices cannot work here: " + greeting.answer.text);
@@ -220,15 +226,30 @@ bool DeviceProcess::reap() {
   return true;
 }
 
+// A GPU's memory outlives the process by a keeper, which writes it to the file of frames and holds a lock on
+// it until that is done (device/cuda/keeper.h).
+void DeviceProcess::wait_for_keeper() {
+  if (tracker_ != kTrackerLaunch) return;
+  const uint64_t deadline = now_ns() + kKeepLimit;
+  for (;; poll(nullptr, 0, 1)) {
+    flock lock{};
+    lock.l_type = F_WRLCK;
+    lock.l_len = 1;
+    if (fcntl(vram_.get(), F_OFD_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) return;
+    if (now_ns() > deadline) fail(FailureKind::Device, "the memory of a GPU did not come home within 120 s");
+  }
+}
+
 void DeviceProcess::end_locked() {
   queue_.close();
-  if (reap()) return;
+  if (reap()) return wait_for_keeper();
   killed_ = true;
   syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
   pollfd source{pidfd_.get(), POLLIN, 0};
   const uint64_t deadline = now_ns() + uint64_t(kEndLimitMs) * 1'000'000;
   while (!reap() && now_ns() < deadline) poll(&source, 1, 1000);
   if (!reaped_) fail(FailureKind::Device, "device process " + std::to_string(pid_) + " does not end");
+  wait_for_keeper();
 }
 
 void DeviceProcess::kill() {

@@ -35,10 +35,11 @@ struct CrashReport {
 
 class DeviceProcess {
  public:
-  // Starts the program `program`. `workers`: 0 is one for each CPU that this process may use.
+  // Starts the program `program`. `workers`: 0 is one for each CPU that this process may use. `gpu`: under
+  // kTrackerLaunch.
   // Throws Failure.
   DeviceProcess(std::string program, unsigned index, unsigned workers, unsigned layout,
-                Tracker tracker = kTrackerUserfaultfd);
+                Tracker tracker = kTrackerUserfaultfd, unsigned gpu = 0);
   ~DeviceProcess(); // ends the process
   DeviceProcess(const DeviceProcess&) = delete;
 
@@ -119,13 +120,14 @@ class DeviceProcess {
   void start();
   void greet();
   void end_locked();
+  void wait_for_keeper();
   bool reap();
   void reset_channel();
   Answer ask(Request& request, uint64_t limit_ns);
   uint32_t threads_with_logs() const;
 
   const std::string program_;
-  const unsigned index_, workers_wish_;
+  const unsigned index_, workers_wish_, gpu_;
   const Tracker tracker_;
   std::atomic<unsigned> layout_;
   const pid_t owner_;

@@ -87,12 +87,18 @@ uint64_t LaunchQueue::launch(const LaunchSpec& spec, uint64_t limit_ns, int pidf
     throw hmm::Failure(hmm::FailureKind::Range, "a kernel takes at most 4096 bytes of parameters");
   if (spec.extent_count > HMM_EXTENTS)
     throw hmm::Failure(hmm::FailureKind::Range, "a launch takes at most 32 extents");
+  if (spec.reaches.size() > kMostReaches)
+    throw hmm::Failure(hmm::FailureKind::Range, "a kernel on a GPU takes at most " +
+                                                    std::to_string(kMostReaches) + " arrays, not " +
+                                                    std::to_string(spec.reaches.size()));
   // Copied before the lock is taken: reading the caller's memory may fault.
   alignas(64) unsigned char params[kParamBytes];
   hmm_extent extents[HMM_EXTENTS];
   const size_t extent_bytes = spec.extent_count * sizeof(hmm_extent);
   memcpy(params, spec.params, spec.param_bytes);
   if (extent_bytes) memcpy(extents, spec.extents, extent_bytes);
+  Reach reaches[kMostReaches];
+  std::copy(spec.reaches.begin(), spec.reaches.end(), reaches);
   std::unique_lock hold(lock_);
   Slot* const slot = wait_for_room(hold, limit_ns, pidfd);
   if (!slot) return 0;
@@ -109,6 +115,8 @@ uint64_t LaunchQueue::launch(const LaunchSpec& spec, uint64_t limit_ns, int pidf
   memcpy(slot->params, params, spec.param_bytes);
   slot->extent_count = uint32_t(spec.extent_count);
   if (extent_bytes) memcpy(slot->extents, extents, extent_bytes);
+  slot->reach_count = uint32_t(spec.reaches.size());
+  std::copy_n(reaches, slot->reach_count, slot->reaches);
   return submit();
 }
 

@@ -17,9 +17,10 @@ struct LaunchSpec {
   hmm_dim3 grid, block;
   uint32_t dynamic_shared, flags;
   const void* params;
-  size_t param_bytes;  // at most kParamBytes
-  const void* extents; // hmm_extent[extent_count]
-  size_t extent_count; // at most HMM_EXTENTS
+  size_t param_bytes;         // at most kParamBytes
+  const void* extents;        // hmm_extent[extent_count]
+  size_t extent_count;        // at most HMM_EXTENTS
+  std::vector<Reach> reaches; // at most kMostReaches
 };
 
 enum class WaitResult { done, timeout, dead };

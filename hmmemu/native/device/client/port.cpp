@@ -6,7 +6,7 @@
 namespace hmmemu::device {
 namespace {
 
-constexpr uint64_t kLimit = 5'000'000'000, kSlice = 10'000'000; // ns
+constexpr uint64_t kSlice = 10'000'000; // ns
 
 MailboxOperation operation_of(hmm::Rights rights) {
   return rights == hmm::Rights::None ? kRightsNone : rights == hmm::Rights::Read ? kRightsRead : kRightsWrite;
@@ -20,6 +20,11 @@ int Port::set_rights(hmm::Pages pages, hmm::Rights rights) {
   return shootdown.set_rights(pages.begin, pages.bytes(), operation_of(rights));
 }
 
+int Port::exchange(hmm::Pages pages, MailboxOperation operation) {
+  if (channel_->tracker != kTrackerLaunch) return 0;
+  return settle(pages) ? shootdown.set_rights(pages.begin, pages.bytes(), operation) : ESRCH;
+}
+
 int Port::give(hmm::Pages pages, hmm::Rights rights) {
   int error = 0;
   if (!faults.grant(pages, operation_of(rights), error)) error = set_rights(pages, rights);
@@ -29,7 +34,7 @@ int Port::give(hmm::Pages pages, hmm::Rights rights) {
 
 // False: the device process has ended.
 bool Port::settle(hmm::Pages pages) {
-  const uint64_t deadline = now_ns() + kLimit;
+  const uint64_t deadline = now_ns() + shootdown.limit();
   while (!faults.settled(pages, kSlice)) {
     if (shootdown.process_ended()) return false;
     if (now_ns() > deadline) {

@@ -13,7 +13,14 @@ class Port final : public hmm::DevicePort {
   bool drop(hmm::Pages pages) override { return shootdown.zap(pages.begin, pages.bytes()); }
   int set_rights(hmm::Pages pages, hmm::Rights rights) override;
   int give(hmm::Pages pages, hmm::Rights rights) override;
-  bool idle() const override { return channel_->queue.completed.load() == channel_->queue.produced.load(); }
+  // Rights that are left on a GPU would have to be looked for before each launch; and content that comes to
+  // such a page is not seen by it.
+  bool idle() const override {
+    return channel_->tracker != kTrackerLaunch &&
+           channel_->queue.completed.load() == channel_->queue.produced.load();
+  }
+  int fetch(hmm::Pages pages) override { return exchange(pages, kFetch); }
+  int store(hmm::Pages pages) override { return exchange(pages, kStore); }
   void wake(hmm::Pages pages) override { faults.retry(pages); }
   void refuse(hmm::Pages pages) override { faults.refuse(pages); }
 
@@ -27,6 +34,7 @@ class Port final : public hmm::DevicePort {
  private:
   bool settle(hmm::Pages pages);
   FaultSlot* slot_of(pid_t thread) const; // null if that thread runs no blocks
+  int exchange(hmm::Pages pages, MailboxOperation operation);
 
   Channel* channel_;
 };

@@ -15,7 +15,7 @@
 namespace hmmemu::device {
 namespace {
 
-constexpr uint64_t kLimit = 5'000'000'000, kSlice = 10'000'000; // ns
+constexpr uint64_t kSlice = 10'000'000; // ns
 constexpr int kEndLimitMs = 20'000;
 
 } // namespace
@@ -62,7 +62,7 @@ int Shootdown::change(const Change& change) {
   const int cpu = sched_getcpu();
   const int known = cpu >= 0 && cpu < int(kMaxCpus) ? channel_->mailbox_of_cpu[cpu] : -1;
   const uint32_t index = uint32_t(known >= 0 ? known : cpu) % boxes;
-  const uint64_t deadline = now_ns() + kLimit;
+  const uint64_t deadline = now_ns() + limit();
   int error = ETIMEDOUT;
   if (acquire(locks_[index], deadline)) {
     error = gone_ ? ESRCH : broken_ ? ETIMEDOUT : exchange(channel_->mailboxes[index], change, deadline);
@@ -87,7 +87,7 @@ int Shootdown::end_process() {
   uint32_t none = kCrashNone;
   if (channel_->crash_state.compare_exchange_strong(none, kCrashPartial)) {
     channel_->crash.kind = kCrashDevice;
-    constexpr char kText[] = "the device process did not answer within 5 s, and was ended";
+    constexpr char kText[] = "the device process did not answer in time, and was ended";
     static_assert(sizeof kText <= sizeof channel_->crash.message);
     memcpy(channel_->crash.message, kText, sizeof kText);
     channel_->crash_state = kCrashComplete;
@@ -101,7 +101,7 @@ int Shootdown::end_process() {
 void Shootdown::attach(int pidfd) {
   // gone_ is set: whoever holds a lock is about to notice and to let it go.
   for (Lock& lock : locks_)
-    if (acquire(lock, now_ns() + kLimit)) release(lock);
+    if (acquire(lock, now_ns() + limit())) release(lock);
   pidfd_ = pidfd;
   broken_ = 0;
   gone_ = 0;

@@ -27,6 +27,9 @@ class Shootdown {
   // For others who wait for an answer of the device.
   bool process_ended(int wait_ms = 0);
   int end_process(); // it gave none; returns ESRCH
+  // How long an answer may take, ns. A GPU answers when the kernel that uses the page has ended; who waits
+  // has the page locked, which may last 120 s (driver/page_locks.h).
+  uint64_t limit() const { return (channel_->tracker == kTrackerLaunch ? 100u : 5u) * 1'000'000'000ull; }
 
   // The process that `pidfd` stands for answers from now on. Waits for calls under way (limited).
   void attach(int pidfd);

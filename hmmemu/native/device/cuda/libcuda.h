@@ -47,6 +47,8 @@ enum Attribute : int {
   kVirtualMemory = 102,
   kFileDescriptors = 103,
 };
+// CUfunction_attribute
+enum : int { kMaxThreads = 0, kStaticShared = 1, kMostDynamicShared = 8 };
 enum : int { kComputeProhibited = 2, kComputeExclusive = 3 };
 
 struct Location {
@@ -129,6 +131,8 @@ template <class... Args> class Call<Result(Args...)> {
   CALL(module_load, cuModuleLoadData, Result(Module**, const void*))                                         \
   CALL(module_unload, cuModuleUnload, Result(Module*))                                                       \
   CALL(module_function, cuModuleGetFunction, Result(Function**, Module*, const char*))                       \
+  CALL(function_get, cuFuncGetAttribute, Result(int*, int, Function*))                                       \
+  CALL(function_set, cuFuncSetAttribute, Result(Function*, int, int))                                        \
   CALL(launch, cuLaunchKernel,                                                                               \
        Result(Function*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream*,      \
               void**, void**))

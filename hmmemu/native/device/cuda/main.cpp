@@ -1,21 +1,24 @@
 // hmmemu-cuda: whatever hmmemu does with a real GPU is done in this process, never in the user's
 // (docs/cuda.md says why). Started by hmmemu; not a program to run by hand.
 //
-//   hmmemu-cuda list       the GPUs as JSON on the standard output
+//   hmmemu-cuda list                                               the GPUs as JSON on the standard output
+//   hmmemu-cuda FD_CONTROL FD_CHANNEL FD_VRAM FD_BELL INDEX        the process of one device: see
+//   hmmemu-device
 //
-// Exit status: 0; 1 with one line on the standard error that says what is wrong and what to do; 2 for a wrong
-// command.
+// Exit status of list: 0; 1 with one line on the standard error that says what is wrong and what to do. 2:
+// wrong command.
+#include "device/process/start.h"
 #include "gpus.h"
 #include "libcuda.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <unistd.h>
 
-int main(int argc, char** argv) {
-  if (argc != 2 || strcmp(argv[1], "list") != 0) {
-    fprintf(stderr, "hmmemu-cuda is started by hmmemu; `hmmemu doctor` lists the GPUs\n");
-    return 2;
-  }
+namespace {
+
+int list() {
   try {
     puts(hmmemu::cuda::describe_gpus().c_str());
   } catch (const hmmemu::cuda::CudaError& error) {
@@ -23,4 +26,13 @@ int main(int argc, char** argv) {
     return 1;
   }
   return fflush(stdout) == 0 ? 0 : 1;
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  if (argc == 2 && strcmp(argv[1], "list") == 0) return list();
+  if (argc == 6) _exit(hmmemu::device::run({atoi(argv[1]), atoi(argv[2]), atoi(argv[3]), atoi(argv[4])}));
+  fprintf(stderr, "hmmemu-cuda is started by hmmemu; `hmmemu doctor` lists the GPUs\n");
+  return 2;
 }

@@ -186,6 +186,22 @@ void fail_launch(uint64_t ticket, const char* message) {
   finish();
 }
 
+void fail_access(uint64_t ticket, const hmm_kernel& kernel, const hmm_launch& launch, uint64_t address,
+                 bool writes) {
+  become_reporter();
+  Crash& crash = channel->crash;
+  crash.kind = kCrashSignal;
+  crash.signal = SIGSEGV;
+  crash.address = address;
+  crash.address_known = crash.in_kernel = 1;
+  crash.access = writes ? kAccessWrite : kAccessRead;
+  crash.ticket = ticket;
+  copy_text(crash.kernel, sizeof crash.kernel, kernel.name);
+  crash.grid = launch.grid;
+  crash.block_size = launch.block;
+  finish();
+}
+
 void fail_device(const char* message) {
   become_reporter();
   channel->crash.kind = kCrashDevice;

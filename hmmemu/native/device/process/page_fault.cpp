@@ -84,7 +84,9 @@ bool wait_for_answer(FaultSlot& slot, uint32_t number) {
   }
 }
 
-bool post_and_wait(uint64_t address, bool writes) {
+} // namespace
+
+bool ask_for_page(uint64_t address, bool writes) {
   FaultSlot& slot = slot_of_this_thread();
   const uint32_t number = take(slot) & ~kFaultStateMask;
   if (&slot == &channel->faults[kMaxBlocks]) slot.tid = int32_t(syscall(SYS_gettid)); // others never change
@@ -93,8 +95,6 @@ bool post_and_wait(uint64_t address, bool writes) {
   post(slot, number, 0);
   return wait_for_answer(slot, number);
 }
-
-} // namespace
 
 bool post_faults_to(int bell) {
   bell_fd = bell;
@@ -111,7 +111,7 @@ bool resolve_page_fault(const siginfo_t* info, const ucontext_t* context) {
   if (access == kAccessUnknown && instruction_of(context) == address) access = kAccessExecute;
   if (access == kAccessExecute) return false; // nobody grants that
   const int error = errno;
-  const bool again = post_and_wait(address, access != kAccessRead);
+  const bool again = ask_for_page(address, access != kAccessRead);
   errno = error;
   return again;
 }

@@ -1,6 +1,7 @@
 // Tracker signal: page faults of this process become messages to the driver, as they do with a userfaultfd.
 #pragma once
 #include <csignal>
+#include <cstdint>
 #include <ucontext.h>
 
 namespace hmmemu::device {
@@ -12,5 +13,8 @@ bool post_faults_to(int bell);
 // either not an access to video memory or one that the driver refused. Async-signal-safe, any thread, also
 // from within a handler.
 bool resolve_page_fault(const siginfo_t* info, const ucontext_t* context);
+
+// Asks the driver for a page that this thread needs, and waits until it is there. False: nobody owns it.
+bool ask_for_page(uint64_t address, bool writes);
 
 } // namespace hmmemu::device

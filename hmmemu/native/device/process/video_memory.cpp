@@ -110,10 +110,10 @@ int set_rights(uint64_t address, uint64_t length, int protection) {
 
 } // namespace
 
-bool start_watching_rights() {
+const char* open_video_memory(int) {
   unsigned char* const memory = reserve_memory(kWatchedBytes, 0);
   watched = reinterpret_cast<std::atomic<uint8_t>*>(memory);
-  return memory != nullptr;
+  return memory ? nullptr : "no memory to watch page faults";
 }
 
 bool is_watched(uint64_t address) {
@@ -164,8 +164,9 @@ int change_table(MailboxOperation operation, uint64_t address, uint64_t length) 
     return set_rights(address, length, PROT_READ);
   case kRightsWrite:
     return set_rights(address, length, PROT_READ | PROT_WRITE);
+  default: // of a GPU
+    return EINVAL;
   }
-  return EINVAL;
 }
 
 // The worker's own entry goes, so that its store faults; who looks at the fault sees what it is for.

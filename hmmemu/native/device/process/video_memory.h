@@ -20,8 +20,9 @@ namespace hmmemu::device {
 int map_video(const Userfault& userfault, int vram, uint64_t address, uint64_t length);
 int unmap_video(uint64_t address, uint64_t length);
 
-// Tracker signal, before the first mapping. False if there is no memory for the table of watched pages.
-bool start_watching_rights();
+// Trackers signal and launch, before the first mapping. Null, or why it cannot be had. `vram` is the file of
+// frames.
+const char* open_video_memory(int vram);
 
 // Tracker signal: whether the page of `address` is mapped video memory. Async-signal-safe.
 bool is_watched(uint64_t address);

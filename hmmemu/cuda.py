@@ -1,0 +1,83 @@
+"""The CUDA device: a GPU that has a page before a kernel may touch it, and gives it up when no kernel does.
+
+All that is done with the GPU is done by a process, `hmmemu-cuda`, which speaks the emulated device's protocol:
+queue, tickets, page faults, restarts are those of `Device`. Not yet run on a GPU; docs/cuda.md has the design.
+LOCK: as `Device`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hmmemu._native import DeviceProcess
+from hmmemu.arguments import Pointer
+from hmmemu.device import Device
+from hmmemu.errors import OutOfMemoryError
+from hmmemu.gpus import PROGRAM, Gpu
+from hmmemu.ranges import PageRange, extent
+from hmmemu.trace import CAUSES
+
+if TYPE_CHECKING:
+    from hmmemu.compiler import Compiled
+    from hmmemu.space import AddressSpace
+
+
+_BLOCK = 2 << 20  # bytes; what a GPU maps at a time
+
+
+class CudaDevice(Device):
+    """A GPU. Kernels reach the arrays among their arguments, whole, and nothing else.
+
+    Attributes:
+        gpu: what the driver says of it.
+    """
+
+    kind = "cuda"
+    counts = False
+
+    def __init__(self, space: AddressSpace, index: int, gpu: Gpu, why: str) -> None:
+        self.gpu = gpu
+        self.target = f"compute capability {gpu.capability[0]}.{gpu.capability[1]}"
+        self.shared_bytes = gpu.shared_bytes
+        super().__init__(space, index, 1, why)
+
+    def _start(self, space: AddressSpace, workers: int) -> DeviceProcess:
+        return DeviceProcess(str(PROGRAM), self.index, workers, tracker="launch", gpu=self.gpu.index)
+
+    @property
+    def name(self) -> str:
+        """For tables: "CUDA device 0"."""
+        return f"CUDA device {self.index}"
+
+    def __repr__(self) -> str:
+        return f"<hmmemu.Device {self.index}: {self.gpu}, by process {self.process.pid}; {self.why}>"
+
+    def compile(self, code: str, *, counting: bool = False, **how: Any) -> Compiled:
+        """Compiles CUDA C++ with NVRTC; see `hmmemu.cuda_compile`."""
+        from hmmemu.cuda_compile import compile_module
+
+        return compile_module(code, self.gpu.capability, **how)
+
+    def _reaches(self, pointers: Sequence[Pointer]) -> list[tuple[int, int, bool]]:
+        """The pages of the arguments; they are brought here, too, many at a time. What the CPU takes back before the
+        kernel begins comes again, by page faults of the device process.
+        """
+        used = [pointer for pointer in pointers if pointer.array.size]
+        memory = [extent(pointer.array) for pointer in used]
+        self._check_room([place.pages for place in memory])
+        for pointer, place in zip(used, memory, strict=True):
+            access = self.space.session.access
+            self._ask(access, *place.pages, self.processor, pointer.writes, CAUSES.index("launch"))
+        return [(place.begin, place.end, p.writes) for p, place in zip(used, memory, strict=True)]
+
+    def _check_room(self, pages: Sequence[PageRange]) -> None:
+        """A kernel needs all of its arrays on the GPU at a time, in whole blocks."""
+        blocks = {block for begin, end in pages for block in range(begin // _BLOCK, -(-end // _BLOCK))}
+        room = min(self.gpu.bytes, self.space.device_memory or self.gpu.bytes)
+        if len(blocks) * _BLOCK > room + _BLOCK * len(pages):  # arrays rarely begin with a block
+            raise OutOfMemoryError(
+                f"the arrays of this launch take {len(blocks) * _BLOCK >> 20} MiB of device memory, and {self.name} "
+                f"has {room >> 20} MiB: a kernel on a GPU needs all of its arrays there at a time; launch it on parts "
+                "of them"
+            )

@@ -1,0 +1,183 @@
+// Purpose: load kernels into the GPU: an image that hmmemu compiled, with a table of its kernels before it.
+//
+// The file: a line "hmmemu-cuda 1"; a line for each kernel, "kernel NAME SYMBOL PARAM_BYTES", and
+// after it one for each parameter, "param NAME TYPE OFFSET SIZE KIND SIGNED CONST POINTEE", fields with tabs
+// between; an empty line; the image, as cuModuleLoadData takes it (PTX, cubin).
+//
+// Invariants as in device/process/modules.cpp: one thread loads and unloads; handles are never used twice;
+// the table of kernels is read by worker 0 without a lock.
+#include "device/process/modules.h"
+
+#include "device/process/json.h"
+#include "kernels.h"
+#include "residency.h"
+#include "gpu_memory.h"
+
+#include <deque>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <vector>
+
+namespace hmmemu::device {
+namespace {
+
+using cuda::CudaKernel;
+
+constexpr uint64_t kKernels = 1u << 16;
+std::atomic<const CudaKernel*> kernels[kKernels];
+uint64_t kernel_count = 0;
+
+struct Param {
+  std::string name, type;
+  unsigned long numbers[6]; // offset, size, kind, signed, const, pointee
+};
+struct Entry {
+  std::string name, symbol;
+  unsigned long numbers[1]; // bytes of parameters
+  std::vector<Param> params;
+};
+
+struct Module {
+  cuda::Module* module = nullptr;
+  uint64_t first = 0, end = 0;
+  std::deque<Entry> entries; // names stay where they are: kernels point to them
+  std::deque<CudaKernel> kernels;
+};
+std::deque<Module> modules; // number - 1 is the index; an unloaded one stays as an empty entry
+
+std::vector<std::string> fields(const std::string& line) {
+  std::vector<std::string> list;
+  std::stringstream text(line);
+  for (std::string field; std::getline(text, field, '\t');) list.push_back(field);
+  return list;
+}
+
+template <size_t N> void numbers(const std::vector<std::string>& list, size_t from, unsigned long (&to)[N]) {
+  for (size_t i = 0; i < N; i++) to[i] = strtoul(list[from + i].c_str(), nullptr, 10);
+}
+
+// False: not a table of ours. Leaves the stream at the image.
+bool read_table(std::istream& file, std::deque<Entry>& entries) {
+  std::string line;
+  if (!std::getline(file, line) || line != "hmmemu-cuda 1") return false;
+  while (std::getline(file, line)) {
+    if (line.empty()) return true;
+    const std::vector<std::string> list = fields(line);
+    if (list[0] == "kernel" && list.size() == 4) {
+      entries.push_back({list[1], list[2], {}, {}});
+      numbers(list, 3, entries.back().numbers);
+    } else if (list[0] == "param" && list.size() == 9 && !entries.empty()) {
+      entries.back().params.push_back({list[1], list[2], {}});
+      numbers(list, 3, entries.back().params.back().numbers);
+    } else {
+      return false;
+    }
+  }
+  return false;
+}
+
+void describe(JsonWriter& json, const Entry& entry, const hmm_kernel& kernel, uint64_t handle) {
+  json.open('{')
+      .key("name")
+      .string(entry.name.c_str())
+      .key("handle")
+      .number(handle)
+      .key("mode")
+      .string("cuda");
+  json.key("param_bytes").number(kernel.param_bytes).key("static_shared").number(kernel.static_shared);
+  json.key("waits").boolean(false).key("max_threads").number(kernel.max_threads).key("params").open('[');
+  for (const Param& p : entry.params) {
+    json.open('{').key("name").string(p.name.c_str()).key("type").string(p.type.c_str());
+    json.key("offset").number(p.numbers[0]).key("size").number(p.numbers[1]).key("kind").number(p.numbers[2]);
+    json.key("is_signed").boolean(p.numbers[3]).key("pointee_const").boolean(p.numbers[4]);
+    json.key("pointee_size").number(p.numbers[5]).close('}');
+  }
+  json.close(']').close('}');
+}
+
+uint64_t handle_of(uint64_t index) { return uint64_t(channel->generation) << 32 | (index + 1); }
+
+std::string describe(const Module& module, uint64_t id) {
+  JsonWriter json;
+  json.open('{').key("module").number(id).key("bytes_used").number(0).key("kernels").open('[');
+  for (size_t i = 0; i < module.entries.size(); i++)
+    describe(json, module.entries[i], module.kernels[i].abi, handle_of(module.first + i));
+  json.close(']').key("globals").open('[').close(']').close('}');
+  return json.text();
+}
+
+// Dynamic shared memory may be all that a block can have; the user's words are checked before.
+CudaKernel find_kernel(cuda::Module* module, const Entry& entry) {
+  const cuda::Libcuda& cuda = cuda::libcuda();
+  CudaKernel kernel{};
+  int threads = 0, shared = 0;
+  cuda.module_function("find kernel " + entry.name, &kernel.function, module, entry.symbol.c_str());
+  cuda.function_get("ask how many threads kernel " + entry.name + " allows", &threads, cuda::kMaxThreads,
+                    kernel.function);
+  cuda.function_get("ask for the shared memory of kernel " + entry.name, &shared, cuda::kStaticShared,
+                    kernel.function);
+  const int most = cuda::attribute(cuda::gpu().gpu(), cuda::kSharedBytesOptIn);
+  if (shared < most)
+    cuda.function_set("allow kernel " + entry.name + " all shared memory", kernel.function,
+                      cuda::kMostDynamicShared, most - shared);
+  kernel.abi.name = entry.name.c_str();
+  kernel.abi.param_bytes = uint32_t(entry.numbers[0]);
+  kernel.abi.static_shared = uint32_t(shared);
+  kernel.abi.max_threads = uint32_t(threads);
+  return kernel;
+}
+
+} // namespace
+
+LoadResult load_module(const std::string& path, uint64_t, uint64_t, bool) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return {kStatusFailed, 0, path + " cannot be read"};
+  Module module;
+  if (!read_table(file, module.entries))
+    return {kStatusFailed, 0, path + " is not a kernel module for a GPU: compile it again"};
+  if (kernel_count + module.entries.size() > kKernels)
+    return {kStatusFailed, 0, "too many kernels were loaded into this device: start a new address space"};
+  const std::string image{std::istreambuf_iterator<char>(file), {}};
+  try {
+    cuda::gpu().enter_context();
+    cuda::libcuda().module_load("load " + path, &module.module, image.c_str());
+    modules.push_back(std::move(module));
+    for (const Entry& entry : modules.back().entries)
+      modules.back().kernels.push_back(find_kernel(modules.back().module, entry));
+  } catch (const cuda::CudaError& error) {
+    if (module.module) modules.pop_back();
+    return {kStatusFailed, 0, error.what()};
+  }
+  Module& kept = modules.back();
+  kept.first = kernel_count;
+  for (const CudaKernel& kernel : kept.kernels)
+    kernels[kernel_count++].store(&kernel, std::memory_order_release);
+  kept.end = kernel_count;
+  return {kStatusOk, 0, describe(kept, modules.size())};
+}
+
+LoadResult unload_module(uint64_t id) {
+  if (id == 0 || id > modules.size() || !modules[id - 1].module)
+    return {kStatusFailed, 0, "module " + std::to_string(id) + " is not loaded"};
+  Module& module = modules[id - 1];
+  if (channel->queue.completed.load() < channel->queue.produced.load())
+    return {kStatusFailed, 0, "kernels are still running: synchronize before unloading a module"};
+  for (uint64_t i = module.first; i < module.end; i++) kernels[i].store(nullptr, std::memory_order_release);
+  try {
+    cuda::gpu().enter_context();
+    cuda::libcuda().module_unload("unload a module", module.module);
+  } catch (const cuda::CudaError& error) {
+    return {kStatusFailed, 0, error.what()};
+  }
+  module.module = nullptr;
+  return {kStatusOk, 0, ""};
+}
+
+const hmm_kernel* find_kernel(uint64_t handle) {
+  const uint64_t index = handle - handle_of(0);
+  const CudaKernel* const found = index < kKernels ? kernels[index].load(std::memory_order_acquire) : nullptr;
+  return found ? &found->abi : nullptr;
+}
+
+} // namespace hmmemu::device

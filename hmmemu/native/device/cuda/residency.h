@@ -1,0 +1,24 @@
+// The page table of a GPU, in software: what kernels may do with each page, and which launch uses each block.
+//
+// A GPU's page faults cannot be caught, so a launch begins when every page that it names is there, and a page
+// is taken away when no launch uses it. Two threads must never miss each other: who dispatches writes the
+// launch's ticket to its blocks and then reads the rights; who takes rights writes them and then reads the
+// ticket. Both in one order for all (sequentially consistent), so at least one sees what the other wrote: the
+// dispatcher a missing right, or the taker a ticket to wait for.
+//
+// Rights to read are taken without waiting: the kernel goes on with its copy, in which everything that it may
+// read without a race is as it was.
+#pragma once
+#include "device/process/device.h"
+
+namespace hmmemu::cuda {
+
+class GpuMemory;
+
+GpuMemory& gpu();
+
+// Worker 0: waits until the launch has all pages that it names. They stay until its ticket completes.
+void bring_pages(const device::Slot& slot, uint64_t ticket, const hmm_kernel& kernel,
+                 const hmm_launch& launch);
+
+} // namespace hmmemu::cuda

@@ -1,0 +1,101 @@
+"""Kernels for a GPU, compiled by the real NVRTC through the real CuPy; neither needs a GPU."""
+
+from __future__ import annotations
+
+import pytest
+
+import hmmemu as hmm
+
+pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'hmmemu[cuda12]'")
+
+from hmmemu.cuda_compile import compile_module
+
+SOURCE = r"""
+namespace ns {
+struct Pair { double d; char c; };
+template <class T> __global__ void scale(T* x, const float* y, int n) { if (n) x[0] = y[0]; }
+__global__ void inner(unsigned char a, volatile float* p, long b) { p[0] = a + b; }
+}
+extern "C" __global__ void plain(const int* a, unsigned long long n, ns::Pair s, const float f, bool b, const void* v) {}
+__global__ void none() {}
+"""
+POINTER, INTEGER, FLOATING, BOOL, OTHER = 1, 2, 3, 4, 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nvrtc():
+    try:
+        from cupy.cuda import nvrtc
+
+        nvrtc.getVersion()
+    except Exception as error:
+        pytest.skip(f"CuPy finds no NVRTC: {error}")
+
+
+def read(compiled):
+    """The kernels of an image: name -> (symbol, bytes, [(name, type, offset, size, kind, signed, const, pointee)])."""
+    text, _, image = compiled.path.read_bytes().partition(b"\n\n")
+    lines = [line.split("\t") for line in text.decode().split("\n")]
+    assert lines[0] == ["hmmemu-cuda 1"] and image.startswith(b"\x7fELF")
+    kernels = {}
+    for word, *fields in lines[1:]:
+        if word == "kernel":
+            last = kernels[fields[0]] = (fields[1], int(fields[2]), [])
+        else:
+            last[2].append((*fields[:2], *map(int, fields[2:])))
+    return kernels
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    return read(compile_module(SOURCE, (9, 0), name_expressions=["ns::scale<double>"]))
+
+
+def test_every_kernel_by_its_names(kernels):
+    assert set(kernels) == {"plain", "none", "inner", "ns::inner", "ns::scale<double>"}
+    assert kernels["plain"][0] == "plain" and kernels["none"] == ("_Z4nonev", 0, [])
+    assert kernels["inner"] == kernels["ns::inner"]
+    assert "scale" in kernels["ns::scale<double>"][0]
+
+
+def test_parameters_as_the_gpu_has_them(kernels):
+    assert kernels["plain"][1:] == (
+        48,
+        [
+            ("a", "const int*", 0, 8, POINTER, 0, 1, 4),
+            ("n", "unsigned long long", 8, 8, INTEGER, 0, 0, 0),
+            ("s", "ns::Pair", 16, 16, OTHER, 0, 0, 0),
+            ("f", "const float", 32, 4, FLOATING, 1, 0, 0),
+            ("b", "bool", 36, 1, BOOL, 0, 0, 0),
+            ("v", "const void*", 40, 8, POINTER, 0, 1, 0),
+        ],
+    )
+    assert [p[2:] for p in kernels["inner"][2]] == [
+        (0, 1, INTEGER, 0, 0, 0),
+        (8, 8, POINTER, 0, 0, 4),
+        (16, 8, INTEGER, 1, 0, 0),
+    ]
+    assert [p[3:] for p in kernels["ns::scale<double>"][2]] == [
+        (8, POINTER, 0, 0, 8),
+        (8, POINTER, 0, 1, 4),
+        (4, INTEGER, 1, 0, 0),
+    ]
+
+
+def test_errors_have_the_users_lines():
+    with pytest.raises(hmm.CompileError, match=r'mine\.cu\(2\): error: identifier "y" is undefined'):
+        compile_module("\n__global__ void k(int* x) { *x = y; }", (9, 0), filename="mine.cu")
+    with pytest.raises(
+        hmm.CompileError, match=r"'nothing<int>' names no kernel of this source; its kernels: k"
+    ):
+        compile_module("__global__ void k() {}", (9, 0), name_expressions=["nothing<int>"])
+
+
+@pytest.mark.parametrize("name", ["vector_add", "jacobi", "histogram", "tree_walk", "matmul", "pages"])
+def test_the_workloads_compile(name):
+    from pathlib import Path
+
+    import hmmemu.kernels
+
+    source = (Path(hmmemu.kernels.__file__).parent / f"{name}.cu").read_text()
+    assert read(compile_module(source, (8, 0), filename=f"{name}.cu"))
