@@ -105,7 +105,7 @@ class Plan:
     envvar="HMMEMU_DEVICE",
     show_default=True,
     show_envvar=True,
-    help="Where kernels run; auto takes a GPU where there is one.",
+    help="Where kernels run; auto is the emulated device.",
 )
 @click.option("--devices", type=click.IntRange(1, 15), default=1, show_default=True, help="How many devices.")
 @click.option(

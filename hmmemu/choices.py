@@ -27,11 +27,11 @@ def choose_device(device: str) -> tuple[Gpu | None, str]:
     if asked == "auto":
         _tell_once(
             "device",
-            "kernels run on an emulated device: this version of hmmemu has no CUDA device yet "
-            "(device='emulated' or HMMEMU_DEVICE=emulated says that this is meant)",
+            "kernels run on an emulated device: the CUDA device has not yet run on a GPU, and is taken only if "
+            "asked for (device='emulated' or HMMEMU_DEVICE=emulated says that this is meant)",
             stacklevel=4,
         )
-        return None, "device='auto', and this version has no CUDA device yet"
+        return None, "device='auto', which takes no GPU yet"
     if asked.startswith("cuda"):
         from hmmemu.gpus import choose_gpu
 

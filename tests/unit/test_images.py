@@ -83,7 +83,8 @@ def test_workload_on_a_given_image(name, hmm_space):
     image[:2, :2] = [[0, 65535], [65535, 0]]
     outcome = WORKLOADS[name].run(hmm_space, image=image)
     assert outcome.verified, outcome.mismatch
-    assert (outcome.size, outcome.parameters) == ("input", {"height": 61, "width": 43})
+    assert outcome.size == "input"
+    assert outcome.parameters.items() >= {"height": 61, "width": 43}.items()
 
 
 def test_workload_that_takes_no_image(hmm_space):

@@ -5,7 +5,6 @@ That covers the workloads in kernels/ and every function that the tests of the d
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import re
 from collections.abc import Iterator
@@ -19,9 +18,12 @@ import test_cudalib_integer
 import test_cudalib_math
 import test_cudalib_rounding
 
+from hmmemu.kernels import WORKLOADS
+
 pytestmark = pytest.mark.skipif(nvrtc.library() is None, reason=nvrtc.INSTALL_HINT)
 
-KERNELS = sorted((Path(__file__).parents[2] / "kernels").glob("*.cu"))
+FOLDER = Path(__file__).parents[2] / "kernels"
+KERNELS = [FOLDER / f"{name}.cu" for name in WORKLOADS]
 ARCHITECTURES = [75, 90]
 
 Function = tuple[str, list[str], str]
@@ -49,7 +51,7 @@ def kernel(name: str, function: Function) -> str:
 @pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.name)
 def test_workload(path: Path, arch: int) -> None:
     """Every kernel that the workload launches is in the PTX; templates are instantiated by their name expressions."""
-    names = importlib.import_module(f"hmmemu.kernels.{path.stem}").WORKLOAD.kernels
+    names = WORKLOADS[path.stem].kernels
     templates = [name for name in names if "<" in name]
     text = nvrtc.compile_to_ptx(path.read_text(), name=str(path), arch=arch, expressions=templates)
     entries = re.findall(r"\.entry (\w+)", text)
@@ -59,13 +61,14 @@ def test_workload(path: Path, arch: int) -> None:
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-def test_kernels_of_the_benches(arch: int) -> None:
-    path = Path(__file__).parents[2] / "bench" / "kernels.cu"
-    assert nvrtc.compile_to_ptx(path.read_text(), name=str(path), arch=arch).count(".entry") >= 10
+@pytest.mark.parametrize(("path", "count"), [("bench/kernels.cu", 10), ("kernels/pages.cu", 3)])
+def test_other_kernels(path: str, count: int, arch: int) -> None:
+    file = FOLDER.parent / path
+    assert nvrtc.compile_to_ptx(file.read_text(), name=str(file), arch=arch).count(".entry") >= count
 
 
-def test_there_are_workloads() -> None:
-    assert len(KERNELS) >= 9
+def test_every_source_is_compiled() -> None:
+    assert {path.name for path in FOLDER.glob("*.cu")} == {path.name for path in KERNELS} | {"pages.cu"}
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

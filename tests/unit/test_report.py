@@ -101,8 +101,9 @@ def test_print_of_real_statistics(hmm_space):
     x = hmm_space.full(5000, 1, np.int32)
     hmm_space.prefetch(x, hmm_space.devices[0])
     assert x.sum() == 5000
-    lines = str(hmm_space.stats()).split("\n")
-    assert lines == report.unified_memory_table(hmm_space.stats()).split("\n")
+    stats = hmm_space.stats()
+    lines = str(stats).split("\n")
+    assert lines == report.unified_memory_table(stats).split("\n")
     assert any(line.endswith("Host To Device") for line in lines)
     assert any(line.endswith("Device To Host") for line in lines)
     assert lines[-1].startswith("Total CPU Page faults: ") and int(lines[-1].split(": ")[1]) > 0
