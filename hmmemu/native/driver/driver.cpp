@@ -132,11 +132,12 @@ static bool takes_away(const Transition& t) {
   }
 }
 
-// What is to be done about a page that others want, too (driver/thrashing.h).
+// What is to be done about a page that others want, too (driver/thrashing.h). Where nothing runs, a fault is
+// a message that was read late: two threads faulted, and what the first was given was enough for both.
 Thrashing::Advice Driver::advise(PageState state, const Transition& t, Processor p, Access access,
                                  uint64_t page, bool patient) {
   const ThrashingPolicy& policy = policy_.thrashing;
-  if (!policy.on || !takes_away(t)) return {};
+  if (!policy.on || !takes_away(t) || (p != kCpu && devices_[p]->idle())) return {};
   const auto used = [&](Processor q, uint64_t since) {
     return q == kCpu ? since > launched_[p].load() : !devices_[q]->idle();
   };
