@@ -16,7 +16,11 @@ from typing import Any
 import numpy as np
 
 from hmmemu.errors import ArgumentError
-from hmmemu.ranges import Array, describe
+from hmmemu.ranges import Array, describe, extent
+
+# hmm_extent of compiler/include/hmmemu/abi.h
+_EXTENT = np.dtype([("begin", "<u8"), ("end", "<u8"), ("parameter", "<u4"), ("", "<u4")])
+_MOST_EXTENTS = 32
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,11 @@ class Packed:
 
     block: bytes
     pointers: tuple[Pointer, ...]
+
+    def extents(self) -> bytes:
+        """The memory behind the pointers, for a device that says which of it an operation touched (abi.h)."""
+        memory = [(extent(p.array), p.parameter) for p in self.pointers[:_MOST_EXTENTS]]
+        return np.array([(m.begin, m.end, parameter, 0) for m, parameter in memory], _EXTENT).tobytes()
 
 
 def pack(kernel: str, parameters: Sequence[Parameter], size: int, values: Sequence[Any]) -> Packed:

@@ -8,7 +8,7 @@ LOCK: none. `modules` and `kernels` are changed by single dict operations, by th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,33 +18,23 @@ from hmmemu.atomic_uses import WAYS, AtomicUse
 from hmmemu.atomics import arrays_of
 from hmmemu.errors import ArgumentError, Error
 from hmmemu.link import AtomicOperation, links
-from hmmemu.ranges import extent
 
 if TYPE_CHECKING:
-    from hmmemu.arguments import Pointer
     from hmmemu.compiler.atomic_sites import Found
     from hmmemu.device import Device
     from hmmemu.kernel import RawModule
     from hmmemu.modules import LoadedKernel
     from hmmemu.space import AddressSpace
 
-# hmm_atomic_count and hmm_extent of compiler/include/hmmemu/abi.h
+# hmm_atomic_count of compiler/include/hmmemu/abi.h
 _COUNT = np.dtype(
     [("kernel", "<u8"), ("site", "<u4"), ("array", "<u2"), ("operation", "u1"), ("bytes", "u1"), ("lanes", "u1"),
      ("signed", "u1"), ("scope", "u1"), ("done", "u1"), ("", "<u4"), ("count", "<u8"), ("low", "<u8"), ("high", "<u8")]
 )  # fmt: skip
-_EXTENT = np.dtype([("begin", "<u8"), ("end", "<u8"), ("parameter", "<u4"), ("", "<u4")])
-_MOST_EXTENTS = 32
 _SCOPES = ("block", "device", "system")
 _TYPES = {(8, True): "signed char", (8, False): "unsigned char", (16, True): "short", (16, False): "unsigned short",
           (32, True): "int", (32, False): "unsigned int", (64, True): "long long", (64, False): "unsigned long long",
           (128, True): "__int128", (128, False): "unsigned __int128"}  # fmt: skip
-
-
-def extents_of(pointers: Sequence[Pointer]) -> bytes:
-    """The memory behind a launch's array arguments, for the device (for the library's own use)."""
-    memory = [(extent(p.array), p.parameter) for p in pointers[:_MOST_EXTENTS]]
-    return np.array([(m.begin, m.end, parameter, 0) for m, parameter in memory], _EXTENT).tobytes()
 
 
 class AtomicsReport:
@@ -246,4 +236,4 @@ def _is_foreseen(array: str, foreseen: set[str]) -> bool:
     return " at 0x" in array and any(name.startswith("*") or "." in name for name in foreseen)
 
 
-__all__ = ["AtomicUse", "AtomicsReport", "extents_of"]
+__all__ = ["AtomicUse", "AtomicsReport"]

@@ -24,7 +24,6 @@ from hmmemu import _native
 from hmmemu._native import DeviceProcess
 from hmmemu.arena import page_up
 from hmmemu.arguments import Pointer, pack
-from hmmemu.atomics_report import extents_of
 from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError, SpaceClosedError
 from hmmemu.failure import describe_crash
 from hmmemu.link import Fallback
@@ -207,7 +206,7 @@ class Device:
         for pointer in packed.pointers:
             self.space.prepare(pointer, self)
         self.space.notice_before_launch(packed.pointers, self)
-        extents = extents_of(packed.pointers) if compiled.counts else b""
+        extents = packed.extents() if compiled.counts else b""
         reaches = self._reaches(packed.pointers)
         ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block, reaches, extents=extents)
         if packed.pointers:
