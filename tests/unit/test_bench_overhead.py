@@ -25,8 +25,10 @@ def mappings(worker: overhead.Worker) -> str:
 def test_only_one_of_a_pair_has_hmmemu() -> None:
     with overhead.Worker("plain") as plain, overhead.Worker("hmmemu") as ours:
         assert plain.ask("status", 1) == [0, 0, 0, 0]
-        imported, opened, *memory = ours.ask("status", 1)
-        assert imported > 0 and opened > 0 and memory[1] >= memory[0] >= 0 and memory[2] > 0
+        imported, opened, *_, device_kib = ours.ask(
+            "status", 1
+        )  # in between: differences, which may be negative
+        assert imported > 0 and opened > 0 and device_kib > 0
         assert "_native" in mappings(ours)
         assert "hmmemu/_native" not in mappings(plain)
 
@@ -51,7 +53,9 @@ def test_rows_of_a_program_that_uses_nothing(result: Result, monkeypatch: pytest
     assert set(WORK) < set(rows) and len(rows) == len(WORK) + 5
     for name in WORK:
         assert rows[name].peer_name == overhead.PLAIN and rows[name].aim == overhead.AIM and rows[name].ratio
-    assert 0 < rows["memory with an open space"].ours < 100
+    assert (
+        rows["memory with an open space"].ours < 100
+    )  # MiB; less than nothing, if others share more than before
 
 
 @pytest.mark.parametrize("name", trackers.NAMES)
