@@ -5,11 +5,10 @@
 #include "control.h"
 #include "base/failure.h"
 #include "device/futex.h"
+#include "device/packets.h"
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <poll.h>
-#include <sys/socket.h>
 
 namespace hmmemu::device {
 namespace {
@@ -19,18 +18,6 @@ constexpr const char* kNoAnswer =
     "the device process does not answer: it may be stopped or the machine overloaded";
 
 [[noreturn]] void fail(const std::string& text) { throw hmm::Failure(hmm::FailureKind::Device, text); }
-
-void take_descriptor(msghdr& message, OwnedFd* passed) {
-  for (cmsghdr* head = CMSG_FIRSTHDR(&message); head; head = CMSG_NXTHDR(&message, head)) {
-    if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS ||
-        head->cmsg_len < CMSG_LEN(sizeof(int)))
-      continue;
-    int fd;
-    memcpy(&fd, CMSG_DATA(head), sizeof fd);
-    OwnedFd got = OwnedFd::above_standard(fd);
-    if (passed) *passed = std::move(got);
-  }
-}
 
 int milliseconds_until(uint64_t deadline) {
   const uint64_t now = now_ns();
@@ -45,20 +32,15 @@ void Control::open(OwnedFd socket, int pidfd) {
 }
 
 size_t Control::receive(void* data, size_t room, uint64_t deadline, OwnedFd* passed) {
-  iovec part{data, room};
   for (;;) {
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    const ssize_t got = recvmsg(socket_.get(), &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    int descriptor;
+    const ssize_t got = receive_packet(socket_.get(), data, room, descriptor, MSG_DONTWAIT);
+    OwnedFd received = OwnedFd::above_standard(descriptor);
     if (got > 0) {
-      take_descriptor(message, passed);
+      if (passed) *passed = std::move(received);
       return size_t(got);
     }
-    if (got == 0 || (errno != EAGAIN && errno != EINTR)) fail(kEnded);
+    if (got == 0 || errno != EAGAIN) fail(kEnded);
     pollfd sources[2] = {{socket_.get(), POLLIN, 0}, {pidfd_, POLLIN, 0}};
     const int wait = milliseconds_until(deadline);
     if (poll(sources, 2, wait) == 0 && wait == 0) fail(kNoAnswer);
@@ -90,7 +72,7 @@ Answer Control::ask(Request& request, uint64_t limit_ns) {
   const uint64_t deadline = now_ns() + limit_ns;
   request.id = next_id_++;
   const size_t bytes = offsetof(Request, text) + request.text_bytes;
-  if (send(socket_.get(), &request, bytes, MSG_NOSIGNAL | MSG_DONTWAIT) != ssize_t(bytes))
+  if (!send_packet(socket_.get(), &request, bytes, -1, MSG_DONTWAIT))
     fail(errno == EAGAIN ? kNoAnswer : kEnded);
   for (;;) {
     Reply reply;

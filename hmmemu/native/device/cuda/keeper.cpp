@@ -2,6 +2,7 @@
 // in the keeper; in the helper, GpuMemory's lock guards the socket.
 #include "keeper.h"
 
+#include "device/packets.h"
 #include "gpu_memory.h"
 
 #include <cerrno>
@@ -31,44 +32,9 @@ struct Note {
 
 int to_keeper = -1;
 
-bool receive(int socket, Note& note, int& descriptor) {
-  iovec part{&note, sizeof note};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof control;
-  ssize_t got;
-  do got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
-  while (got < 0 && errno == EINTR);
-  if (got != ssize_t(sizeof note)) return false;
-  const cmsghdr* const head = CMSG_FIRSTHDR(&message);
-  descriptor = -1;
-  if (head && head->cmsg_type == SCM_RIGHTS) memcpy(&descriptor, CMSG_DATA(head), sizeof descriptor);
-  return true;
-}
-
 void send(const Note& note, int descriptor) {
-  Note copy = note;
-  iovec part{&copy, sizeof copy};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  if (descriptor >= 0) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* const head = CMSG_FIRSTHDR(&message);
-    head->cmsg_level = SOL_SOCKET;
-    head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(head), &descriptor, sizeof descriptor);
-  }
-  ssize_t sent;
-  do sent = sendmsg(to_keeper, &message, MSG_NOSIGNAL);
-  while (sent < 0 && errno == EINTR);
-  if (sent < 0) throw CudaError(0, std::string("GPU memory cannot be kept safe: ") + strerror(errno));
+  if (!device::send_packet(to_keeper, &note, sizeof note, descriptor))
+    throw CudaError(0, std::string("GPU memory cannot be kept safe: ") + strerror(errno));
 }
 
 // Nothing of the helper but these two.
@@ -87,7 +53,7 @@ class Keeper {
 
   void collect(int socket) {
     Note note;
-    for (int descriptor; receive(socket, note, descriptor);) {
+    for (int descriptor; device::receive_packet(socket, &note, sizeof note, descriptor) == sizeof note;) {
       if (const auto old = granules_.find(note.block); old != granules_.end()) {
         close(old->second);
         granules_.erase(old);

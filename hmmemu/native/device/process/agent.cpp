@@ -3,6 +3,7 @@
 // requests only.
 #include "agent.h"
 #include "device.h"
+#include "device/packets.h"
 #include "failure.h"
 #include "modules.h"
 #include "video_memory.h"
@@ -15,16 +16,11 @@
 namespace hmmemu::device {
 namespace {
 
-bool send_packet(int socket, const void* data, size_t bytes) {
-  ssize_t sent;
-  do sent = send(socket, data, bytes, MSG_NOSIGNAL);
-  while (sent < 0 && errno == EINTR);
-  return sent == ssize_t(bytes);
-}
-
 bool send_text(int socket, const std::string& text) {
-  for (size_t at = 0; at < text.size(); at += kTextPacket)
-    if (!send_packet(socket, text.data() + at, std::min<size_t>(kTextPacket, text.size() - at))) return false;
+  for (size_t at = 0; at < text.size(); at += kTextPacket) {
+    const size_t bytes = std::min<size_t>(kTextPacket, text.size() - at);
+    if (!send_packet(socket, text.data() + at, bytes)) return false;
+  }
   return true;
 }
 
@@ -77,22 +73,8 @@ bool greet(const Agent& agent, const char* error) {
     reply.status = !agent.userfault.error.empty() ? kStatusUnsupported : kStatusFailed;
     reply.text_bytes = uint32_t(text.size());
   }
-  iovec part{&reply, sizeof reply};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  if (agent.userfault.fd >= 0 && !error) {
-    message.msg_control = control;
-    message.msg_controllen = sizeof control;
-    cmsghdr* const head = CMSG_FIRSTHDR(&message);
-    head->cmsg_level = SOL_SOCKET;
-    head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(head), &agent.userfault.fd, sizeof(int));
-  }
-  return sendmsg(agent.control, &message, MSG_NOSIGNAL) == ssize_t(sizeof reply) &&
-         send_text(agent.control, text);
+  const int descriptor = error ? -1 : agent.userfault.fd;
+  return send_packet(agent.control, &reply, sizeof reply, descriptor) && send_text(agent.control, text);
 }
 
 void* answer_requests(void* argument) {
