@@ -39,8 +39,12 @@ class Target:
 @click.command()
 @click.argument("names", nargs=-1, metavar="[WORKLOAD|FILE.cu]...")
 @click.option(
-    "--link", "link_names", multiple=True, help="A profile, or a .toml file; all profiles unless given."
+    "--link",
+    "link_names",
+    multiple=True,
+    help="A profile, a .toml file, or gpu: the first GPU's own. All profiles unless given.",
 )
+@click.option("--device", "gpu_names", multiple=True, metavar="cuda[:N]", help="The link of a GPU here.")
 @click.option(
     "--fallback",
     type=click.Choice(FALLBACKS),
@@ -54,6 +58,7 @@ class Target:
 def atomics(
     names: tuple[str, ...],
     link_names: tuple[str, ...],
+    gpu_names: tuple[str, ...],
     fallback: str,
     defines: tuple[str, ...],
     folders: tuple[str, ...],
@@ -67,7 +72,8 @@ def atomics(
     from hmmemu.link import Fallback, links
 
     targets = [_target(name) for name in names]
-    asked = [find_link(name) for name in link_names]
+    of_gpus = [_gpu_link(name) for name in gpu_names]
+    asked = [find_link(name) for name in link_names] + [link for link, _ in of_gpus]
     way = Fallback(fallback)
     options = [*(f"-D{define}" for define in defines), *(f"-I{folder}" for folder in folders)]
     shown = asked or list(links())
@@ -75,6 +81,8 @@ def atomics(
     out = console(json_file)
     if not targets:
         _show_links(out, shown, way, one=len(asked) == 1)
+    for link, words in of_gpus:
+        out.print(f"{link.name}: {words}", markup=False, soft_wrap=True)
     for target in targets:
         _show_sites(out, target, found[target.name], shown)
     listing = [{"name": t.name, "sites": [site.to_dict() for site in found[t.name]]} for t in targets]
@@ -82,6 +90,17 @@ def atomics(
     write_json(json_file, {**document, "targets": listing})
     if asked and any(_broken(site, link) for sites in found.values() for site in sites for link in asked):
         click.get_current_context().exit(1)
+
+
+def _gpu_link(name: str) -> tuple[Link, str]:
+    """A GPU's link, and what it is; bad usage if that is no word for a GPU."""
+    from hmmemu.errors import ArgumentError
+    from hmmemu.gpu_link import find_gpu_link
+
+    try:
+        return find_gpu_link(name)
+    except ArgumentError as error:
+        raise click.BadParameter(str(error), param_hint="--device") from error
 
 
 def _target(name: str) -> Target:

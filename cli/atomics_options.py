@@ -31,10 +31,9 @@ def atomics_options(command: F) -> F:
     options = [
         click.option(
             "--link",
-            default="pcie4",
-            show_default=True,
-            callback=lambda context, parameter, name: find_link(name),
-            help="Which atomics the link to the CPU carries: a profile (hmmemu atomics), or a .toml file.",
+            callback=lambda context, parameter, name: name and find_link(name),
+            help="Which atomics the link to the CPU carries: a profile (hmmemu atomics), a .toml file, or gpu.  "
+            "[default: a GPU's own, or pcie4]",
         ),
         click.option(
             "--fallback",

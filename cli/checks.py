@@ -159,15 +159,24 @@ def _gpu() -> list[Check]:
     advice = f"pip install 'hmmemu[{'cuda13' if driver >= 13000 else 'cuda12'}]'" if gpus and not cupy else ""
     return [
         Check(topic, "NVIDIA driver", bool(gpus), words),
-        *(_one_gpu(gpu) for gpu in gpus),
+        *(check for gpu in gpus for check in _one_gpu(gpu)),
         Check(topic, "CuPy", bool(cupy), cupy or "not installed", advice),
     ]
 
 
-def _one_gpu(gpu: Gpu) -> Check:
-    return Check(
-        "GPU", f"GPU {gpu.index}", not gpu.lacks, str(gpu) + (f": it lacks {gpu.lacks}" if gpu.lacks else "")
-    )
+def _one_gpu(gpu: Gpu) -> list[Check]:
+    from hmmemu.gpu_link import gpu_link
+    from hmmemu.link import AtomicOperation
+
+    name = f"GPU {gpu.index}"
+    link, words = gpu_link(gpu)
+    native = [o.cuda_name for o, flags in zip(AtomicOperation, link.atomics, strict=True) if flags]
+    words += f" ({', '.join(native)}); {link.bandwidth / 1e9:.1f} GB/s" if native else ""
+    advice = "a driver of CUDA 13 tells" if gpu.atomics_unknown else ""
+    return [
+        Check("GPU", name, not gpu.lacks, str(gpu) + (f": it lacks {gpu.lacks}" if gpu.lacks else "")),
+        Check("GPU", f"{name}, link", not advice, words, advice),
+    ]
 
 
 def _in_use() -> list[Check]:

@@ -139,7 +139,7 @@ def run(
     device: str,
     devices: int,
     tracker: str,
-    link: Link,
+    link: Link | None,
     fallback: str,
     atomics_report: bool,
     input_file: str | None,

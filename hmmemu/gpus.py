@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +37,12 @@ class Gpu:
             addresses with the CPU, memory mapped at chosen addresses, and memory passed between processes.
         host_atomics: whether its atomic operations reach the CPU's memory.
         shared_bytes: block-shared memory that a launch can have.
+        bus: its PCI address, "0000:65:00.0".
+        host_page_tables: whether it uses the CPU's page tables: the link is coherent (NVLink to the CPU, C2C).
+        host_pointers: whether memory of the CPU that is registered has one address on both sides.
+        atomics: a mask of `AtomicCapability` for each `AtomicOperation`: what its link to the CPU performs in place.
+            Empty if the driver does not say; `atomics_unknown` tells why.
+        atomics_unknown: see above; empty if the driver says.
         driver: CUDA's version that the driver supports, 1000 * major + 10 * minor.
     """
 
@@ -49,6 +56,11 @@ class Gpu:
     file_descriptors: bool
     host_atomics: bool
     shared_bytes: int
+    bus: str
+    host_page_tables: bool
+    host_pointers: bool
+    atomics: tuple[int, ...]
+    atomics_unknown: str
     driver: int
 
     @property
@@ -94,7 +106,7 @@ def find_gpus() -> tuple[Gpu, ...]:
         raise UnsupportedError(words)
     found = json.loads(done.stdout)
     return tuple(
-        Gpu(**{**gpu, "capability": tuple(gpu["capability"])}, driver=found["driver"])
+        Gpu(**{**gpu, **{key: tuple(gpu[key]) for key in ("capability", "atomics")}}, driver=found["driver"])
         for gpu in found["gpus"]
     )
 
@@ -107,6 +119,20 @@ def parse_index(device: str) -> int:
     return int(index or 0)
 
 
+def choose_index(device: str, gpus: Sequence[Gpu]) -> int:
+    """The index that "cuda" or "cuda:N" names, of one of these GPUs.
+
+    Raises:
+        ArgumentError: the word is none of those.
+        UnsupportedError: there is no such GPU; the message lists those there are.
+    """
+    index = parse_index(device)
+    if index >= len(gpus):
+        known = "; ".join(map(str, gpus))
+        raise UnsupportedError(f"device={device!r}: there is no GPU {index} here, but {known}")
+    return index
+
+
 def choose_gpu(device: str) -> Gpu:
     """The GPU that "cuda" or "cuda:N" names, if kernels can run there.
 
@@ -114,12 +140,9 @@ def choose_gpu(device: str) -> Gpu:
         ArgumentError: the word is none of those.
         UnsupportedError: no driver, no such GPU, the GPU lacks something, or CuPy is not installed.
     """
-    index = parse_index(device)
+    parse_index(device)  # before the driver is asked
     gpus = find_gpus()
-    if index >= len(gpus):
-        known = "; ".join(map(str, gpus))
-        raise UnsupportedError(f"device={device!r}: there is no GPU {index} here, but {known}")
-    gpu = gpus[index]
+    gpu = gpus[choose_index(device, gpus)]
     if gpu.lacks:
         raise UnsupportedError(f"device={device!r}: {gpu} lacks {gpu.lacks}")
     if not installed_cupy():

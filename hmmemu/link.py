@@ -267,10 +267,13 @@ def links() -> tuple[Link, ...]:
 
 
 def find_link(link: Link | str) -> Link:
-    """A link by itself, by the name of a profile, or by the path of a TOML file (what ends in .toml).
+    """A link by itself, by the name of a profile, by the path of a TOML file (what ends in .toml), or a GPU's own.
+
+    "gpu" is the link of the first GPU here, "cuda:N" that of another (gpu_link.py).
 
     Raises:
         ArgumentError: there is none; the message lists the profiles. Or the file is wrong.
+        UnsupportedError: there is no such GPU.
     """
     if isinstance(link, Link):
         return link
@@ -278,7 +281,11 @@ def find_link(link: Link | str) -> Link:
         raise ArgumentError(f"a link is a name or an hmm.Link, not {type(link).__name__}")
     if link.endswith(".toml"):
         return Link.load(link)
-    return _profile(link, ", or a .toml file")
+    if link == "gpu" or link.startswith("cuda"):
+        from hmmemu.gpu_link import find_gpu_link
+
+        return find_gpu_link(link)[0]
+    return _profile(link, ", a .toml file, or gpu")
 
 
 def _profile(name: object, other: str = "") -> Link:
@@ -410,18 +417,23 @@ ALL_ATOMICS = Link.capabilities(
 )
 
 
-def _pcie(name: str, gigatransfers: float, coded: float, atomics: tuple[AtomicCapability, ...]) -> Link:
-    """16 lanes; `coded` is the part of the bits that is not line coding."""
-    return Link(name, 16 * gigatransfers * 1e9 / 8 * coded, 790e-9, 20e-6, atomics)
+def pcie_bandwidth(gigatransfers: float, lanes: int) -> float:
+    """Bytes/s each way of PCIe lanes: 8b/10b below 8 GT/s, 128b/130b from there on, flits from 64 GT/s on."""
+    coded = 8 / 10 if gigatransfers < 8 else 128 / 130 if gigatransfers < 64 else 242 / 256
+    return lanes * gigatransfers * 1e9 / 8 * coded
+
+
+def _pcie(name: str, gigatransfers: float, atomics: tuple[AtomicCapability, ...]) -> Link:
+    return Link(name, pcie_bandwidth(gigatransfers, 16), 790e-9, 20e-6, atomics)
 
 
 _PROFILES = (
-    _pcie("pcie3-noatomics", 8, 128 / 130, NO_ATOMICS),
-    _pcie("pcie3", 8, 128 / 130, PCIE_ATOMICS),
-    _pcie("pcie4", 16, 128 / 130, PCIE_ATOMICS),
-    _pcie("pcie5", 32, 128 / 130, PCIE_ATOMICS),
-    _pcie("pcie6", 64, 242 / 256, PCIE_ATOMICS),
-    replace(_pcie("cxl", 32, 128 / 130, ALL_ATOMICS), latency=250e-9),
+    _pcie("pcie3-noatomics", 8, NO_ATOMICS),
+    _pcie("pcie3", 8, PCIE_ATOMICS),
+    _pcie("pcie4", 16, PCIE_ATOMICS),
+    _pcie("pcie5", 32, PCIE_ATOMICS),
+    _pcie("pcie6", 64, PCIE_ATOMICS),
+    replace(_pcie("cxl", 32, ALL_ATOMICS), latency=250e-9),
     Link("nvlink", 75e9, 434e-9, 20e-6, ALL_ATOMICS),
     Link("nvlink-c2c", 450e9, 434e-9, 20e-6, ALL_ATOMICS),
 )

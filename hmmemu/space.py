@@ -78,7 +78,7 @@ class AddressSpace:
         policy: how pages move.
         device_memory: bytes that each device has; beyond them it evicts. None: no limit; at least 4 MiB.
         link: to the CPU, a profile's name (`hmm.links()`), a .toml file or a `Link`: which atomic operations of
-            system scope devices do on pages in the CPU's memory, in place.
+            system scope devices do on pages in the CPU's memory, in place. None: a GPU's own, or else "pcie4".
         fallback: what is done with the others: "migrate", "exclusive", "cas-loop", "fault" or "silent".
         workers: worker threads of each emulated device; None: one for each CPU this process may use.
         arena_bytes: address space for arrays; less is taken where the system grants less.
@@ -97,7 +97,7 @@ class AddressSpace:
         *,
         policy: Policy | None = None,
         device_memory: int | None = None,
-        link: Link | str = "pcie4",
+        link: Link | str | None = None,
         fallback: Fallback | str = Fallback.MIGRATE,
         workers: int | None = None,
         arena_bytes: int = ARENA_BYTES,
@@ -113,7 +113,8 @@ class AddressSpace:
             raise ArgumentError(
                 f"device_memory={device_memory!r}: a device has at least {LEAST_DEVICE_MEMORY >> 20} MiB"
             )
-        self.link, self.fallback = find_link(link), find_fallback(fallback)
+        self.link = find_link((f"cuda:{gpu.index}" if gpu else "pcie4") if link is None else link)
+        self.fallback = find_fallback(fallback)
         self.policy = policy or Policy()
         self.timeout = timeout
         self.device_memory = device_memory

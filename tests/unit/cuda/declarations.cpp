@@ -20,6 +20,10 @@ constexpr bool same<R (*)(A...), S(B...)> = [] {
 
 #define CHECK(name, symbol, ...) static_assert(same<decltype(&symbol), __VA_ARGS__>, #symbol);
 HMMEMU_CUDA_CALLS(CHECK)
+#if CUDA_VERSION >= 13000
+HMMEMU_CUDA_LATER_CALLS(CHECK)
+static_assert(CU_ATOMIC_OPERATION_MAX == kAtomicOperations);
+#endif
 
 static_assert(sizeof(AllocationProperties) == sizeof(CUmemAllocationProp));
 static_assert(offsetof(AllocationProperties, location) == offsetof(CUmemAllocationProp, location));
@@ -41,6 +45,9 @@ static_assert(kComputeMode == CU_DEVICE_ATTRIBUTE_COMPUTE_MODE &&
 static_assert(kCapabilityMajor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
 static_assert(kCapabilityMinor == CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
 static_assert(kHostNativeAtomics == CU_DEVICE_ATTRIBUTE_HOST_NATIVE_ATOMIC_SUPPORTED);
+static_assert(kHostPointers == CU_DEVICE_ATTRIBUTE_CAN_USE_HOST_POINTER_FOR_REGISTERED_MEM);
+static_assert(kHostRegister == CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED);
+static_assert(kHostPageTables == CU_DEVICE_ATTRIBUTE_PAGEABLE_MEMORY_ACCESS_USES_HOST_PAGE_TABLES);
 static_assert(kSharedBytesOptIn == CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
 static_assert(kVirtualMemory == CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED);
 static_assert(kFileDescriptors == CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED);

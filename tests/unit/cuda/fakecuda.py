@@ -19,10 +19,10 @@ HERE = Path(__file__).parent
 LOADER = HERE.parent / "loader/loader.cpp"
 
 
-def build(sources: Sequence[Path], what: str) -> Path:
-    """A shared object from C++ files; the same for the same text."""
+def build(sources: Sequence[Path], what: str, *options: str) -> Path:
+    """A shared object from C++ files; the same for the same text and options."""
     digest = hashlib.sha256(
-        b"".join(f.read_bytes() for f in (*sources, INCLUDE / "hmmemu/abi.h"))
+        b"".join([*(f.read_bytes() for f in (*sources, INCLUDE / "hmmemu/abi.h")), repr(options).encode()])
     ).hexdigest()[:16]
     target = Path(tempfile.gettempdir()) / f"hmmemu-test-{what}-{digest}.so"
     if not target.exists():
@@ -37,15 +37,16 @@ def build(sources: Sequence[Path], what: str) -> Path:
             "-fPIC",
             "-pthread",
             f"-I{INCLUDE}",
+            *options,
         ]
         subprocess.run([*command, *sources, "-o", fresh, "-ldl"], check=True)
         fresh.rename(target)
     return target
 
 
-def library() -> Path:
+def library(*options: str) -> Path:
     """The stand-in, to be named by HMMEMU_LIBCUDA."""
-    return build([HERE / "libcuda.cpp", LOADER], "libcuda")
+    return build([HERE / "libcuda.cpp", LOADER], "libcuda", *options)
 
 
 def compile_module(code: str, capability: tuple[int, int], **how: Any) -> compiler.Compiled:

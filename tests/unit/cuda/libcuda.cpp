@@ -17,7 +17,8 @@
 // must be mapped, or the process gets SIGSEGV.
 //
 // FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us,
-// kernel_us (kernels alone, later still), version, mode, novmm, elsewhere (addresses that are asked for are
+// kernel_us (kernels alone, later still), version, mode, novmm, atomics (pcie, none, all: what the link to
+// the CPU carries), coherent, nopointers, bus, elsewhere (addresses that are asked for are
 // not given), fail=function:result[:nth] (the nth call and all after it). `lock` guards the tables; each
 // stream has its own for its queue.
 #include <atomic>
@@ -235,6 +236,27 @@ int cuDeviceTotalMem_v2(size_t* bytes, int) {
   *bytes = size_t(number("bytes", 1 << 30));
   return 0;
 }
+int cuDeviceGetPCIBusId(char* bus, int room, int gpu) {
+  HERE;
+  snprintf(bus, size_t(room), "%s", setting("bus", "0000:65:00.0").c_str());
+  return is_gpu(gpu) && room >= 13 ? 0 : kInvalidDevice;
+}
+#ifndef FAKE_CUDA_12 // a driver of CUDA 12 does not have it
+int cuDeviceGetHostAtomicCapabilities(unsigned* masks, const int* operations, unsigned count, int gpu) {
+  HERE;
+  if (!is_gpu(gpu) || !masks || !operations || !count) return kInvalid;
+  const std::string which = setting("atomics", "pcie"); // pcie, none, all
+  for (unsigned i = 0; i < count; i++) {
+    if (operations[i] < 0 || operations[i] > 12) return kInvalid;
+    const unsigned pcie = operations[i] == 0   ? 0b11111  // integer add: signed, unsigned, reduction; 32, 64
+                          : operations[i] == 8 ? 0b11011  // exchange
+                          : operations[i] == 9 ? 0b111011 // compare-and-swap, 128 bits, too
+                                               : 0;
+    masks[i] = which == "all" ? 0x7f : which == "pcie" ? pcie : 0;
+  }
+  return 0;
+}
+#endif
 int cuDeviceGetAttribute(int* value, int attribute, int gpu) {
   HERE;
   if (!is_gpu(gpu)) return kInvalidDevice;
@@ -251,6 +273,16 @@ int cuDeviceGetAttribute(int* value, int attribute, int gpu) {
     return 0;
   case 97:
     *value = 232448;
+    return 0;
+  case 86:
+    *value = setting("atomics") == "all";
+    return 0;
+  case 91:
+  case 99:
+    *value = !number("nopointers", 0);
+    return 0;
+  case 100:
+    *value = int(number("coherent", 0));
     return 0;
   case 102:
     *value = !number("novmm", 0);

@@ -139,7 +139,8 @@ def test_doctor_lists_them(cuda, monkeypatch):
 
     cuda("gpus=2,novmm=1,version=12090")
     monkeypatch.setattr(gpus, "installed_cupy", lambda: "")
-    driver, first, second, cupy = checks._gpu()
+    driver, first, link, second, _, cupy = checks._gpu()
+    assert link.name == "GPU 0, link" and link.ok and "(IntegerAdd, Exchange, CAS)" in link.value
     assert driver.ok and driver.value == "supports CUDA 12.9"
     assert not first.ok and "it lacks virtual memory management" in first.value and second.name == "GPU 1"
     assert cupy.advice == "pip install 'hmmemu[cuda12]'" and not any(c.needed for c in (driver, first, cupy))

@@ -7,6 +7,33 @@
 namespace hmmemu::cuda {
 namespace {
 
+// What atomic operations the link to the CPU carries, in place: a mask for each, of
+// CUatomicOperationCapability. None, and why: this driver does not say.
+void describe_link(device::JsonWriter& json, const std::string& which, Gpu gpu) {
+  const Libcuda& cuda = libcuda();
+  unsigned masks[kAtomicOperations] = {};
+  int operations[kAtomicOperations];
+  for (int i = 0; i < kAtomicOperations; i++) operations[i] = i;
+  char bus[32] = {};
+  cuda.bus("ask for the place of " + which, bus, int(sizeof bus), gpu);
+  std::string why;
+  if (!cuda.host_atomics.there()) {
+    why = std::string("this driver has no ") + cuda.host_atomics.name();
+  } else {
+    try {
+      cuda.host_atomics("ask " + which + " for its atomics", masks, operations, kAtomicOperations, gpu);
+    } catch (const CudaError& error) {
+      why = error.what();
+    }
+  }
+  json.key("bus").string(bus).key("host_page_tables").boolean(attribute(gpu, kHostPageTables) != 0);
+  json.key("host_pointers").boolean(attribute(gpu, kHostPointers) != 0 && attribute(gpu, kHostRegister) != 0);
+  json.key("atomics_unknown").string(why.c_str()).key("atomics").open('[');
+  if (why.empty())
+    for (const unsigned mask : masks) json.number(uint64_t(mask));
+  json.close(']');
+}
+
 void describe(device::JsonWriter& json, int index) {
   const Libcuda& cuda = libcuda();
   const std::string which = "GPU " + std::to_string(index);
@@ -25,6 +52,7 @@ void describe(device::JsonWriter& json, int index) {
   json.key("file_descriptors").boolean(attribute(gpu, kFileDescriptors) != 0);
   json.key("host_atomics").boolean(attribute(gpu, kHostNativeAtomics) != 0);
   json.key("shared_bytes").number(uint64_t(attribute(gpu, kSharedBytesOptIn)));
+  describe_link(json, which, gpu);
   json.close('}');
 }
 

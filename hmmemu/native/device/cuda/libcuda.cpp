@@ -63,6 +63,9 @@ Libcuda load() {
 #define HMMEMU_CUDA_FIND(name, ...) find(library, found.name);
   HMMEMU_CUDA_CALLS(HMMEMU_CUDA_FIND)
 #undef HMMEMU_CUDA_FIND
+#define HMMEMU_CUDA_LOOK(name, symbol, ...) found.name.found(dlsym(library, #symbol));
+  HMMEMU_CUDA_LATER_CALLS(HMMEMU_CUDA_LOOK)
+#undef HMMEMU_CUDA_LOOK
   return found;
 }
 

@@ -43,12 +43,16 @@ enum Attribute : int {
   kCapabilityMajor = 75,
   kCapabilityMinor = 76,
   kHostNativeAtomics = 86,
+  kHostPointers = 91, // memory of the CPU that is registered has the same address here and there
   kSharedBytesOptIn = 97,
+  kHostRegister = 99,
+  kHostPageTables = 100, // the GPU uses the CPU's page tables: the link is coherent
   kVirtualMemory = 102,
   kFileDescriptors = 103,
 };
 // CUfunction_attribute
 enum : int { kMaxThreads = 0, kStaticShared = 1, kMostDynamicShared = 8 };
+inline constexpr int kAtomicOperations = 13; // CUatomicOperation, from 0
 enum : int { kComputeProhibited = 2, kComputeExclusive = 3 };
 
 struct Location {
@@ -85,6 +89,7 @@ template <class... Args> class Call<Result(Args...)> {
   explicit Call(const char* name) : name_(name) {}
   void found(void* symbol) { call_ = reinterpret_cast<Pointer>(symbol); }
   const char* name() const { return name_; }
+  bool there() const { return call_ != nullptr; }
   // The bare result, for those who expect more than one.
   Result ask(Args... args) const { return call_(args...); }
   void operator()(const std::string& doing, Args... args) const { check(call_(args...), name_, doing); }
@@ -105,6 +110,7 @@ template <class... Args> class Call<Result(Args...)> {
   CALL(device_name, cuDeviceGetName, Result(char*, int, Gpu))                                                \
   CALL(device_memory, cuDeviceTotalMem_v2, Result(size_t*, Gpu))                                             \
   CALL(attribute, cuDeviceGetAttribute, Result(int*, int, Gpu))                                              \
+  CALL(bus, cuDeviceGetPCIBusId, Result(char*, int, Gpu))                                                    \
   CALL(context_retain, cuDevicePrimaryCtxRetain, Result(Context**, Gpu))                                     \
   CALL(context_release, cuDevicePrimaryCtxRelease_v2, Result(Gpu))                                           \
   CALL(context_set, cuCtxSetCurrent, Result(Context*))                                                       \
@@ -137,9 +143,14 @@ template <class... Args> class Call<Result(Args...)> {
        Result(Function*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream*,      \
               void**, void**))
 
+// Those that a driver may lack: `there()` is asked first. The first is of CUDA 13.0.
+#define HMMEMU_CUDA_LATER_CALLS(CALL)                                                                        \
+  CALL(host_atomics, cuDeviceGetHostAtomicCapabilities, Result(unsigned*, const int*, unsigned, Gpu))
+
 struct Libcuda {
 #define HMMEMU_CUDA_MEMBER(name, symbol, ...) Call<__VA_ARGS__> name{#symbol};
   HMMEMU_CUDA_CALLS(HMMEMU_CUDA_MEMBER)
+  HMMEMU_CUDA_LATER_CALLS(HMMEMU_CUDA_MEMBER)
 #undef HMMEMU_CUDA_MEMBER
 };
 
