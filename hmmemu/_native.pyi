@@ -161,6 +161,7 @@ class DeviceProcess:
         shared: int,
         params: bytes,
         reaches: Sequence[tuple[int, int, bool]] = (),
+        confined: bool = False,
         flags: int = 0,
         extents: bytes = b"",
         timeout: float | None = None,

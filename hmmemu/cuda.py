@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from hmmemu import reach
 from hmmemu._native import DeviceProcess
 from hmmemu.arguments import Pointer
 from hmmemu.device import Device
 from hmmemu.errors import OutOfMemoryError
 from hmmemu.gpus import PROGRAM, Gpu
-from hmmemu.ranges import PageRange, extent
+from hmmemu.ranges import PageRange
+from hmmemu.reach import Reach
 from hmmemu.trace import CAUSES
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _BLOCK = 2 << 20  # bytes; what a GPU maps at a time
 
 
 class CudaDevice(Device):
-    """A GPU. Kernels reach the arrays among their arguments, whole, and nothing else.
+    """A GPU. Kernels reach the arrays that their launch names, whole, and nothing else.
 
     Attributes:
         gpu: what the driver says of it.
@@ -35,6 +37,7 @@ class CudaDevice(Device):
 
     kind = "cuda"
     counts = False
+    confines = False
 
     def __init__(self, space: AddressSpace, index: int, gpu: Gpu, why: str) -> None:
         self.gpu = gpu
@@ -59,17 +62,20 @@ class CudaDevice(Device):
 
         return compile_module(code, self.gpu.capability, **how)
 
-    def _reaches(self, pointers: Sequence[Pointer]) -> list[tuple[int, int, bool]]:
-        """The pages of the arguments; they are brought here, too, many at a time. What the CPU takes back before the
+    @property
+    def _names_reach(self) -> bool:
+        return True
+
+    def _reached(self, pointers: Sequence[Pointer]) -> list[Reach]:
+        """The pages of the arrays; they are brought here, too, many at a time. What the CPU takes back before the
         kernel begins comes again, by page faults of the device process.
         """
-        used = [pointer for pointer in pointers if pointer.array.size]
-        memory = [extent(pointer.array) for pointer in used]
-        self._check_room([place.pages for place in memory])
-        for pointer, place in zip(used, memory, strict=True):
-            access = self.space.session.access
-            self._ask(access, *place.pages, self.processor, pointer.writes, CAUSES.index("launch"))
-        return [(place.begin, place.end, p.writes) for p, place in zip(used, memory, strict=True)]
+        runs = reach.pages(pointers)
+        self._check_room([(begin, end) for begin, end, _ in runs])
+        access, cause = self.space.session.access, CAUSES.index("launch")
+        for begin, end, writes in runs:
+            self._ask(access, begin, end, self.processor, writes, cause)
+        return runs
 
     def _check_room(self, pages: Sequence[PageRange]) -> None:
         """A kernel needs all of its arrays on the GPU at a time, in whole blocks."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hmmemu import _native
+from hmmemu import _native, reach
 from hmmemu._native import DeviceProcess
 from hmmemu.arena import page_up
 from hmmemu.arguments import Pointer, pack
@@ -29,6 +29,7 @@ from hmmemu.failure import describe_crash
 from hmmemu.link import Fallback
 from hmmemu.modules import LoadedModule
 from hmmemu.ranges import Array, PageRange, describe, subtract
+from hmmemu.reach import Reach
 
 if TYPE_CHECKING:
     from hmmemu.compiler import Compiled
@@ -68,6 +69,7 @@ class Device:
     kind = "emulated"
     target = "this machine's CPU"  # what kernels are compiled for
     counts = True  # whether its kernels can count their atomic operations
+    confines = True  # whether it can tell that a kernel touches what its launch does not name
 
     def __init__(self, space: AddressSpace, index: int, workers: int, why: str) -> None:
         self._space: Callable[[], AddressSpace | None] = lambda: space
@@ -198,28 +200,39 @@ class Device:
         block: tuple[int, int, int],
         args: Sequence[Any],
         shared_mem: int,
+        reaches: Sequence[Any] = (),
     ) -> int:
         """Checks and packs the arguments, and queues the launch; returns its ticket (for the library's own use)."""
         self.space.session_or_raise()
         kernel = self.load(compiled).kernel(name)
         packed = pack(kernel.name, kernel.parameters, kernel.parameter_bytes, args)
-        for pointer in packed.pointers:
+        pointers = packed.pointers + reach.named(kernel.name, reaches)
+        for pointer in pointers:
             self.space.prepare(pointer, self)
-        self.space.notice_before_launch(packed.pointers, self)
+        self.space.notice_before_launch(pointers, self)
         extents = packed.extents() if compiled.counts else b""
-        reaches = self._reaches(packed.pointers)
-        ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block, reaches, extents=extents)
-        if packed.pointers:
-            self._pending.append((ticket, packed.pointers))
+        if self._names_reach and self.space.policy.reaches == "registered":
+            pointers += reach.whole(self.space.arrays())
+        reached = self._reached(pointers) if self._names_reach else []
+        ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block, reached, extents=extents)
+        if pointers:
+            self._pending.append((ticket, pointers))
         self._forget_completed()
         return ticket
 
-    def _reaches(self, pointers: Sequence[Pointer]) -> list[tuple[int, int, bool]]:
-        """What must be on the device before the kernel begins: (begin, end, whether it writes there). Here, nothing."""
-        return []
+    @property
+    def _names_reach(self) -> bool:
+        """Whether the device is told what memory a launch reaches."""
+        return self.space.check_reach
 
-    def _queue(self, compiled: Compiled, name: str, *shape: Any, extents: bytes) -> int:
+    def _reached(self, pointers: Sequence[Pointer]) -> list[Reach]:
+        """What a launch may touch. Here, for the check: the arrays, and the variables of all modules."""
+        variables = [(begin, begin + size, True) for begin, size in list(self._variables.values())]
+        return reach.pages(pointers) + variables
+
+    def _queue(self, compiled: Compiled, name: str, *shape: Any, **more: Any) -> int:
         """Queues a launch in the process that the kernel is loaded in, whichever that is by now."""
+        confined = self.confines and self.space.check_reach
         while True:
             with self._lock:
                 kernel = self.load(compiled).kernel(name)
@@ -228,7 +241,7 @@ class Device:
                 self.space.session.before_launch(self.processor, kernel.waits)
                 try:
                     ticket: int = self._ask(
-                        self.process.launch, kernel.handle, *shape, extents=extents, timeout=0.05
+                        self.process.launch, kernel.handle, *shape, confined=confined, timeout=0.05, **more
                     )
                     return ticket
                 except KernelTimeout:

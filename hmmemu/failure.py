@@ -6,6 +6,7 @@ import errno
 import signal
 from typing import TYPE_CHECKING, Any
 
+from hmmemu.arena import PAGE, page_down
 from hmmemu.errors import DeviceError, KernelAssertion, KernelError, KernelFault, OutOfMemoryError
 from hmmemu.truncation import describe
 
@@ -33,6 +34,8 @@ def describe_crash(
     if refused and refused_errno in (errno.ENXIO, errno.EIO):
         where = _where(crash) if crash else "the device"
         return KernelFault(f"{where}: illegal access to {refused:#x}: {describe(refused)}. {_AFTERWARDS}")
+    if refused and refused_errno in (errno.EACCES, errno.EROFS):
+        return _beyond_reach(crash, refused, refused_errno, space)
     if refused and refused_errno == errno.EPERM:
         where = _where(crash) if crash else "the device"
         nearest = space.nearest(refused)
@@ -51,6 +54,30 @@ def describe_crash(
     if crash["kind"] != "signal":
         return DeviceError(f"{crash['message']} {_AFTERWARDS}")
     return _signal(crash, refused, space)
+
+
+def _beyond_reach(
+    crash: dict[str, Any] | None, refused: int, refused_errno: int, space: AddressSpace
+) -> KernelFault:
+    """Memory that the launch does not name (`AddressSpace(check_reach=True)`)."""
+    address = crash["address"] if crash and crash["address_known"] else refused
+    where = _where(crash) if crash else "the device"
+    found = space.nearest_array(address)
+    if found is None:
+        array = "memory that was freed meanwhile"
+    else:
+        page = page_down(address) - page_down(found[0])
+        array = f"page {page // PAGE} of the {found[2]} at {found[0]:#x}"
+    if refused_errno == errno.EROFS:
+        return KernelFault(
+            f"{where}: write to {address:#x}, {array}, which this launch says it only reads (const T*, hmm.In): what a "
+            f"GPU writes there is lost; name it hmm.InOut(array). {_AFTERWARDS}"
+        )
+    return KernelFault(
+        f"{where}: access to {address:#x}, {array}, which this launch does not name: a GPU would not have it; launch "
+        "with reaches=[array] (hmm.In(array) if it is only read), or open the space with "
+        f"policy=hmm.Policy(reaches='registered'). {_AFTERWARDS}"
+    )
 
 
 def _signal(crash: dict[str, Any], refused: int, space: AddressSpace) -> DeviceError:

@@ -104,6 +104,7 @@ class Kernel:
         shared_mem: int = 0,
         stream: Stream | None = None,
         device: Device | None = None,
+        reaches: Sequence[Any] = (),
     ) -> None:
         """Launches the kernel.
 
@@ -115,6 +116,8 @@ class Kernel:
             shared_mem: bytes of dynamic shared memory.
             stream: on the default stream the call returns when the kernel has ended, on others at once.
             device: where; the current device of the current space otherwise.
+            reaches: arrays that the kernel reaches by pointers inside other data, and not among `args`; `hmm.In(x)` if
+                it only reads them. A GPU needs to know; memory that is not shared yet is registered on the way.
 
         Raises:
             ArgumentError: wrong arguments; nothing was launched.
@@ -142,7 +145,7 @@ class Kernel:
         if not 0 <= shared_mem <= room:
             raise ArgumentError(f"shared_mem={shared_mem}: {self.name} can have 0 to {room} bytes")
         stream = stream or current_stream()
-        ticket = device.launch(compiled, self.name, grid3, block3, args, shared_mem)
+        ticket = device.launch(compiled, self.name, grid3, block3, args, shared_mem, reaches)
         if stream.is_default:
             device.wait(ticket, device.space.timeout)
         else:

@@ -26,6 +26,9 @@ class Policy:
             the defaults of NVIDIA's open kernel modules, uvm_perf_thrashing.c). False: every fault is answered at once.
         launch: "fault": a kernel's pages move when it touches them; "prefetch": the arrays among its arguments
             are made resident before it starts, as they must be on a GPU that cannot fault.
+        reaches: what kernels on a GPU may touch, "named": the arrays among their arguments and those that a launch
+            names, `reaches=`; "registered": all memory of the space, which has to fit on the GPU, is brought there at
+            each launch, and counts as written.
 
     Raises:
         ArgumentError: a value out of its range.
@@ -36,9 +39,12 @@ class Policy:
     read_duplication: bool = True
     thrashing: bool = True
     launch: Literal["fault", "prefetch"] = "fault"
+    reaches: Literal["named", "registered"] = "named"
 
     def __post_init__(self) -> None:
         if not 1 <= self.threshold <= 100:
             raise ArgumentError(f"Policy.threshold is a percentage from 1 to 100, not {self.threshold!r}")
         if self.launch not in ("fault", "prefetch"):
             raise ArgumentError(f"Policy.launch is 'fault' or 'prefetch', not {self.launch!r}")
+        if self.reaches not in ("named", "registered"):
+            raise ArgumentError(f"Policy.reaches is 'named' or 'registered', not {self.reaches!r}")

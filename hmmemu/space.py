@@ -30,6 +30,7 @@ from hmmemu.link import Fallback, Link, find_fallback, find_link
 from hmmemu.policy import Policy
 from hmmemu.protect import DirtyLogs, Protection, Protector, Protectors, Snapshot
 from hmmemu.ranges import Array, PageRange, Range, describe, extent, root
+from hmmemu.reach import is_checked
 from hmmemu.registry import Registry
 from hmmemu.trace import CAUSES, Stats, read_stats
 
@@ -83,6 +84,8 @@ class AddressSpace:
         workers: worker threads of each emulated device; None: one for each CPU this process may use.
         arena_bytes: address space for arrays; less is taken where the system grants less.
         timeout: seconds that a launch on the default stream may take; None: no limit.
+        check_reach: whether a kernel on an emulated device fails when it touches shared memory that its launch does not
+            name, as on a GPU; for finding what to name, slower, one page a fault. None: as HMMEMU_CHECK_REACH says.
 
     Raises:
         ArgumentError: an option is not one of those.
@@ -102,6 +105,7 @@ class AddressSpace:
         workers: int | None = None,
         arena_bytes: int = ARENA_BYTES,
         timeout: float | None = None,
+        check_reach: bool | None = None,
     ) -> None:
         gpu, why = choose_device(device)
         self.tracker, self.tracker_why = choose_tracker(tracker)
@@ -115,13 +119,14 @@ class AddressSpace:
             )
         self.link = find_link((f"cuda:{gpu.index}" if gpu else "pcie4") if link is None else link)
         self.fallback = find_fallback(fallback)
-        self.policy = policy or Policy()
+        self.policy, self.check_reach = policy or Policy(), is_checked(check_reach)
         self.timeout = timeout
         self.device_memory = device_memory
         self._pid = os.getpid()
+        self._owners: weakref.WeakValueDictionary[int, _Owner] = weakref.WeakValueDictionary()
         self._threads = threading.local()
         self.session = Session(
-            self.policy.grow,
+            self.policy.grow and not self.check_reach,  # what comes along makes no fault
             self.policy.threshold,
             self.policy.read_duplication,
             self.tracker,
@@ -232,7 +237,7 @@ class AddressSpace:
 
     def _allocate(self, size: int, label: str) -> Array:
         address = self.arena.take(size, label)
-        owner = _Owner(self.arena.memory, address, size)
+        owner = self._owners[address] = _Owner(self.arena.memory, address, size)
         weakref.finalize(owner, self.arena.abandon, address).atexit = False
         return np.asarray(owner)
 
@@ -480,7 +485,7 @@ class AddressSpace:
             RangeError: the memory is not mapped.
         """
         self.session_or_raise()
-        return ksm.merge(self, arrays or self._all_arrays(), max_mappings)
+        return ksm.merge(self, arrays or self._all_memory(), max_mappings)
 
     def unmerge(self, array: Array) -> None:
         """Gives every merged page of an array memory of its own again.
@@ -504,16 +509,21 @@ class AddressSpace:
         """
         return ksm.record(self, array, page)
 
-    def _all_arrays(self) -> list[Array]:
+    def _all_memory(self) -> list[Array]:
         arena = [self.view(begin, end - begin) for begin, end, _ in self.arena.allocations()]
         return arena + self.registry.arrays()
 
+    def arrays(self) -> list[Array]:
+        """All arrays that are alive: bytes of the arena, and registered memory (for the library's own use)."""
+        owners = [owner for ref in self._owners.valuerefs() if (owner := ref()) is not None]
+        return [np.asarray(owner) for owner in owners] + self.registry.arrays()
+
     def nearest(self, address: int) -> str:
         """In words, how far an address is from the nearest array (for error messages)."""
-        ranges = self.arena.allocations() + self.registry.allocations()
-        if not ranges:
+        found = self.nearest_array(address)
+        if found is None:
             return "there are no shared arrays"
-        begin, end, label = min(ranges, key=lambda r: max(r[0] - address, address - r[1] + 1, 0))
+        begin, end, label = found
         if address < begin:
             where = f"{begin - address:,} bytes before the"
         elif address >= end:
@@ -521,6 +531,11 @@ class AddressSpace:
         else:
             where = f"{address - begin:,} bytes into the"
         return f"it lies {where} {label} at {begin:#x}"
+
+    def nearest_array(self, address: int) -> tuple[int, int, str] | None:
+        """(begin, end, label) of the array that is nearest to an address (for the library's own use)."""
+        ranges = self.arena.allocations() + self.registry.allocations()
+        return min(ranges, key=lambda r: max(r[0] - address, address - r[1] + 1, 0), default=None)
 
     # ------------------------------------------------------------------------------------ devices, stats
 

@@ -97,7 +97,8 @@ class TreeWalk(Workload):
         """One launch, given the address of the root; then the CPU reads the counts out of the nodes."""
         found = launch.space.empty(data.queries.size, np.int32)
         n = data.queries.size
-        launch("tree_walk", blocks(n, BLOCK), BLOCK, data.root, data.queries, found, np.int32(n))
+        given = data.root, data.queries, found, np.int32(n)
+        launch("tree_walk", blocks(n, BLOCK), BLOCK, *given, reaches=data.pools)
         visits = np.concatenate([pool["visits"] for pool in data.pools])
         return {"found": found, "visits": visits[data.slot]}
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -82,19 +82,30 @@ class Launcher:
                     kernel.compile()
         self._arrays: dict[int, int] = {}
 
-    def __call__(self, name: str, grid: Dim, block: Dim, *args: Any, shared_mem: int = 0) -> None:
+    def __call__(
+        self, name: str, grid: Dim, block: Dim, *args: Any, shared_mem: int = 0, reaches: Sequence[Any] = ()
+    ) -> None:
         """Launches the kernel `name` on the device whose turn it is and, outside of `together`, waits for its end.
 
-        `grid` and `block` are in blocks and threads, `shared_mem` in bytes.
+        `grid` and `block` are in blocks and threads, `shared_mem` in bytes; `reaches` names arrays that the kernel
+        reaches by pointers inside others.
         """
         if self._stream is None:
             with self.together(self.space.timeout):
-                return self(name, grid, block, *args, shared_mem=shared_mem)
+                return self(name, grid, block, *args, shared_mem=shared_mem, reaches=reaches)
         device = self.space.devices[self.launches % len(self.space.devices)]
         kernel = self._kernels[name]
-        kernel(_dim(grid), _dim(block), args, shared_mem=shared_mem, device=device, stream=self._stream)
+        kernel(
+            _dim(grid),
+            _dim(block),
+            args,
+            shared_mem=shared_mem,
+            device=device,
+            stream=self._stream,
+            reaches=reaches,
+        )
         self.launches += 1
-        for arg in args:
+        for arg in (*args, *reaches):
             array = getattr(arg, "array", arg)  # what hmm.Out wraps
             if isinstance(array, np.ndarray):
                 address = array.ctypes.data

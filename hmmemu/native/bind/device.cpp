@@ -54,7 +54,8 @@ template <class Attempt> bool attempt_until(uint64_t deadline, Attempt attempt) 
 using Reaches = std::vector<std::tuple<uint64_t, uint64_t, bool>>;
 
 uint64_t launch(DeviceProcess& d, uint64_t kernel, Three grid, Three block, uint32_t shared, nb::bytes params,
-                const Reaches& reaches, uint32_t flags, nb::bytes extents, std::optional<double> timeout) {
+                const Reaches& reaches, bool confined, uint32_t flags, nb::bytes extents,
+                std::optional<double> timeout) {
   LaunchSpec spec{kernel,
                   dim3_of(grid),
                   dim3_of(block),
@@ -66,6 +67,7 @@ uint64_t launch(DeviceProcess& d, uint64_t kernel, Three grid, Three block, uint
                   extents.size() / sizeof(hmm_extent),
                   {}};
   for (const auto& [begin, end, writes] : reaches) spec.reaches.push_back({begin, end, writes});
+  spec.confined = confined;
   uint64_t ticket = 0;
   if (!attempt_until(deadline_of(timeout),
                      [&](uint64_t slice) { return (ticket = d.launch(spec, slice)) != 0; }))
@@ -260,7 +262,7 @@ void bind_device(nb::module_& m) {
       .def("unload", &DeviceProcess::unload, nb::arg("module"), Unlocked())
       .def("ping", &DeviceProcess::ping, Unlocked())
       .def("launch", &launch, nb::arg("kernel"), nb::arg("grid"), nb::arg("block"), nb::arg("shared"),
-           nb::arg("params"), nb::arg("reaches") = Reaches(), nb::arg("flags") = 0,
+           nb::arg("params"), nb::arg("reaches") = Reaches(), nb::arg("confined") = false, nb::arg("flags") = 0,
            nb::arg("extents") = nb::bytes("", 0), nb::arg("timeout") = nb::none(),
            "Queues a launch and returns its ticket; waits up to `timeout` seconds while the queue "
            "is full.")

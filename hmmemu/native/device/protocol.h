@@ -31,12 +31,12 @@ inline constexpr uint32_t kLayouts = 4;      // address layouts a device process
 
 enum SlotKind : uint32_t { kSlotLaunch = 1, kSlotMarker = 2 };
 
-// Memory that a launch may touch (tracker launch): the device has it, whole pages, before the kernel begins.
+// Memory that a launch may touch, in whole pages. Tracker launch: the device has it before the kernel begins.
 struct Reach {
   uint64_t begin, end;
   uint64_t writes;
 };
-inline constexpr uint32_t kMostReaches = 64; // of a launch
+inline constexpr uint32_t kReaches = 1u << 16; // of all launches under way
 
 struct alignas(64) Slot {
   uint32_t kind;
@@ -49,7 +49,8 @@ struct alignas(64) Slot {
   uint64_t time_ns; // markers: CLOCK_MONOTONIC, written by the device before it completes the ticket
   uint32_t extent_count;
   uint32_t reach_count;
-  Reach reaches[kMostReaches];
+  uint64_t reach_begin; // in Channel::reaches, modulo kReaches
+  uint32_t confined;    // the kernel may touch nothing else: page faults elsewhere end it
   alignas(64) unsigned char params[kParamBytes];
   hmm_extent extents[HMM_EXTENTS]; // of launches whose atomic operations are counted
 };
@@ -198,8 +199,22 @@ struct Channel {
   std::atomic<uint32_t> crash_state; // CrashState
   Crash crash;
   Queue queue;
+  Reach reaches[kReaches]; // a ring, written before the slot that points there
   Output output;
 };
+
+inline const Reach& reach_of(const Channel& channel, const Slot& slot, uint32_t index) {
+  return channel.reaches[(slot.reach_begin + index) % kReaches];
+}
+
+// Calls act(reach) for each range of a launch until one says false; whether none did. A wild store of a kernel
+// may have hit the count.
+template <class Act> bool each_reach(const Channel& channel, const Slot& slot, Act act) {
+  const uint32_t count = slot.reach_count < kReaches ? slot.reach_count : kReaches;
+  for (uint32_t i = 0; i < count; i++)
+    if (!act(reach_of(channel, slot, i))) return false;
+  return true;
+}
 
 // Behind the channel, in the same file: one bit for each page of the address space, set by the CPU process
 // where it uses the device's memory, too.

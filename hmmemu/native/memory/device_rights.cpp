@@ -17,6 +17,12 @@ int UserfaultRights::take(Pages pages) {
   return pages.count() >= kShootdownPages && port_ && port_->drop(pages) ? 0 : EAGAIN;
 }
 
+// Only a page without an entry can be poisoned.
+int UserfaultRights::refuse(Pages pages) {
+  const int error = uffd_.poison(pages);
+  return error == EEXIST && port_ && port_->drop(pages) ? uffd_.poison(pages) : error;
+}
+
 int SignalRights::less(Pages pages, Rights rights) {
   const int error = port_->set_rights(pages, rights);
   return error == ESRCH ? 0 : error;

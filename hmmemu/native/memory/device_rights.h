@@ -47,7 +47,7 @@ class UserfaultRights final : public DeviceRights {
   }
   int zero(Pages pages) override { return uffd_.zero(pages); }
   int wake(Pages pages) override { return uffd_.wake(pages); }
-  int refuse(Pages pages) override { return uffd_.poison(pages); }
+  int refuse(Pages pages) override;
 
   Userfaultfd& userfaultfd() { return uffd_; }
 

@@ -46,11 +46,11 @@ void DeviceTable::lend(Block& block, Pages pages, const std::byte* content) {
   mark_remote(pages, true);
 }
 
-int DeviceTable::give(Pages pages) {
-  int error = rights_.give(pages, true);
+int DeviceTable::give(Pages pages, bool writable) {
+  int error = rights_.give(pages, writable);
   if (error != EEXIST) return error;
   for (uint64_t a = pages.begin; a < pages.end; a += kPage)
-    if ((error = rights_.give({a, a + kPage}, true)) && error != EEXIST) return error;
+    if ((error = rights_.give({a, a + kPage}, writable)) && error != EEXIST) return error;
   return rights_.wake(pages);
 }
 
@@ -150,10 +150,6 @@ int DeviceTable::zero(Block& block, Pages pages, Access, bool writable) {
     if (!error) frames_.set(block, run, true);
     return error;
   });
-}
-
-int DeviceTable::regrant(Block&, Pages pages, bool writable) {
-  return rights_.frames_are_rights() ? rights_.wake(pages) : rights_.give(pages, writable);
 }
 
 // A protection that stays behind where a page was would keep it from being refused.

@@ -49,7 +49,7 @@ class DeviceTable final : public PageTable {
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
   int zero(Block& block, Pages pages, Access access, bool writable) override;
   int update(Block& block, Pages pages, const std::byte* content) override;
-  int regrant(Block&, Pages pages, bool writable) override;
+  int regrant(Block&, Pages pages, bool writable) override { return give(pages, writable); }
   int wake(Pages pages) override { return rights_.wake(pages); }
   int refuse(Pages pages) override { return rights_.refuse(pages); }
 
@@ -58,13 +58,16 @@ class DeviceTable final : public PageTable {
   // the pages that the device has no entry for; `take_back` takes all rights, and the frames go.
   // `mark_remote`: whether the CPU uses the frames, too, at present; at first it does.
   void lend(Block& block, Pages pages, const std::byte* content);
-  int give(Pages pages);
+  int give(Pages pages, bool writable = true);
   int take_back(Block& block, Pages pages);
   void mark_remote(Pages pages, bool remote) {
     if (port_) port_->mark_remote(pages, remote);
   }
   int vram() const { return vram_; }
   Access atomic(pid_t thread) const { return port_ ? port_->atomic(thread) : Access::Read; }
+  int forbids(pid_t thread, uint64_t page, bool write) const {
+    return port_ ? port_->forbids(thread, page, write) : 0;
+  }
   void count_brought(pid_t thread) const {
     if (port_) port_->count_brought(thread);
   }

@@ -4,10 +4,12 @@
 // its pidfd. A slot that serves a later ticket by then wakes somebody for nothing, no more.
 #include "launch_queue.h"
 #include "base/failure.h"
+#include "base/mapping.h"
 #include "device/futex.h"
 #include <algorithm>
 #include <csignal>
 #include <cstring>
+#include <optional>
 #include <poll.h>
 #include <sched.h>
 
@@ -18,6 +20,7 @@ constexpr uint64_t kSlice = 20'000'000;         // ns between two looks whether 
 constexpr uint64_t kCrashSlice = 500'000;       // the same once it has reported a crash
 constexpr uint64_t kCrashLimit = 6'000'000'000; // longer than the crash handler's own limit
 constexpr unsigned kLooksPerClock = 8;
+constexpr size_t kFewReaches = 64; // of a launch, on the stack
 
 bool ended(int pidfd) {
   pollfd source{pidfd, POLLIN, 0};
@@ -42,20 +45,25 @@ LaunchQueue::Fate LaunchQueue::fate(uint64_t ticket) {
 
 bool LaunchQueue::completed(uint64_t ticket) { return fate(ticket) == Fate::completed; }
 
-bool LaunchQueue::has_room() const { return queue_.produced.load() - completed_ticket() < kSlots; }
+bool LaunchQueue::has_room(size_t reaches) const {
+  const uint64_t last = queue_.produced.load(), done = completed_ticket();
+  const uint64_t oldest = done < last ? reach_begins_[done % kSlots] : reach_head_;
+  return last - done < kSlots && reach_head_ - oldest + reaches <= kReaches;
+}
 
-Slot* LaunchQueue::wait_for_room(std::unique_lock<std::mutex>& hold, uint64_t limit_ns, int pidfd) {
+Slot* LaunchQueue::wait_for_room(std::unique_lock<std::mutex>& hold, size_t reaches, uint64_t limit_ns,
+                                 int pidfd) {
   const uint64_t deadline = now_ns() + limit_ns;
   for (;;) {
     if (!open_) throw hmm::Failure(hmm::FailureKind::Device, "the device process has ended");
-    if (has_room()) break;
+    if (has_room(reaches)) break;
     const uint64_t oldest = completed_ticket() + 1;
     hold.unlock();
     const WaitResult result = sleep_until(oldest, deadline, pidfd);
     hold.lock();
     if (result == WaitResult::dead)
       throw hmm::Failure(hmm::FailureKind::Device, "the device process has ended");
-    if (result == WaitResult::timeout && !has_room()) return nullptr;
+    if (result == WaitResult::timeout && !has_room(reaches)) return nullptr;
   }
   const uint64_t ticket = queue_.produced.load() + 1;
   Slot& slot = queue_.slots[(ticket - 1) % kSlots];
@@ -66,7 +74,15 @@ Slot* LaunchQueue::wait_for_room(std::unique_lock<std::mutex>& hold, uint64_t li
     }
     times_[ticket - kSlots] = slot.time_ns;
   }
+  reach_begins_[(ticket - 1) % kSlots] = reach_head_;
   return &slot;
+}
+
+void LaunchQueue::write_reaches(Slot& slot, const Reach* reaches, size_t count) {
+  slot.reach_begin = reach_head_;
+  slot.reach_count = uint32_t(count);
+  for (size_t i = 0; i < count; i++) channel_->reaches[(reach_head_ + i) % kReaches] = reaches[i];
+  reach_head_ += count;
 }
 
 // The slot is written; the dispatcher says that it sleeps before it looks a last time, so one of
@@ -87,20 +103,24 @@ uint64_t LaunchQueue::launch(const LaunchSpec& spec, uint64_t limit_ns, int pidf
     throw hmm::Failure(hmm::FailureKind::Range, "a kernel takes at most 4096 bytes of parameters");
   if (spec.extent_count > HMM_EXTENTS)
     throw hmm::Failure(hmm::FailureKind::Range, "a launch takes at most 32 extents");
-  if (spec.reaches.size() > kMostReaches)
-    throw hmm::Failure(hmm::FailureKind::Range, "a kernel on a GPU takes at most " +
-                                                    std::to_string(kMostReaches) + " arrays, not " +
-                                                    std::to_string(spec.reaches.size()));
+  const size_t reach_count = spec.reaches.size();
+  if (reach_count > kReaches)
+    throw hmm::Failure(hmm::FailureKind::Range, "a launch reaches at most " + std::to_string(kReaches) +
+                                                    " arrays that lie apart, not " +
+                                                    std::to_string(reach_count));
   // Copied before the lock is taken: reading the caller's memory may fault.
   alignas(64) unsigned char params[kParamBytes];
   hmm_extent extents[HMM_EXTENTS];
   const size_t extent_bytes = spec.extent_count * sizeof(hmm_extent);
   memcpy(params, spec.params, spec.param_bytes);
   if (extent_bytes) memcpy(extents, spec.extents, extent_bytes);
-  Reach reaches[kMostReaches];
+  Reach few[kFewReaches];
+  std::optional<hmm::Mapping> many;
+  if (reach_count > kFewReaches) many.emplace(reach_count * sizeof(Reach));
+  Reach* const reaches = many ? many->as<Reach>() : few;
   std::copy(spec.reaches.begin(), spec.reaches.end(), reaches);
   std::unique_lock hold(lock_);
-  Slot* const slot = wait_for_room(hold, limit_ns, pidfd);
+  Slot* const slot = wait_for_room(hold, reach_count, limit_ns, pidfd);
   if (!slot) return 0;
   if (spec.kernel >> 32 != channel_->generation)
     throw hmm::Failure(hmm::FailureKind::Device,
@@ -115,14 +135,14 @@ uint64_t LaunchQueue::launch(const LaunchSpec& spec, uint64_t limit_ns, int pidf
   memcpy(slot->params, params, spec.param_bytes);
   slot->extent_count = uint32_t(spec.extent_count);
   if (extent_bytes) memcpy(slot->extents, extents, extent_bytes);
-  slot->reach_count = uint32_t(spec.reaches.size());
-  std::copy_n(reaches, slot->reach_count, slot->reaches);
+  write_reaches(*slot, reaches, reach_count);
+  slot->confined = spec.confined;
   return submit();
 }
 
 uint64_t LaunchQueue::marker(uint64_t limit_ns, int pidfd) {
   std::unique_lock hold(lock_);
-  Slot* const slot = wait_for_room(hold, limit_ns, pidfd);
+  Slot* const slot = wait_for_room(hold, 0, limit_ns, pidfd);
   if (!slot) return 0;
   slot->kind = kSlotMarker;
   return submit();

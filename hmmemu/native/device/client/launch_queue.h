@@ -20,7 +20,8 @@ struct LaunchSpec {
   size_t param_bytes;         // at most kParamBytes
   const void* extents;        // hmm_extent[extent_count]
   size_t extent_count;        // at most HMM_EXTENTS
-  std::vector<Reach> reaches; // at most kMostReaches
+  std::vector<Reach> reaches; // at most kReaches
+  bool confined = false;      // to `reaches`
 };
 
 enum class WaitResult { done, timeout, dead };
@@ -56,8 +57,9 @@ class LaunchQueue {
  private:
   enum class Fate { open, completed, lost };
   Fate fate(uint64_t ticket);
-  bool has_room() const;
-  Slot* wait_for_room(std::unique_lock<std::mutex>& hold, uint64_t limit_ns, int pidfd);
+  bool has_room(size_t reaches) const;
+  Slot* wait_for_room(std::unique_lock<std::mutex>& hold, size_t reaches, uint64_t limit_ns, int pidfd);
+  void write_reaches(Slot& slot, const Reach* reaches, size_t count);
   uint64_t submit();
   WaitResult sleep_until(uint64_t ticket, uint64_t deadline, int pidfd);
 
@@ -67,6 +69,8 @@ class LaunchQueue {
   std::mutex lock_; // guards what follows and writing slots; held for short sections, never while waiting
   bool open_ = false;
   std::vector<std::pair<uint64_t, uint64_t>> lost_; // [first, last]
+  uint64_t reach_head_ = 0;                         // places of Channel::reaches ever used
+  uint64_t reach_begins_[kSlots] = {};              // ... before the ticket of each slot
   std::unordered_map<uint64_t, uint64_t> times_,
       older_; // of markers whose slot was used again, two generations
   std::atomic<uint64_t> last_lost_{0};

@@ -66,6 +66,21 @@ hmm::Access Port::atomic(pid_t thread) const {
   }
 }
 
+// The launch that runs is the one behind the last that completed. Other threads of the device load modules.
+int Port::forbids(pid_t thread, uint64_t page, bool write) const {
+  const Queue& queue = channel_->queue;
+  const uint64_t ticket = queue.completed.load() + 1;
+  const Slot& slot = queue.slots[(ticket - 1) % kSlots];
+  if (ticket > queue.produced.load() || slot.kind != kSlotLaunch || !slot.confined || !slot_of(thread)) return 0;
+  int error = EACCES;
+  each_reach(*channel_, slot, [&](const Reach& reach) {
+    if (page + 4096 <= reach.begin || page >= reach.end) return true;
+    error = write && !reach.writes ? EROFS : 0;
+    return error != 0;
+  });
+  return error;
+}
+
 void Port::count_brought(pid_t thread) {
   if (FaultSlot* const slot = slot_of(thread)) slot->brought.fetch_add(1);
 }

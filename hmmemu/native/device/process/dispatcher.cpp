@@ -7,6 +7,7 @@
 #include "failure.h"
 #include "modules.h"
 #include "pool.h"
+#include "video_memory.h"
 #include <cstdio>
 
 namespace hmmemu::device {
@@ -74,6 +75,7 @@ void run(Worker& w, Slot& slot, uint64_t ticket) {
   if (const char* const reason = refuse(kernel, slot)) fail_launch(ticket, reason);
   const hmm_launch launch{slot.grid,   slot.block,   slot.dynamic_shared, slot.flags, slot.params,
                           slot.kernel, slot.extents, slot.extent_count,   0};
+  if (slot.confined) forget_entries(); // pages that were brought for others are refused, too
   run_launch(w, kernel, launch, ticket);
 }
 

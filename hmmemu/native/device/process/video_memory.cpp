@@ -20,7 +20,7 @@ namespace {
 constexpr uint64_t kWatchedBytes = kVramBytes / kPage / 8; // address space; touched where there are ranges
 
 std::shared_mutex mapping_lock;
-std::map<uint64_t, uint64_t> ranges; // begin -> end, apart from each other; tracker signal only
+std::map<uint64_t, uint64_t> ranges; // begin -> end, apart from each other
 std::atomic<uint8_t>* watched = nullptr;
 
 // Whole bytes are stored: an arena has eight million of them.
@@ -133,14 +133,13 @@ int map_video(const Userfault& userfault, int vram, uint64_t address, uint64_t l
     return EEXIST;
   }
   madvise(got, length, MADV_NOHUGEPAGE); // pages move one by one
-  if (userfault.fd < 0) {
-    ranges.emplace(address, address + length);
-    watch(address, address + length, true);
-    return 0;
+  if (const int error = userfault.fd < 0 ? 0 : watch_with_userfault(userfault, address, length)) {
+    munmap(got, length);
+    return error;
   }
-  const int error = watch_with_userfault(userfault, address, length);
-  if (error) munmap(got, length);
-  return error;
+  ranges.emplace(address, address + length);
+  if (userfault.fd < 0) watch(address, address + length, true);
+  return 0;
 }
 
 int unmap_video(uint64_t address, uint64_t length) {
@@ -167,6 +166,15 @@ int change_table(MailboxOperation operation, uint64_t address, uint64_t length) 
   default: // of a GPU
     return EINVAL;
   }
+}
+
+void forget_entries() {
+  const std::shared_lock hold(mapping_lock);
+  if (watched) return take_all_rights();
+  each_mapped(0, kVramBytes, [](uint64_t begin, uint64_t end) {
+    if (const int error = drop_entries(begin, end - begin)) fail_device(strerror(error));
+    return 0;
+  });
 }
 
 // The worker's own entry goes, so that its store faults; who looks at the fault sees what it is for.

@@ -32,6 +32,9 @@ bool is_watched(uint64_t address);
 // touched video memory (which no thread does while it maps or unmaps).
 int change_table(MailboxOperation operation, uint64_t address, uint64_t length);
 
+// All page table entries go, and rights stay: every page that a kernel touches faults again.
+void forget_entries();
+
 // services->own
 void own_page(hmm_worker* worker, const void* address);
 
