@@ -74,7 +74,9 @@ def test_what_is_not_named_ends_the_kernel(checked, module):
         walk(checked, module, pools, reaches=[pools[2]])
 
 
-@pytest.mark.parametrize("where", ["an earlier launch", "a prefetch to read", "a prefetch to write", "the device"])
+@pytest.mark.parametrize(
+    "where", ["an earlier launch", "a prefetch to read", "a prefetch to write", "the device"]
+)
 def test_pages_that_the_device_has_already(checked, module, where):
     pools = chain(checked, [3, 600])
     device = checked.devices[0]
@@ -144,7 +146,7 @@ def test_variables_and_freed_memory(checked, module):
     address = gone.ctypes.data
     del gone
     checked.arena.collect()
-    with pytest.raises(hmm.KernelFault, match="which nobody owns|does not name"):
+    with pytest.raises(hmm.KernelFault, match=r"which nobody owns|does not name"):
         module.get_function("fill")((1,), (1,), (address, np.int32(5)))
 
 
@@ -167,7 +169,10 @@ def test_naming_registers(space, module):
         (np.zeros(3), "reaches= of walk is a list of arrays, not ndarray"),
         ([3], r"reaches\[0\] of walk: a numpy array is needed, not int"),
         ([np.array([object()])], r"reaches\[0\] of walk: .* holds Python objects"),
-        ([hmm.Out(np.frombuffer(b"12345678"))], r"reaches\[0\] of walk: .* is read-only; name it hmm.In\(array\)"),
+        (
+            [hmm.Out(np.frombuffer(b"12345678"))],
+            r"reaches\[0\] of walk: .* is read-only; name it hmm.In\(array\)",
+        ),
     ],
 )
 def test_what_cannot_be_named(space, module, reaches, words):
@@ -178,7 +183,7 @@ def test_what_cannot_be_named(space, module, reaches, words):
 
 
 def test_options(monkeypatch):
-    with pytest.raises(hmm.ArgumentError, match="Policy.reaches is 'named' or 'registered', not 'all'"):
+    with pytest.raises(hmm.ArgumentError, match=r"Policy\.reaches is 'named' or 'registered', not 'all'"):
         hmm.Policy(reaches="all")
     monkeypatch.setenv("HMMEMU_CHECK_REACH", "yes")
     with pytest.raises(hmm.ArgumentError, match="HMMEMU_CHECK_REACH='yes': use 1 or 0"):

@@ -262,8 +262,8 @@ void bind_device(nb::module_& m) {
       .def("unload", &DeviceProcess::unload, nb::arg("module"), Unlocked())
       .def("ping", &DeviceProcess::ping, Unlocked())
       .def("launch", &launch, nb::arg("kernel"), nb::arg("grid"), nb::arg("block"), nb::arg("shared"),
-           nb::arg("params"), nb::arg("reaches") = Reaches(), nb::arg("confined") = false, nb::arg("flags") = 0,
-           nb::arg("extents") = nb::bytes("", 0), nb::arg("timeout") = nb::none(),
+           nb::arg("params"), nb::arg("reaches") = Reaches(), nb::arg("confined") = false,
+           nb::arg("flags") = 0, nb::arg("extents") = nb::bytes("", 0), nb::arg("timeout") = nb::none(),
            "Queues a launch and returns its ticket; waits up to `timeout` seconds while the queue "
            "is full.")
       .def("marker", &marker, nb::arg("timeout") = nb::none())

@@ -207,8 +207,8 @@ inline const Reach& reach_of(const Channel& channel, const Slot& slot, uint32_t 
   return channel.reaches[(slot.reach_begin + index) % kReaches];
 }
 
-// Calls act(reach) for each range of a launch until one says false; whether none did. A wild store of a kernel
-// may have hit the count.
+// Calls act(reach) for each range of a launch until one says false; whether none did. A wild store of a
+// kernel may have hit the count.
 template <class Act> bool each_reach(const Channel& channel, const Slot& slot, Act act) {
   const uint32_t count = slot.reach_count < kReaches ? slot.reach_count : kReaches;
   for (uint32_t i = 0; i < count; i++)

@@ -165,7 +165,8 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, bool patient, O
     if (!state.managed()) return EFAULT;
     if (access != Access::Read && state.read_only()) return EPERM;
     if (p != kCpu)
-      if (const int error = devices_[p]->forbids(fault.thread, fault.address, access != Access::Read)) return error;
+      if (const int error = devices_[p]->forbids(fault.thread, fault.address, access != Access::Read))
+        return error;
     const Transition t = transition(state, p, access, protocol());
     step = t.step;
     if (step != Step::None) {

@@ -76,7 +76,7 @@ def test_what_is_not_named_is_not_there(gpu, kernels):
     with space.devices[0]:
         arrays, table = pointers(space, 2)
         kept = arrays[0].copy()
-        with pytest.raises(hmm.DeviceError, match="kernel|device"):
+        with pytest.raises(hmm.DeviceError, match=r"illegal (write|read|access)"):
             scatter(kernels, table, 1)
         assert arrays[0][0] == kept[0]
         scatter(kernels, table, 1, reaches=arrays)
@@ -98,5 +98,7 @@ def test_the_ring_of_ranges_goes_round(gpu, kernels):
 def test_more_ranges_than_can_be(gpu, kernels):
     space = gpu()
     process = space.devices[0].process
-    with pytest.raises(hmm.RangeError, match="a launch reaches at most 65536 arrays that lie apart, not 65537"):
+    with pytest.raises(
+        hmm.RangeError, match="a launch reaches at most 65536 arrays that lie apart, not 65537"
+    ):
         process.launch(0, (1, 1, 1), (1, 1, 1), 0, b"", reaches=[(0, 0, False)] * 65537)

@@ -71,7 +71,8 @@ int Port::forbids(pid_t thread, uint64_t page, bool write) const {
   const Queue& queue = channel_->queue;
   const uint64_t ticket = queue.completed.load() + 1;
   const Slot& slot = queue.slots[(ticket - 1) % kSlots];
-  if (ticket > queue.produced.load() || slot.kind != kSlotLaunch || !slot.confined || !slot_of(thread)) return 0;
+  if (ticket > queue.produced.load() || slot.kind != kSlotLaunch || !slot.confined || !slot_of(thread))
+    return 0;
   int error = EACCES;
   each_reach(*channel_, slot, [&](const Reach& reach) {
     if (page + 4096 <= reach.begin || page >= reach.end) return true;
