@@ -7,8 +7,11 @@ gets that asks for none.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -104,20 +107,32 @@ def two_devices() -> Iterator[hmm.AddressSpace]:
 
 @pytest.fixture
 def huge_pages() -> Iterator[None]:
-    """Sixteen huge pages of 2 MiB in the kernel's pool."""
+    """Sixteen huge pages of 2 MiB in the kernel's pool, which is the whole machine's: one test at a time."""
     setting = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
-    try:
-        before = setting.read_text()
-        setting.write_text(str(int(before) + 16))
-    except OSError:
-        pytest.skip("huge pages are root's to reserve, or this kernel has none")
-    try:
-        if int(setting.read_text()) < int(before) + 16:
-            pytest.skip("no memory for huge pages")
-        yield
-    finally:
-        gc.collect()  # arrays of tests before that hang in cycles
-        setting.write_text(before)
+    with open(Path(tempfile.gettempdir()) / "hmmemu-test-huge-pages.lock", "w") as lock:
+        _lock(lock.fileno(), 100)
+        try:
+            before = setting.read_text()
+            setting.write_text(str(int(before) + 16))
+        except OSError:
+            pytest.skip("huge pages are root's to reserve, or this kernel has none")
+        try:
+            if int(setting.read_text()) < int(before) + 16:
+                pytest.skip("no memory for huge pages")
+            yield
+        finally:
+            gc.collect()  # arrays of tests before that hang in cycles
+            setting.write_text(before)
+
+
+def _lock(file: int, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            assert time.monotonic() < end, "another test run keeps the pool of huge pages locked"
+            time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ PAGES, INTS = 24, 1024
 GONE = slice(8 * INTS, 16 * INTS)
 BEFORE, AFTER = slice(0, GONE.start), slice(GONE.stop, None)
 MAP_FIXED = 0x10
+APART = 0x2000_0000_0000  # far from where the kernel puts mappings: nobody else fills the hole
 
 Space = hmm.AddressSpace
 
@@ -37,7 +38,7 @@ libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 @pytest.fixture(params=["private", "shared"])
 def x(request: pytest.FixtureRequest) -> Iterator[np.ndarray]:
     sharing = mmap.MAP_PRIVATE if request.param == "private" else mmap.MAP_SHARED
-    address = libc.mmap(None, PAGES * 4096, 3, sharing | mmap.MAP_ANONYMOUS, -1, 0)
+    address = libc.mmap(APART, PAGES * 4096, 3, sharing | mmap.MAP_ANONYMOUS, -1, 0)
     made = np.ctypeslib.as_array((ctypes.c_int * (PAGES * INTS)).from_address(address))
     made[:] = 7
     yield made.view(Memory)

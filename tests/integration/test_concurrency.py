@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,23 +110,24 @@ def cpu_of(thread: str) -> int:
     return int(Path(f"/proc/self/task/{thread}/stat").read_text().rpartition(")")[2].split()[36])
 
 
-def switches(thread: str) -> int:
-    """How often a thread of this process has left its CPU."""
-    status = dict(
-        line.split(":", 1) for line in Path(f"/proc/self/task/{thread}/status").read_text().splitlines()
-    )
-    return int(status["voluntary_ctxt_switches"]) + int(status["nonvoluntary_ctxt_switches"])
+def sleeps() -> Counter[str]:
+    """How often each thread that serves faults of the CPU has gone to sleep."""
+    found: Counter[str] = Counter()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ends
+            status = dict(line.split(":", 1) for line in (task / "status").read_text().splitlines())
+            if status["Name"].strip() == "hmm-fault-0":
+                found[task.name] = int(status["voluntary_ctxt_switches"])
+    return found
 
 
 def test_the_receiver_sits_where_the_program_faults(page_by_page: hmm.AddressSpace, tracker: str) -> None:
     """On another CPU a fault costs several times as much. The program's own choice of CPUs is not touched."""
     if tracker == "signal":
         pytest.skip("a thread serves its own faults")
+    idle = sleeps()
     page_by_page.empty(1000 * 1024, np.int32)[::1024] = 1
-    names = {task.name: (task / "comm").read_text() for task in Path("/proc/self/task").iterdir()}
-    receiver = max(
-        (task for task, name in names.items() if name == "hmm-fault-0\n"), key=switches
-    )  # async has two
+    receiver = (sleeps() - idle).most_common(1)[0][0]  # other spaces have some, and tracker async has two
     before = os.sched_getaffinity(0)
     try:
         for cpu in sorted(before):

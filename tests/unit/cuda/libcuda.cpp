@@ -17,10 +17,10 @@
 // must be mapped, or the process gets SIGSEGV.
 //
 // FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us,
-// kernel_us (kernels alone, later still), version, mode, novmm, atomics (pcie, none, all: what the link to
-// the CPU carries), coherent, nopointers, bus, elsewhere (addresses that are asked for are
-// not given), fail=function:result[:nth] (the nth call and all after it). `lock` guards the tables; each
-// stream has its own for its queue.
+// kernel_us (kernels alone, later still), gate (a file: kernels begin when it is gone), version, mode, novmm,
+// atomics (pcie, none, all: what the link to the CPU carries), coherent, nopointers, bus, elsewhere
+// (addresses that are asked for are not given), fail=function:result[:nth] (the nth call and all after it).
+// `lock` guards the tables; each stream has its own for its queue.
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
@@ -537,6 +537,8 @@ int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
   const Function kernel = *function;
   stream->add([=] {
     usleep(useconds_t(number("kernel_us", 0)));
+    const std::string gate = setting("gate");
+    for (int ms = 0; ms < 20000 && !gate.empty() && access(gate.c_str(), F_OK) == 0; ++ms) usleep(1000);
     alignas(64) char aligned[4096];
     memcpy(aligned, block.data(), block.size());
     if (kernel.plain) {

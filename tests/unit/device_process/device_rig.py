@@ -34,19 +34,30 @@ MINOR = 4  # UFFD_PAGEFAULT_FLAG_MINOR
 
 
 class Pager:
-    """Resolves a device's page faults with zeros, or with the frame that is there. Keeps them in `faults`."""
+    """Resolves a device's page faults with zeros, or with the frame that is there. Keeps them in `faults`.
+
+    A fault of several threads at one page is resolved for all with the first message. `recorded` waits until the others
+    are in the list, too.
+    """
 
     def __init__(self, process: DeviceProcess) -> None:
         self.process = process
         self.fd = os.dup(self.source())
         self.faults: list[tuple[int, int]] = []  # address, thread
+        self.lock = threading.Lock()  # held from the reading of a message until it is in the list
         self.stop_read, self.stop_write = os.pipe()
         self.thread = threading.Thread(target=self._serve, daemon=True)
         self.thread.start()
 
     def _serve(self) -> None:
         while self.stop_read not in select.select([self.fd, self.stop_read], [], [], 1)[0]:
-            self.serve()
+            with self.lock:
+                self.serve()
+
+    def recorded(self) -> list[tuple[int, int]]:
+        """The faults of all that has ended."""
+        with self.lock:
+            return list(self.faults)
 
     def source(self) -> int:
         """The descriptor to poll."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import struct
@@ -66,6 +67,7 @@ def test_killed_by_somebody_else(rig: Rig) -> None:
 
 def test_no_zombies_and_no_descriptors_left(module: Path, tracker: str) -> None:
     Rig(module, tracker=tracker).close()
+    gc.collect()  # what tests before have left in cycles
     descriptors = len(os.listdir("/proc/self/fd"))
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     for _ in range(3):

@@ -35,13 +35,13 @@ def test_faults_carry_the_worker(rig: Rig) -> None:
 def test_zap_drops_entries_and_keeps_frames(rig: Rig) -> None:
     assert rig.pager is not None
     rig.run("store", struct.pack("<QQI4x", BASE, 0, 3), 10)
-    count = len(rig.pager.faults)
+    before = rig.pager.recorded()
     rig.run("chain", struct.pack("<QQ", BASE + 64, 1))
-    assert len(rig.pager.faults) == count  # mapped: no fault
+    assert rig.pager.recorded() == before  # mapped: no fault
     rig.invalidate(BASE, SIZE)
     assert rig.words(10) == tuple(range(3, 13))
     rig.run("chain", struct.pack("<QQ", BASE + 64, 1))
-    again = rig.pager.faults[count:]  # a read and then a write, where the tracker tells them apart
+    again = rig.pager.recorded()[len(before) :]  # a read and then a write, where the tracker tells them apart
     assert {page & ~4095 for page, _ in again} == {BASE} and len(again) in (1, 2)
     assert rig.words(10) == tuple(range(3, 13))
 
