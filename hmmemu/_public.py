@@ -21,6 +21,7 @@ from hmmemu.cpu_atomics import (
 from hmmemu.creation import (
     array,
     asarray,
+    device_view,
     empty,
     empty_like,
     full,
@@ -35,6 +36,7 @@ from hmmemu.creation import (
     zeros_like,
 )
 from hmmemu.device import Device
+from hmmemu.device_view import DeviceView
 from hmmemu.errors import (
     ArgumentError,
     CompileError,
@@ -52,6 +54,7 @@ from hmmemu.errors import (
     SpaceClosedError,
     TruncatedError,
     UnsupportedError,
+    ViewError,
 )
 from hmmemu.files import SharedFile
 from hmmemu.kernel import Kernel, RawKernel, RawModule
@@ -74,6 +77,7 @@ __all__ = [
     "CompileError",
     "Device",
     "DeviceError",
+    "DeviceView",
     "Error",
     "Event",
     "Fallback",
@@ -106,6 +110,7 @@ __all__ = [
     "Stream",
     "TruncatedError",
     "UnsupportedError",
+    "ViewError",
     "WrittenPages",
     "array",
     "asarray",
@@ -125,6 +130,7 @@ __all__ = [
     "cpu",
     "current_space",
     "current_stream",
+    "device_view",
     "empty",
     "empty_like",
     "full",

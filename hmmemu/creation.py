@@ -6,6 +6,8 @@ from typing import Any, Literal, TypeAlias
 
 from numpy.typing import DTypeLike
 
+from hmmemu.device import Device
+from hmmemu.device_view import DeviceView
 from hmmemu.ranges import Array
 from hmmemu.space import Shape, current_space
 from hmmemu.trace import Stats
@@ -71,6 +73,11 @@ def register(array: Array) -> Array:
 def unregister(array: Array) -> None:
     """Takes it out again; see `AddressSpace.unregister`."""
     current_space().unregister(array)
+
+
+def device_view(array: Any, device: Device | None = None) -> DeviceView:
+    """An array's memory on a device, as a CuPy array; see `AddressSpace.device_view`."""
+    return current_space().device_view(array, device)
 
 
 def synchronize(timeout: float | None = None) -> None:

@@ -8,6 +8,7 @@ LOCK: as `Device`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from hmmemu import reach
@@ -62,6 +63,12 @@ class CudaDevice(Device):
 
         return compile_module(code, self.gpu.capability, **how)
 
+    def open_view(self, pointer: Pointer) -> AbstractContextManager[Any]:
+        """See `hmmemu.cuda_view.open_view`."""
+        from hmmemu.cuda_view import open_view
+
+        return open_view(self, pointer)
+
     @property
     def _names_reach(self) -> bool:
         return True
@@ -71,14 +78,15 @@ class CudaDevice(Device):
         kernel begins comes again, by page faults of the device process.
         """
         runs = reach.pages(pointers)
-        self._check_room([(begin, end) for begin, end, _ in runs])
+        self.check_room([(begin, end) for begin, end, _ in runs])
         access, cause = self.space.session.access, CAUSES.index("launch")
         for begin, end, writes in runs:
-            self._ask(access, begin, end, self.processor, writes, cause)
+            self.ask(access, begin, end, self.processor, writes, cause)
         return runs
 
-    def _check_room(self, pages: Sequence[PageRange]) -> None:
-        """A kernel needs all of its arrays on the GPU at a time, in whole blocks."""
+    def check_room(self, pages: Sequence[PageRange]) -> None:
+        """Raises OutOfMemoryError unless the pages can be on the GPU at a time, in whole blocks, beside open views."""
+        pages = [*pages, *self.space.views.of(self)]
         blocks = {block for begin, end in pages for block in range(begin // _BLOCK, -(-end // _BLOCK))}
         room = min(self.gpu.bytes, self.space.device_memory or self.gpu.bytes)
         if len(blocks) * _BLOCK > room + _BLOCK * len(pages):  # arrays rarely begin with a block

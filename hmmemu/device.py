@@ -13,6 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -80,7 +81,7 @@ class Device:
         self._variables: dict[str, tuple[int, int]] = {}  # memory of a module's variables, kept over restarts
         self._pending: deque[tuple[int, Any]] = deque()  # what launches under way must keep alive
         self._failures: list[_Failure] = []
-        self._generation = 0
+        self.generation = 0
         self._lost_output = 0
         self.process = self._start(space, workers)
         unsigned, signed = (space.link.native_mask(signed=signed) for signed in (False, True))
@@ -146,16 +147,23 @@ class Device:
 
         Raises:
             RangeError: the array is not in the address space.
-            ArgumentError: it is read-only or not contiguous.
+            ArgumentError: it is read-only or not contiguous. ViewError: a device view uses it.
         """
         self.space.require(array)
         if not array.flags.writeable or not array.flags.c_contiguous:
             raise ArgumentError(f"the {describe(array)} is read-only or not contiguous; write needs neither")
+        self.space.views.refuse([Pointer(0, array, array.ctypes.data, True, False)], "device.write")
         values = np.ascontiguousarray(np.broadcast_to(np.asarray(data, array.dtype), array.shape))
         if array.size:
             self.space.session.transfer(
                 self.processor, array.ctypes.data, array.nbytes, values.ctypes.data, True
             )
+
+    def open_view(self, pointer: Pointer) -> AbstractContextManager[Any]:
+        """What the body of `with space.device_view(...)` gets: here the CPU works in the device's place."""
+        view = pointer.array.view()
+        view.flags.writeable = pointer.writes
+        return nullcontext(view)
 
     def migrate(self, array: Array) -> None:
         """Moves the array's pages here; afterwards the device has the only copy."""
@@ -180,11 +188,11 @@ class Device:
     def _load(self, compiled: Compiled) -> LoadedModule:
         known = self._variables.get(compiled.source_key)
         address, room = known or (0, 0)
-        answer = self._ask(self.process.load, str(compiled.path), address, room, known is None)
+        answer = self.ask(self.process.load, str(compiled.path), address, room, known is None)
         if isinstance(answer, int):  # the module has variables: this many bytes of shared memory for them
             address = self.space.arena.take(answer, f"variables of {compiled.path.name}")
             self._variables[compiled.source_key] = (address, page_up(answer))
-            answer = self._ask(self.process.load, str(compiled.path), address, page_up(answer), True)
+            answer = self.ask(self.process.load, str(compiled.path), address, page_up(answer), True)
         return LoadedModule(json.loads(answer), self.space.view)
 
     def variables(self) -> list[tuple[int, int, str]]:
@@ -207,6 +215,7 @@ class Device:
         kernel = self.load(compiled).kernel(name)
         packed = pack(kernel.name, kernel.parameters, kernel.parameter_bytes, args)
         pointers = packed.pointers + reach.named(kernel.name, reaches)
+        self.space.views.refuse(pointers, f"kernel {kernel.name}")
         for pointer in pointers:
             self.space.prepare(pointer, self)
         self.space.notice_before_launch(pointers, self)
@@ -240,7 +249,7 @@ class Device:
                     self.space.counting.kernels[self.index, kernel.handle] = (compiled.key, kernel)
                 self.space.session.before_launch(self.processor, kernel.waits)
                 try:
-                    ticket: int = self._ask(
+                    ticket: int = self.ask(
                         self.process.launch, kernel.handle, *shape, confined=confined, timeout=0.05, **more
                     )
                     return ticket
@@ -277,7 +286,7 @@ class Device:
 
     def marker(self) -> int:
         """Queues a time stamp; returns its ticket."""
-        ticket: int = self._ask(self.process.marker)
+        ticket: int = self.ask(self.process.marker)
         return ticket
 
     def marker_seconds(self, ticket: int) -> float:
@@ -300,7 +309,7 @@ class Device:
             raise failure.error.with_traceback(None)
 
     def _wait(self, ticket: int, timeout: float | None) -> None:
-        generation = self._generation
+        generation = self.generation
         try:
             outcome = self.process.wait(ticket, timeout)
         except KeyboardInterrupt:
@@ -319,9 +328,9 @@ class Device:
         elif outcome == "dead":
             self._restart(generation, None)
 
-    def _ask(self, request: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def ask(self, request: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """A request of the process; if the process is found dead, it is replaced and its error raised."""
-        generation = self._generation
+        generation = self.generation
         try:
             return request(*args, **options)
         except KernelTimeout:
@@ -362,9 +371,9 @@ class Device:
         Returns the failure, its error made from the crash record unless given; None if another thread was faster.
         """
         with self._lock:
-            if generation != self._generation:
+            if generation != self.generation:
                 return None
-            self._generation += 1
+            self.generation += 1
             self.process.kill()
             first, last = self.process.completed_ticket + 1, self.process.last_ticket
             if error is None:
@@ -406,7 +415,7 @@ class Device:
         """
         try:
             for begin, end in ranges:
-                self._ask(self.process.map, begin, end - begin)
+                self.ask(self.process.map, begin, end - begin)
         except RangeError:
             self._relocate(ranges)
 
@@ -414,7 +423,7 @@ class Device:
         """The way of `_restart`, with nothing lost: launches under way end first."""
         self.synchronize()
         with self._lock:
-            self._generation += 1
+            self.generation += 1
             self.process.kill()
             self.space.session.detach(self.processor)
             self._modules.clear()

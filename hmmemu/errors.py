@@ -35,6 +35,10 @@ class OutOfMemoryError(Error, MemoryError):
     """The arena or a device has no room left."""
 
 
+class ViewError(Error, RuntimeError):
+    """Memory that a device view uses was, or would be, used by others; the address space stays usable."""
+
+
 class CompileError(Error):
     """The compiler refused a kernel; the message holds the user's own file name and lines."""
 

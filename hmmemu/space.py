@@ -24,6 +24,7 @@ from hmmemu.arguments import Pointer
 from hmmemu.atomics_report import AtomicsReport
 from hmmemu.choices import choose_device, choose_tracker
 from hmmemu.device import Device
+from hmmemu.device_view import DeviceView, OpenViews
 from hmmemu.errors import ArgumentError, RangeError, SpaceClosedError
 from hmmemu.ksm import MergeResult
 from hmmemu.link import Fallback, Link, find_fallback, find_link
@@ -136,6 +137,7 @@ class AddressSpace:
         self.registry = Registry(self.session, self._devices)
         self._protectors = Protectors(self.session)
         self._dirty_logs = DirtyLogs(self.session)
+        self.views = OpenViews()
         self.counting: AtomicsReport | None = None  # the report that is being made
         try:
             self.arena = Arena(self.session, arena_bytes)
@@ -399,6 +401,33 @@ class AddressSpace:
     def discard(self, array: Array) -> None:
         """Forgets the content of an array; whole pages of it read as zeros afterwards, and use no memory."""
         self.session.discard(*self.require(array).inner_pages)
+
+    def device_view(self, array: Any, device: Device | None = None) -> DeviceView:
+        """An array's memory on a device, for the body of a ``with`` block, in which CuPy's functions work on it.
+
+        On a GPU the block gets a `cupy.ndarray`, with no copy beyond the pages that were not there; on an emulated
+        device it gets a `numpy.ndarray` of the same memory, which the CPU then works with in the device's place.
+        The block begins when every earlier launch has ended, and ends when CuPy's current stream has; work on other
+        streams has to be waited for in it. Within the block the view alone uses the array's pages: launches that
+        would are refused, and what the CPU or another device did there is told as an error at the end. The array that
+        the block got is not to be used after it.
+
+        Args:
+            array: `x`, or `hmm.InOut(x)`, reads and writes; `hmm.In(x)` reads only, and the CPU may go on reading;
+                `hmm.Out(x)` moves no content there. Memory that is not in the address space yet is registered.
+            device: of this space; None: the current one.
+
+        Raises:
+            ArgumentError: not a numpy array; elements that CuPy has no type for; read-only, or on pages with other
+                memory, and not `hmm.In`; a device of another space.
+            ViewError, by the block: other views or launches use the pages, or somebody did meanwhile.
+            UnsupportedError, by the block: CuPy cannot be used.
+        """
+        self.session_or_raise()
+        chosen = self.current_device if device is None else device
+        if chosen not in self.devices:
+            raise ArgumentError(f"a device view is on a device of this space, not on {device!r}")
+        return DeviceView(self, chosen, array)
 
     def residency(self, array: Array) -> Array:
         """Who holds each page of an array.

@@ -239,6 +239,16 @@ void bind_device(nb::module_& m) {
            nb::arg("layout") = 0, nb::arg("tracker") = "uffd", nb::arg("gpu") = 0)
       .def("map", &DeviceProcess::map, nb::arg("address"), nb::arg("length"), Unlocked())
       .def("unmap", &DeviceProcess::unmap, nb::arg("address"), nb::arg("length"), Unlocked())
+      .def("hold", &DeviceProcess::hold, nb::arg("address"), nb::arg("length"), nb::arg("writes"), Unlocked(),
+           "Tracker launch: 0, or a page that the GPU lacks (then nothing is held).")
+      .def("release", &DeviceProcess::release, nb::arg("address"), nb::arg("length"), Unlocked())
+      .def(
+          "share",
+          [](DeviceProcess& d, uint64_t address) {
+            OwnedFd memory = d.share(address);
+            return fcntl(memory.get(), F_DUPFD_CLOEXEC, 3);
+          },
+          nb::arg("address"), Unlocked(), "A descriptor of the block's memory, for the caller to close.")
       .def(
           "zap", [](DeviceProcess& d, uint64_t a, uint64_t n) { return d.port().drop(pages_of(a, n)); },
           nb::arg("address"), nb::arg("length"), Unlocked())

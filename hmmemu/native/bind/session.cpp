@@ -266,6 +266,12 @@ void bind_session(nb::module_& m) {
           "discard", [](Session& s, uint64_t b, uint64_t e) { s.driver()->discard(pages_of(b, e)); },
           Unlocked())
       .def(
+          "mark_viewed",
+          [](Session& s, uint64_t b, uint64_t e, bool on) { s.driver()->mark_viewed(pages_of(b, e), on); },
+          nb::arg("begin"), nb::arg("end"), nb::arg("viewed"), Unlocked(),
+          "Whether the program uses a device's memory of the pages by itself: they stay there but for who "
+          "asks.")
+      .def(
           "notice_writes",
           [](Session& s, uint64_t b, uint64_t e, bool update) {
             s.driver()->notice_writes(pages_of(b, e), update);

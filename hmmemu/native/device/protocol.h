@@ -243,13 +243,24 @@ inline constexpr uint32_t kMagic = 0x484d4d00u ^ (HMMEMU_ABI << 24) ^ uint32_t(s
 inline constexpr uint32_t kTextPacket = 32768;
 inline constexpr uint32_t kPathBytes = 4096;
 
-enum RequestKind : uint32_t { kRequestPing = 1, kRequestMap, kRequestUnmap, kRequestLoad, kRequestUnload };
+enum RequestKind : uint32_t {
+  kRequestPing = 1,
+  kRequestMap,
+  kRequestUnmap,
+  kRequestLoad,
+  kRequestUnload,
+  // Tracker launch: process/video_memory.h
+  kRequestHold,
+  kRequestRelease,
+  kRequestShare, // the reply comes with a descriptor
+};
 
 struct Request {
   uint32_t id, kind;
   uint64_t address,
-      length;          // MAP, UNMAP: the range. LOAD: where globals go, and the room there. UNLOAD: module
+      length;          // ranges. LOAD: where globals go, and the room there. UNLOAD: module
   uint32_t initialise; // LOAD: give globals their initial values
+  uint32_t writes;     // HOLD
   uint32_t text_bytes;
   char text[kPathBytes]; // LOAD: path. Only `text_bytes` of it are sent
 };
@@ -260,6 +271,7 @@ enum Status : uint32_t {
   kStatusTaken,       // MAP: the device uses that address itself
   kStatusNoMemory,    // LOAD: globals need `value` bytes
   kStatusUnsupported, // start: userfaultfd is missing or refused
+  kStatusMissing,     // HOLD: page `value` is not there
 };
 
 // Reply 0 is the device's greeting. Tracker userfaultfd: the descriptor as SCM_RIGHTS, `value` its features.

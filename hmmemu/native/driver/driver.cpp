@@ -603,6 +603,13 @@ int Driver::bring_home_watched(Block& block, Pages run) {
   });
 }
 
+void Driver::mark_viewed(Pages pages, bool viewed) {
+  each_block(pages, [&](Block& block, Pages part) {
+    change(block, part, [viewed](PageState& state) { state.set_viewed(viewed && state.managed()); });
+    return 0;
+  });
+}
+
 void Driver::discard(Pages pages) {
   const int error = each_block(pages, [&](Block& block, Pages part) {
     const bool inside = part.begin >= pages.begin && part.end <= pages.end; // else others use the huge page

@@ -70,6 +70,9 @@ class Driver {
   // -- from any thread but a driver's --
   // Gives `p` the right to `access` every page of the range. Pages that nobody owns are skipped. 0 or errno.
   int access(Pages pages, Processor p, Access access, Cause cause);
+  // Whether the program uses a device's memory of the pages by itself: then they leave the device for those
+  // only who ask for them.
+  void mark_viewed(Pages pages, bool viewed);
   // Drops every copy; the range reads as zeros afterwards.
   void discard(Pages pages);
   // Copies between `data` and the range as a device sees it, bringing the pages there as its own accesses

@@ -4,9 +4,9 @@
 // by allocation and not by use (open-gpu-kernel-modules, uvm_pmm_gpu.c); what is free in a block goes at
 // once, up to 2 MiB.
 //
-// LOCKS: the caller has pages locked, so nothing here waits for a page: what is in transition is passed by.
-// EBUSY says that all the device's memory is in the hands of others, who may be waiting for ours: the caller
-// lets go and tries again (Driver::until_room).
+// LOCKS: the caller has pages locked, so nothing here waits for a page: what is in transition is passed by,
+// and so is what a device view uses. EBUSY says that all the device's memory is in the hands of others, who
+// may be waiting for ours: the caller lets go and tries again (Driver::until_room).
 #include "driver/driver.h"
 
 #include <cerrno>
@@ -34,7 +34,8 @@ bool Driver::evict_from(Block& block, Processor p) {
       std::lock_guard guard(block.lock);
       const auto takes = [&](uint64_t page) {
         const PageState state = block.page(page);
-        return state.managed() && !state.locked() && devices_[p]->missing(block, {page, page + kPage}) == 0;
+        return state.managed() && !state.locked() && !state.viewed() &&
+               devices_[p]->missing(block, {page, page + kPage}) == 0;
       };
       while (run.end < block.address + kBlock && takes(run.end)) run.end += kPage;
       run = block.whole(run); // it is here as a whole

@@ -5,10 +5,10 @@
 namespace hmm {
 namespace {
 
-bool free_to_move(PageState state) { return state.managed() && !state.locked(); }
+bool free_to_move(PageState state) { return state.managed() && !state.locked() && !state.viewed(); }
 
 // The pages of `window` that belong to the same allocation as the one at `address`, as far as none is in
-// transition.
+// transition or viewed.
 Pages within_allocation(Block& block, uint64_t address, Pages window) {
   Pages result{address, address + kPage};
   while (result.begin > window.begin && !block.page(result.begin).starts_allocation() &&

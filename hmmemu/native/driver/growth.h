@@ -18,8 +18,8 @@ struct GrowthPolicy {
   unsigned threshold = 51; // percent
 };
 
-// Pages to bring to `p` for a fault at `address`, none of them in transition (if that at `address` is not).
-// Caller must hold the block's lock.
+// Pages to bring to `p` for a fault at `address`, none of them in transition or viewed (if that at `address`
+// is not). Caller must hold the block's lock.
 Pages grow(Block& block, uint64_t address, Processor p, GrowthPolicy policy);
 
 } // namespace hmm

@@ -11,6 +11,8 @@
 //   bit  54      watched: a protector is armed on the page
 //   bit  55      merged: the CPU's frame is shared with identical pages
 //   bit  56      locked: in transition; who needs the page waits on its wait list
+//   bit  61      viewed: the program uses a device's memory of the page by itself (device views), and only
+//   who asks for this very page takes it away there: no growth of a fault, no eviction
 //   bit  59      linked: the same page of a file or of shared memory is managed at other addresses too
 //   (OwnerLink)
 //
@@ -113,6 +115,8 @@ class PageState {
   // Has other owners, which see what is written here. Not so a private page: it has a copy of its own by
   // then.
   constexpr bool several() const { return linked() && shared_mapping(); }
+  constexpr bool viewed() const { return has(kViewed); }
+  constexpr void set_viewed(bool on) { put(kViewed, on); }
   constexpr bool gone() const { return has(kGone); }
   constexpr void set_gone(bool on) { put(kGone, on); }
   constexpr bool locked() const { return has(kLocked); }
@@ -129,7 +133,8 @@ class PageState {
   static constexpr uint64_t kBit = 1, kStart = kBit << 48, kSharedMapping = kBit << 49,
                             kReadOnly = kBit << 50, kFile = kBit << 51, kWatched = kBit << 54,
                             kMerged = kBit << 55, kLocked = kBit << 56, kHuge = kBit << 57,
-                            kExecutable = kBit << 58, kLinked = kBit << 59, kGone = kBit << 60;
+                            kExecutable = kBit << 58, kLinked = kBit << 59, kGone = kBit << 60,
+                            kViewed = kBit << 61;
   constexpr bool has(uint64_t flag) const { return word_ & flag; }
   constexpr void put(uint64_t flag, bool on) { word_ = on ? word_ | flag : word_ & ~flag; }
   uint64_t word_ = 0;

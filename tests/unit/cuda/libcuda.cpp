@@ -414,9 +414,10 @@ int cuMemUnmap(Address at, size_t bytes) {
 int cuMemSetAccess(Address at, size_t bytes, const void*, size_t) {
   HERE;
   std::lock_guard guard(lock);
-  const auto found = mappings.find(at);
-  if (found == mappings.end() || found->second.bytes != bytes) return kInvalid;
-  found->second.rights = PROT_READ | PROT_WRITE;
+  const Address end = at + bytes; // whole mappings, side by side
+  for (Address next = at; next < end; next += mappings.at(next).bytes)
+    if (!mappings.count(next) || next + mappings.at(next).bytes > end) return kInvalid;
+  for (; at < end; at += mappings.at(at).bytes) mappings.at(at).rights = PROT_READ | PROT_WRITE;
   if (running) set_rights(true);
   return 0;
 }

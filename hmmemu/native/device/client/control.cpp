@@ -63,7 +63,7 @@ Greeting Control::greeting(uint64_t limit_ns) {
   Greeting greeting;
   if (receive(&reply, sizeof reply, deadline, &greeting.userfaultfd) != sizeof reply || reply.id != 0)
     fail("the device process speaks another version of hmmemu: reinstall it");
-  greeting.answer = {Status(reply.status), reply.value, receive_text(reply.text_bytes, deadline)};
+  greeting.answer = {Status(reply.status), reply.value, receive_text(reply.text_bytes, deadline), {}};
   greeting.user_mode_only = reply.user_mode_only != 0;
   return greeting;
 }
@@ -76,10 +76,12 @@ Answer Control::ask(Request& request, uint64_t limit_ns) {
     fail(errno == EAGAIN ? kNoAnswer : kEnded);
   for (;;) {
     Reply reply;
-    if (receive(&reply, sizeof reply, deadline) != sizeof reply)
+    OwnedFd descriptor;
+    if (receive(&reply, sizeof reply, deadline, &descriptor) != sizeof reply)
       fail("the device process's answer makes no sense");
     std::string text = receive_text(reply.text_bytes, deadline);
-    if (reply.id == request.id) return {Status(reply.status), reply.value, std::move(text)};
+    if (reply.id == request.id)
+      return {Status(reply.status), reply.value, std::move(text), std::move(descriptor)};
   }
 }
 

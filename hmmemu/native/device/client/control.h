@@ -11,6 +11,7 @@ struct Answer {
   Status status;
   uint64_t value;
   std::string text;
+  OwnedFd descriptor; // that came along
 };
 
 struct Greeting {

@@ -291,12 +291,7 @@ Answer DeviceProcess::ask(Request& request, uint64_t limit_ns) {
 }
 
 void DeviceProcess::map(uint64_t address, uint64_t length) {
-  check_pages(address, length);
-  Request request{};
-  request.kind = kRequestMap;
-  request.address = address;
-  request.length = length;
-  const Answer answer = ask(request, kAskLimit);
+  const Answer answer = ask_about(kRequestMap, address, length);
   const std::string what = "[" + hex(address) + ", " + hex(address + length) + ")";
   if (answer.status == kStatusTaken)
     fail(FailureKind::Range,
@@ -306,13 +301,39 @@ void DeviceProcess::map(uint64_t address, uint64_t length) {
          "the device process cannot map " + what + ": " + answer.text);
 }
 
-void DeviceProcess::unmap(uint64_t address, uint64_t length) {
+Answer DeviceProcess::ask_about(RequestKind kind, uint64_t address, uint64_t length, bool writes) {
   check_pages(address, length);
   Request request{};
-  request.kind = kRequestUnmap;
+  request.kind = kind;
   request.address = address;
   request.length = length;
-  if (const Answer answer = ask(request, kAskLimit); answer.status != kStatusOk)
+  request.writes = writes;
+  return ask(request, kAskLimit);
+}
+
+uint64_t DeviceProcess::hold(uint64_t address, uint64_t length, bool writes) {
+  const Answer answer = ask_about(kRequestHold, address, length, writes);
+  if (answer.status == kStatusMissing) return answer.value;
+  if (answer.status != kStatusOk)
+    fail(answer.value == ENOMEM ? FailureKind::OutOfMemory : FailureKind::Device,
+         "the GPU cannot keep the memory at " + hex(address) + ": " + answer.text);
+  return 0;
+}
+
+void DeviceProcess::release(uint64_t address, uint64_t length) {
+  if (const Answer answer = ask_about(kRequestRelease, address, length); answer.status != kStatusOk)
+    fail(FailureKind::Device, "the memory at " + hex(address) + " cannot be released: " + answer.text);
+}
+
+OwnedFd DeviceProcess::share(uint64_t address) {
+  Answer answer = ask_about(kRequestShare, address, 4096);
+  if (answer.status != kStatusOk || !answer.descriptor)
+    fail(FailureKind::Device, "the GPU's memory at " + hex(address) + " cannot be shared: " + answer.text);
+  return std::move(answer.descriptor);
+}
+
+void DeviceProcess::unmap(uint64_t address, uint64_t length) {
+  if (const Answer answer = ask_about(kRequestUnmap, address, length); answer.status != kStatusOk)
     fail(FailureKind::Device, "the device process cannot unmap " + hex(address) + ": " + answer.text);
 }
 

@@ -49,6 +49,14 @@ class DeviceProcess {
   void map(uint64_t address, uint64_t length);
   void unmap(uint64_t address, uint64_t length);
 
+  // Tracker launch. The range's pages keep memory on the GPU until they are released, for whoever uses it
+  // there (device views). 0; or a page for which the GPU lacks the right to read (to write), and nothing is
+  // held.
+  uint64_t hold(uint64_t address, uint64_t length, bool writes);
+  void release(uint64_t address, uint64_t length);
+  // A descriptor of the memory of the 2 MiB block at `address`, which is held; the caller's.
+  OwnedFd share(uint64_t address);
+
   // Loads a kernel module; its variables go to [globals, globals + room), initialised if asked for.
   // Without enough room nothing is loaded, and the result has no tables but the bytes that are
   // needed.
@@ -124,6 +132,7 @@ class DeviceProcess {
   bool reap();
   void reset_channel();
   Answer ask(Request& request, uint64_t limit_ns);
+  Answer ask_about(RequestKind kind, uint64_t address, uint64_t length, bool writes = false);
   uint32_t threads_with_logs() const;
 
   const std::string program_;

@@ -151,6 +151,14 @@ void GpuMemory::keep_safe(uint64_t block, Memory memory) {
   close(descriptor);
 }
 
+int GpuMemory::share(uint64_t block) {
+  enter_context();
+  const std::lock_guard hold(lock_);
+  int descriptor = -1;
+  cuda_.export_memory("share " + what(kGranule, block), &descriptor, granules_.at(block).memory, 1, 0);
+  return descriptor;
+}
+
 // Gives up one granule that nobody uses. False: there is none.
 bool GpuMemory::make_room() {
   for (auto at = granules_.begin(); at != granules_.end(); ++at) {

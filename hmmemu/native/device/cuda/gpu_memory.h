@@ -40,6 +40,11 @@ class GpuMemory {
     const uint64_t block_;
   };
 
+  // The same for as long as somebody wants, and a descriptor of what the block has: the caller's.
+  void hold(uint64_t block) { begin_use(block); }
+  void release(uint64_t block) { end_use(block); }
+  int share(uint64_t block);
+
   // Between the file and the GPU, within a block that the caller uses; returns when it is done. Throw
   // CudaError.
   void copy_in(uint64_t address, uint64_t bytes);

@@ -122,13 +122,9 @@ struct Missing {
 Missing first_missing(const Slot& slot) {
   Missing missing;
   each_reach(*channel, slot, [&](const Reach& reach) {
-    const uint8_t needed = reach.writes ? kWrite : kRead;
-    for (uint64_t page = reach.begin / kPage * kPage; page < reach.end; page += kPage)
-      if (right(page).load() < needed) {
-        missing = {page, reach.writes != 0};
-        return false;
-      }
-    return true;
+    const uint64_t page = first_without(reach.begin, reach.end, reach.writes != 0);
+    if (page) missing = {page, reach.writes != 0};
+    return !page;
   });
   return missing;
 }
@@ -155,6 +151,13 @@ const char* open_gpu_memory(int file) {
 } // namespace
 
 GpuMemory& gpu() { return *memory; }
+
+uint64_t first_without(uint64_t begin, uint64_t end, bool writes) {
+  const uint8_t needed = writes ? kWrite : kRead;
+  for (uint64_t page = begin / kPage * kPage; page < end; page += kPage)
+    if (right(page).load() < needed) return page;
+  return 0;
+}
 
 void bring_pages(const Slot& slot, uint64_t ticket, const hmm_kernel& kernel, const hmm_launch& launch) {
   const uint64_t deadline = now_ns() + kBringLimit;

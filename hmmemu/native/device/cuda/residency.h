@@ -17,6 +17,9 @@ class GpuMemory;
 
 GpuMemory& gpu();
 
+// The first of these pages that kernels may not read (write); 0: there is none.
+uint64_t first_without(uint64_t begin, uint64_t end, bool writes);
+
 // Worker 0: waits until the launch has all pages that it names. They stay until its ticket completes.
 void bring_pages(const device::Slot& slot, uint64_t ticket, const hmm_kernel& kernel,
                  const hmm_launch& launch);

@@ -1,5 +1,5 @@
-// Purpose: answer the control socket: map, unmap, load, unload, ping. One request at a time.
-// A long load (its constructors write shared memory, which faults to the driver) holds up later
+// Purpose: answer the control socket: map, unmap, load, unload, ping, hold, release, share. One request at a
+// time. A long load (its constructors write shared memory, which faults to the driver) holds up later
 // requests only.
 #include "agent.h"
 #include "device.h"
@@ -12,6 +12,7 @@
 #include <cstring>
 #include <string>
 #include <sys/socket.h>
+#include <unistd.h>
 
 namespace hmmemu::device {
 namespace {
@@ -37,6 +38,28 @@ LoadResult unmap_range(const Request& request) {
   return {kStatusFailed, uint64_t(error), strerror(error)};
 }
 
+LoadResult hold_range(const Request& request) {
+  uint64_t missing = 0;
+  std::string why;
+  const int error = hold_video(request.address, request.length, request.writes != 0, missing, why);
+  if (error == 0) return {kStatusOk, 0, ""};
+  if (error == EAGAIN) return {kStatusMissing, missing, ""};
+  return {kStatusFailed, uint64_t(error), why.empty() ? strerror(error) : why};
+}
+
+LoadResult release_range(const Request& request) {
+  const int error = release_video(request.address, request.length);
+  if (error == 0) return {kStatusOk, 0, ""};
+  return {kStatusFailed, uint64_t(error), strerror(error)};
+}
+
+LoadResult share_block(const Request& request) {
+  std::string why;
+  const int descriptor = share_video(request.address, why);
+  if (descriptor >= 0) return {kStatusOk, 0, "", descriptor};
+  return {kStatusFailed, uint64_t(-descriptor), why.empty() ? strerror(-descriptor) : why};
+}
+
 LoadResult answer(const Agent& agent, const Request& request) {
   switch (request.kind) {
   case kRequestPing:
@@ -50,6 +73,12 @@ LoadResult answer(const Agent& agent, const Request& request) {
                        request.initialise != 0);
   case kRequestUnload:
     return unload_module(request.address);
+  case kRequestHold:
+    return hold_range(request);
+  case kRequestRelease:
+    return release_range(request);
+  case kRequestShare:
+    return share_block(request);
   }
   return {kStatusFailed, 0, "unknown request"};
 }
@@ -85,7 +114,9 @@ void* answer_requests(void* argument) {
   while (receive(agent.control, request)) {
     const LoadResult result = answer(agent, request);
     const Reply reply{request.id, result.status, uint32_t(result.text.size()), 0, result.value};
-    if (!send_packet(agent.control, &reply, sizeof reply) || !send_text(agent.control, result.text)) break;
+    const bool sent = send_packet(agent.control, &reply, sizeof reply, result.descriptor);
+    if (result.descriptor >= 0) close(result.descriptor);
+    if (!sent || !send_text(agent.control, result.text)) break;
   }
   _exit(0);
 }

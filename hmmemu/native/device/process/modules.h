@@ -6,9 +6,10 @@
 namespace hmmemu::device {
 
 struct LoadResult {
-  uint32_t status;  // Status
-  uint64_t value;   // bytes that the module's globals take or would take
-  std::string text; // JSON tables of the module, or what went wrong
+  uint32_t status;     // Status
+  uint64_t value;      // bytes that the module's globals take or would take
+  std::string text;    // JSON tables of the module, or what went wrong
+  int descriptor = -1; // goes with the answer, and is closed
 };
 
 // Agent thread only.

@@ -184,4 +184,9 @@ void own_page(hmm_worker* worker, const void* address) {
   change_table(watched ? kRightsNone : kDropEntries, page, kPage);
 }
 
+// The memory is the file, which the CPU process has.
+int hold_video(uint64_t, uint64_t, bool, uint64_t&, std::string&) { return ENOTSUP; }
+int release_video(uint64_t, uint64_t) { return ENOTSUP; }
+int share_video(uint64_t, std::string&) { return -ENOTSUP; }
+
 } // namespace hmmemu::device

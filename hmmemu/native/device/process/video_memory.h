@@ -11,6 +11,7 @@
 #include "device/protocol.h"
 #include "userfault.h"
 #include <cstdint>
+#include <string>
 
 namespace hmmemu::device {
 
@@ -34,6 +35,15 @@ int change_table(MailboxOperation operation, uint64_t address, uint64_t length);
 
 // All page table entries go, and rights stay: every page that a kernel touches faults again.
 void forget_entries();
+
+// Tracker launch. The pages keep memory on the GPU until they are released as often as they are held, whoever
+// takes rights to them meanwhile. hold: 0 or an errno; EAGAIN and the page in `missing` if there is one
+// without the right to read (to write), and nothing is held then. share: a descriptor of the memory of the
+// block at `address`, which is held, for the caller to close; or -errno. `why`: in words, where there is more
+// to say. Agent thread only.
+int hold_video(uint64_t address, uint64_t length, bool writes, uint64_t& missing, std::string& why);
+int release_video(uint64_t address, uint64_t length);
+int share_video(uint64_t address, std::string& why);
 
 // services->own
 void own_page(hmm_worker* worker, const void* address);
