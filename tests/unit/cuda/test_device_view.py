@@ -234,7 +234,7 @@ def test_memory_of_the_gpu_that_a_view_uses_is_not_given_up(gpu, cupy, kernels):
             run(space, kernels, "fill", y, y.size, turn)
             assert (y == turn).all()
             y[:] = 0
-        assert (view.get() == 1).all()
+        assert np.isin(view.get(), (1, 2)).all()  # a launch may bring what the CPU wrote, and need not
 
 
 def test_more_than_the_device_has(gpu, cupy, kernels):
