@@ -1,4 +1,3 @@
-# ruff: noqa: F401, F811  (`gpu` is a fixture of test_cuda_device)
 """Device views on the stand-in for a GPU: the same memory from two processes, in order with launches, and wrong use.
 
 CuPy is fakecupy.py: its arrays are copies of streams at the addresses that hmmemu gives them.
@@ -16,7 +15,7 @@ import fakecuda
 import fakecupy
 import numpy as np
 import pytest
-from test_cuda_device import SOURCE, gpu, run
+from test_cuda_device import SOURCE, run
 
 import hmmemu as hmm
 
@@ -105,6 +104,8 @@ def test_launches_within_it(gpu, cupy, kernels):
                 run(space, kernels, "add", *arguments, x.size, 1)
         with pytest.raises(hmm.ViewError, match=r"device.write writes"):
             space.devices[0].write(x, 1)
+        with pytest.raises(hmm.ViewError, match="kernel add reads the array"):
+            run(space, kernels, "add", z, y, z.size, 1, reaches=[hmm.In(x)])
         assert not view.get().any()
     assert (z == 4).all()
     with space.device_view(hmm.In(y)) as view:
