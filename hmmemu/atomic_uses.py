@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hmmemu.link import AtomicOperation, Fallback, Link, Route, find_link
+from hmmemu.atomics import AtomicInSource
+from hmmemu.link import Link, Route, find_link
 from hmmemu.trace import PAGE
 
 # hmm_atomic_done in compiler/include/hmmemu/abi.h: how an operation was done.
@@ -30,13 +31,10 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class AtomicUse:
+class AtomicUse(AtomicInSource):
     """An atomic operation in the source, on one array, as it ran.
 
-    Attributes:
-        kernel, function, call, scope, file, line: as in `AtomicSite`.
-        operation, bits, lanes, signed: what ran, in CUDA's vocabulary.
-        type: of what it works on.
+    Attributes, beside those of `AtomicInSource` (`bits`, `lanes` and `signed` are what ran):
         array: the kernel's pointer argument, or the variable, or the array that lies there.
         foreseen: whether the search in the source, which `Kernel.atomics` does, says that it may go there.
         count: how often it ran. A vector counts once, and so does a loop of compare-and-swap in libcu++.
@@ -44,28 +42,14 @@ class AtomicUse:
             was), "moved" (there, when its page fault had brought the page), "native" (in place, over the link),
             "cas-loop", "lost" (fallback silent), "fault", "exclusive" (in place, when its page fault had taken the page
             from the CPU).
-        link, fallback: of the space.
-        route: the way that `Link.route` tells for this link.
+        link: of the space.
     """
 
-    kernel: str
-    function: str
-    call: str
-    operation: AtomicOperation
-    type: str
-    bits: int
-    lanes: int
-    signed: bool
-    scope: str
-    file: str
-    line: int
     array: str
     foreseen: bool
     count: int
     ways: dict[str, int] = field(hash=False)
     link: Link = field(repr=False)
-    fallback: Fallback
-    on_device: bool
 
     @property
     def route(self) -> Route:
@@ -74,12 +58,9 @@ class AtomicUse:
 
     def route_on(self, link: Link | str) -> Route:
         """The same for any link; ArgumentError if there is no such link."""
-        if self.on_device:
-            return Route.LOCAL
-        if self.scope != "system":
-            return Route.DEVICE
-        way = find_link(link).route
-        return way(self.operation, self.bits, signed=self.signed, lanes=self.lanes, fallback=self.fallback)
+        route = super().route_on(link)
+        assert route is not None, "what ran has a type"
+        return route
 
     def estimate(self, link: Link | str) -> Estimate:
         """What these operations would cost on a link, if all went there; ArgumentError if there is no such link."""
@@ -98,15 +79,13 @@ class AtomicUse:
 
     def to_dict(self, links: tuple[Link, ...] = ()) -> dict[str, Any]:
         """Plain data, for JSON, with what it would do on other links."""
-        plain = {
-            key: value for key, value in vars(self).items() if key not in ("link", "operation", "on_device")
-        }
+        own = {key: getattr(self, key) for key in ("array", "foreseen", "count", "ways")}
         others = {}
         for link in links:
             route, cost = self.route_on(link), self.estimate(link)
             others[link.name] = {"route": route.value, "verdict": route.verdict, **vars(cost)}
-        own = {"operation": self.operation.cuda_name, "link": self.link.name, "route": self.route.value}
-        return {**plain, **own, "links": others}
+        here = {"link": self.link.name, "route": self.route.value}
+        return {**super().to_dict(), **own, **here, "links": others}
 
 
 __all__ = ["WAYS", "AtomicUse", "Estimate"]

@@ -7,7 +7,7 @@ no device is needed. Nothing here changes state, so no lock guards it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from hmmemu.errors import ArgumentError
@@ -29,8 +29,8 @@ _MARKS = {
 
 
 @dataclass(frozen=True)
-class AtomicSite:
-    """An atomic operation in a kernel's source, and the ways it goes.
+class AtomicInSource:
+    """An atomic operation in the source of a kernel: what it is, and the rule for its way on a link.
 
     Attributes:
         kernel: the kernel that reaches it (a name expression for an instance of a template).
@@ -42,14 +42,8 @@ class AtomicSite:
         signed: whether the type is a signed integer.
         scope: "system", "device", "block" or "thread". Only "system" is atomic against the CPU.
         file, line: where.
-        arrays: the memory it may go to: the kernel's pointer arguments ("counts"; "v.data" for a pointer in a
-            struct), "*root" for what pointers in root's memory lead to, variables with what they are
-            ("lock (__device__)"), "?" for memory that cannot be told.
-        certain: whether type and memory are known for sure.
-        on_device: whether that memory never leaves the device (__shared__, __device__, local).
-        returns_old: whether the old value is used; otherwise it is a reduction.
-        link, fallback: what it was asked for.
-        routes: the way on each link by its name, the asked one among them; None where the type is not known.
+        on_device: whether its memory never leaves the device (__shared__, __device__, local).
+        fallback: what is done where the link lacks it.
     """
 
     kernel: str
@@ -63,32 +57,77 @@ class AtomicSite:
     scope: str
     file: str
     line: int
-    arrays: tuple[str, ...]
-    certain: bool
     on_device: bool
-    returns_old: bool
-    link: str
     fallback: Fallback
-    routes: dict[str, Route | None] = field(hash=False)
 
     @property
     def bytes(self) -> int:
         """How many bytes it works on; 0 if the type is not known."""
         return self.bits * self.lanes // 8
 
-    @property
-    def route(self) -> Route | None:
-        """The way on the asked link."""
-        return self.routes[self.link]
+    def route_on(self, link: Link | str) -> Route | None:
+        """The way on a link, for a page in the CPU's memory; None if the type is not known.
+
+        Raises:
+            ArgumentError: there is no such link.
+        """
+        link = find_link(link)
+        if self.on_device:
+            return Route.LOCAL
+        if self.scope != "system":
+            return Route.DEVICE
+        if not self.bits:
+            return None
+        way = link.route
+        return way(self.operation, self.bits, signed=self.signed, lanes=self.lanes, fallback=self.fallback)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        plain = {key: value for key, value in vars(self).items() if key not in ("operation", "routes")}
+        plain = {field.name: getattr(self, field.name) for field in fields(AtomicInSource)}
+        return {**plain, "operation": self.operation.cuda_name, "bytes": self.bytes}
+
+
+@dataclass(frozen=True)
+class AtomicSite(AtomicInSource):
+    """An atomic operation in a kernel's source, and the ways it goes.
+
+    Attributes, beside those of `AtomicInSource`:
+        arrays: the memory it may go to: the kernel's pointer arguments ("counts"; "v.data" for a pointer in a
+            struct), "*root" for what pointers in root's memory lead to, variables with what they are
+            ("lock (__device__)"), "?" for memory that cannot be told.
+        certain: whether type and memory are known for sure.
+        returns_old: whether the old value is used; otherwise it is a reduction.
+        asked: the links that it was asked for.
+    """
+
+    arrays: tuple[str, ...]
+    certain: bool
+    returns_old: bool
+    asked: tuple[Link, ...] = field(repr=False)
+
+    @property
+    def link(self) -> str:
+        """The first link that it was asked for."""
+        return self.asked[0].name
+
+    @property
+    def route(self) -> Route | None:
+        """The way on that link; None if the type is not known."""
+        return self.route_on(self.asked[0])
+
+    @property
+    def routes(self) -> dict[str, Route | None]:
+        """The way on each link by its name, the asked ones among them; None where the type is not known."""
+        return {link.name: self.route_on(link) for link in (*profiles(), *self.asked)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        own = {key: getattr(self, key) for key in ("arrays", "certain", "returns_old", "link")}
         named = {
             name: route and {"route": route.value, "verdict": route.verdict}
             for name, route in self.routes.items()
         }
-        return {**plain, "operation": self.operation.cuda_name, "bytes": self.bytes, "routes": named}
+        return {**super().to_dict(), **own, "routes": named}
 
 
 def find_sites(
@@ -118,7 +157,7 @@ def find_sites(
     from hmmemu.compiler.options import parse_options
     from hmmemu.compiler.parse import parse
 
-    asked, way = [find_link(link) for link in links], find_fallback(fallback)
+    asked, way = tuple(find_link(link) for link in links), find_fallback(fallback)
     source = parse(expand_macros(code, filename or "kernel.cu", parse_options(options)))
     if kernel is not None:
         _check_kernel(source, kernel)
@@ -139,25 +178,13 @@ def _check_kernel(source: Source, kernel: str) -> None:
         raise ArgumentError(f"there is no kernel {kernel!r} in this source; it has: {known}")
 
 
-def _site(found: Found, asked: list[Link], way: Fallback) -> AtomicSite:
-    scalar, operation = found.scalar, AtomicOperation[found.operation]
-    on_device = lies_on_device(found)
-
-    def route(link: Link) -> Route | None:
-        if on_device:
-            return Route.LOCAL
-        if found.scope != "system":
-            return Route.DEVICE
-        if scalar is None:
-            return None
-        signed = scalar.kind == "signed"
-        return link.route(operation, scalar.bits, signed=signed, lanes=scalar.lanes, fallback=way)
-
+def _site(found: Found, asked: tuple[Link, ...], way: Fallback) -> AtomicSite:
+    scalar = found.scalar
     return AtomicSite(
         kernel=found.kernel,
         function=found.function,
         call=found.called,
-        operation=operation,
+        operation=AtomicOperation[found.operation],
         type=found.type,
         bits=scalar.bits if scalar is not None else 0,
         lanes=scalar.lanes if scalar is not None else 1,
@@ -165,15 +192,14 @@ def _site(found: Found, asked: list[Link], way: Fallback) -> AtomicSite:
         scope=found.scope,
         file=found.file,
         line=found.line,
+        on_device=lies_on_device(found),
+        fallback=way,
         arrays=arrays_of(found),
         certain=scalar is not None
         and len(found.places) == 1
         and not any(p.kind == "unknown" for p in found.places),
-        on_device=on_device,
         returns_old=found.returns,
-        link=asked[0].name,
-        fallback=way,
-        routes={link.name: route(link) for link in (*profiles(), *asked)},
+        asked=asked,
     )
 
 
