@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from hmmemu.arena import PAGE
 from hmmemu.atomics import AtomicInSource
 from hmmemu.link import Link, Route, find_link
-from hmmemu.trace import PAGE
 
 # hmm_atomic_done in compiler/include/hmmemu/abi.h: how an operation was done.
 WAYS = ("local", "there", "moved", "native", "cas-loop", "lost", "fault", "exclusive")

@@ -25,10 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hmmemu._native import Bell, PageLog, Session
+from hmmemu.arena import PAGE
 from hmmemu.errors import ArgumentError, DeviceError, RangeError
 from hmmemu.ranges import Array, PageRange, describe, extent
-
-PAGE = 4096
 
 
 class Protector(Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-PAGE = 4096
+from hmmemu.arena import PAGE
+
 CAUSES = ("fault", "prefetch", "launch", "home", "eviction")  # order of native/trace/counters.h
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
-
 import numpy as np
 from numpy.typing import NDArray
 
-import hmmemu as hmm
-from hmmemu.kernels import images
-from hmmemu.kernels.workload import Arrays, Launcher, Workload, blocks
+from hmmemu.kernels.images import ImageWorkload
+from hmmemu.kernels.workload import Arrays, Launcher, blocks
 
 BLOCK = 256
 MAX_BLOCKS = 64  # few blocks: each pays for clearing and adding up its bins
@@ -18,29 +14,12 @@ SHIFT = 4  # 16 grey levels a bin
 BINS = 65536 >> SHIFT
 
 
-class Histogram(Workload):
+class Histogram(ImageWorkload):
     """Counts of grey levels, 16 levels a bin; whole numbers, so the same in every order."""
 
     name = "histogram"
     pattern = "one stream read; scattered atomics in shared memory, then to an array all blocks write"
-    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
-        "tiny": {"height": 37, "width": 50},
-        "small": {"height": 512, "width": 768},
-        "medium": {"height": 2048, "width": 3072},
-        "large": {"height": 4096, "width": 6144},
-    }
     kernels = ("histogram",)
-    reads_image = True
-
-    def prepare(
-        self, space: hmm.AddressSpace, size: Mapping[str, int], rng: np.random.Generator
-    ) -> NDArray[np.uint16]:
-        """A synthetic image, a plain NumPy array."""
-        return images.synthetic(size["height"], size["width"], rng)
-
-    def prepare_image(self, image: images.Image) -> NDArray[np.uint16]:
-        """The user's image as it is."""
-        return image
 
     def reference(self, data: NDArray[np.uint16]) -> Arrays:
         """NumPy's bincount."""

@@ -1,4 +1,4 @@
-"""Images for the workloads that look at one: files that the user gives, or a synthetic one.
+"""Images, from files that the user gives or synthetic ones, and what the workloads that look at one have in common.
 
 An image is a two-dimensional array of uint16 in native byte order, height by width. Files are either
 NumPy's (.npy) or raw: 16-bit big-endian unsigned values, row by row, no header, 1536 wide and 1024 high, the
@@ -10,13 +10,16 @@ R. Soc. Lond. B 265 (1998).
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+import hmmemu as hmm
 from hmmemu.errors import Error
+from hmmemu.kernels.workload import Workload
 
 RAW_WIDTH, RAW_HEIGHT = 1536, 1024
 RAW_BYTES = RAW_WIDTH * RAW_HEIGHT * 2
@@ -26,6 +29,26 @@ Image = NDArray[np.uint16]
 
 class ImageError(Error, ValueError):
     """A file is not an image that the workloads can read; the message says what is expected."""
+
+
+class ImageWorkload(Workload):
+    """A workload on an image: a synthetic one of its size, or the user's. Its data is a plain NumPy array."""
+
+    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "tiny": {"height": 37, "width": 50},
+        "small": {"height": 512, "width": 768},
+        "medium": {"height": 2048, "width": 3072},
+        "large": {"height": 4096, "width": 6144},
+    }
+    reads_image = True
+
+    def prepare(self, space: hmm.AddressSpace, size: Mapping[str, int], rng: np.random.Generator) -> Image:
+        """A synthetic image."""
+        return synthetic(size["height"], size["width"], rng)
+
+    def prepare_image(self, image: Image) -> Image:
+        """The user's image as it is."""
+        return image
 
 
 def load(path: str | os.PathLike[str]) -> Image:

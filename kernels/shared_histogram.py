@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hmmemu as hmm
-from hmmemu.kernels import images
+from hmmemu.kernels.images import ImageWorkload
 from hmmemu.kernels.sharing import Beside, share
-from hmmemu.kernels.workload import Arrays, Launcher, Workload, blocks
+from hmmemu.kernels.workload import Arrays, Launcher, blocks
 
 BLOCK = 128
 CHUNK = 1024  # pixels; as in the kernel, like the next two
@@ -19,30 +19,17 @@ SHIFT = 8
 BINS = 256
 
 
-class SharedHistogram(Workload):
+class SharedHistogram(ImageWorkload):
     """Counts of grey levels, 256 a bin. Both sides add to the same bins; whole numbers, so any order is right."""
 
     name = "shared_histogram"
     pattern = "CPU and device take chunks of one stream; system-wide atomics on one small array"
     sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
-        "tiny": {"height": 93, "width": 160},
-        "small": {"height": 512, "width": 768},
-        "medium": {"height": 2048, "width": 3072},
-        "large": {"height": 4096, "width": 6144},
+        **ImageWorkload.sizes,
+        "tiny": {"height": 93, "width": 160},  # more chunks
     }
     kernels = ("count",)
-    reads_image = True
     shares = True
-
-    def prepare(
-        self, space: hmm.AddressSpace, size: Mapping[str, int], rng: np.random.Generator
-    ) -> NDArray[np.uint16]:
-        """A synthetic image, a plain NumPy array."""
-        return images.synthetic(size["height"], size["width"], rng)
-
-    def prepare_image(self, image: NDArray[np.uint16]) -> NDArray[np.uint16]:
-        """The user's image as it is."""
-        return image
 
     def reference(self, data: NDArray[np.uint16]) -> Arrays:
         """NumPy's bincount."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import hmmemu as hmm
-from hmmemu.kernels import images
-from hmmemu.kernels.workload import Arrays, Launcher, Workload, blocks
+from hmmemu.kernels.images import ImageWorkload
+from hmmemu.kernels.workload import Arrays, Launcher, blocks
 
 BLOCK = (32, 8)
 
 
-class Sobel(Workload):
+class Sobel(ImageWorkload):
     """Gradient magnitude of an image, float32.
 
     The sum of squares is a whole number below 2**37; IEEE rounds the square root correctly, so NumPy gives
@@ -24,24 +23,7 @@ class Sobel(Workload):
 
     name = "sobel"
     pattern = "3 x 3 stencil on an image: overlapping reads of three rows, one stream of writes"
-    sizes: ClassVar[Mapping[str, Mapping[str, int]]] = {
-        "tiny": {"height": 37, "width": 50},
-        "small": {"height": 512, "width": 768},
-        "medium": {"height": 2048, "width": 3072},
-        "large": {"height": 4096, "width": 6144},
-    }
     kernels = ("sobel",)
-    reads_image = True
-
-    def prepare(
-        self, space: hmm.AddressSpace, size: Mapping[str, int], rng: np.random.Generator
-    ) -> NDArray[np.uint16]:
-        """A synthetic image, a plain NumPy array."""
-        return images.synthetic(size["height"], size["width"], rng)
-
-    def prepare_image(self, image: images.Image) -> NDArray[np.uint16]:
-        """The user's image as it is."""
-        return image
 
     def reference(self, data: NDArray[np.uint16]) -> Arrays:
         """The filter as sums of shifted copies of the padded image."""
