@@ -15,8 +15,19 @@ if TYPE_CHECKING:
 
 __all__ = ["BENCHES", "Bench", "takes_size"]
 
-_NAMES = ("kernels", "launch", "faults", "migrate", "waitqueue", "overhead", "dirty", "merge", "atomics")
-_TAKE_SIZE = ("dirty",)
+_NAMES = (
+    "kernels",
+    "launch",
+    "faults",
+    "migrate",
+    "waitqueue",
+    "overhead",
+    "dirty",
+    "merge",
+    "atomics",
+    "gpu",
+)
+_TAKE_SIZE = ("dirty", "gpu")
 
 
 class Bench(Protocol):

@@ -10,7 +10,9 @@ from hmmemu.cli.output import LateProgress, console, json_option, write_json
 @click.command()
 @click.argument("name", required=False)
 @click.option("--quick", is_flag=True, help="Fewer and smaller measurements: seconds, not minutes.")
-@click.option("--bytes", "size", type=click.IntRange(min=1), help="Size of the array that `dirty` measures.")
+@click.option(
+    "--bytes", "size", type=click.IntRange(min=1), help="Size of the arrays that `dirty` and `gpu` measure."
+)
 @json_option
 def bench(name: str | None, quick: bool, size: int | None, json_file: str | None) -> None:
     """Measure NAME beside its yardstick.

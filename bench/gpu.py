@@ -1,0 +1,194 @@
+"""A real GPU: does hmmemu keep an array in step at less cost than the ways that CuPy has for it?
+
+Not yet run on a GPU. All ways take turns in one run, on the same GPU; every result is compared with what NumPy says.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import hmmemu as hmm
+from hmmemu.bench.gpu_pages import ScatteredPages
+from hmmemu.bench.gpu_ways import SOURCE, WORDS, Ours, Way, all_ways
+from hmmemu.bench.result import Result, Row, median
+from hmmemu.errors import ArgumentError, Error
+from hmmemu.gpus import choose_gpu
+
+QUESTION = "What does it cost to have a kernel run over an array of which the CPU changed k pages?"
+BEST, AIM_BEST, AIM = "the best of the others", 1.1, 1.0  # AIM: up to a quarter of the pages
+CUPY_LAUNCH, AIM_LAUNCH = "CuPy's launch, and waiting for it", 10.0  # AIM_LAUNCH: microseconds more than that
+EMULATED = "the emulated device"
+SIZE, QUICK_SIZE = 1 << 30, 1 << 26
+COPIES_THERE, COPIES_HERE = 4, 6  # of the array, at the same time: on the GPU, and in the CPU's memory
+
+
+def run(quick: bool = False, size: int | None = None) -> Result:
+    """Measures with arrays of `size` bytes, on the GPU that HMMEMU_DEVICE names, or the first.
+
+    Raises:
+        UnsupportedError: there is no GPU that can be used.
+        ArgumentError: the size is not a multiple of 2 MiB, or the GPU or the machine has not enough memory free.
+    """
+    device = os.environ.get("HMMEMU_DEVICE", "")
+    device = device if device.startswith("cuda") else "cuda"
+    gpu = choose_gpu(device)
+    cupy = import_module("cupy")
+    size = size or (QUICK_SIZE if quick else SIZE)
+    result = Result("gpu", QUESTION, quick=quick)
+    result.machine["gpu"] = str(gpu)
+    with cupy.cuda.Device(gpu.index):
+        check_size(size, cupy.cuda.runtime.memGetInfo()[0])
+        repeats = 3 if quick else 9
+        with hmm.AddressSpace(device=device) as space:
+            with all_ways(cupy, space, size) as ways:
+                changed_pages(result, ways, repeats)
+            launches(result, cupy, space, 50 if quick else 500)
+        for row in ScatteredPages(cupy, size).rows(repeats):
+            result.add(row)
+    pages_moved(result, device, min(size, QUICK_SIZE))
+    result.notes.append(f"{gpu}; medians; arrays of {size >> 20} MiB in pages of 4 KiB")
+    return result
+
+
+def check_size(size: int, free_there: int) -> None:
+    """ArgumentError unless arrays of `size` bytes can be measured. `free_there`: bytes of the GPU's memory."""
+    if size <= 0 or size % (2 << 20):
+        raise ArgumentError(f"the size of the array is a multiple of 2 MiB, not {size} bytes")
+    free_here = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for copies, free, where in ((COPIES_THERE, free_there, "on the GPU"), (COPIES_HERE, free_here, "here")):
+        if copies * size > free:
+            raise ArgumentError(
+                f"{copies} times {size >> 20} MiB of memory are needed {where}, and {free >> 20} MiB are free: "
+                "ask for less with --bytes"
+            )
+
+
+def counts(pages: int) -> list[int]:
+    """How many pages the CPU changes: one, and parts of them all."""
+    return sorted({1, *(pages // part for part in (256, 64, 16, 8, 4, 2, 1) if pages >= part)})
+
+
+# ------------------------------------------------------------------------------------- changed pages
+
+
+def changed_pages(result: Result, ways: Sequence[Way], repeats: int) -> None:
+    """Adds ours beside each of the other ways, and beside the best, for each number of pages."""
+    pages = ways[0].words.size // WORDS
+    measured = [_Measured(way) for way in ways]
+    for each in measured:
+        each.step(np.arange(pages))  # from now on everything has been written and moved before
+    random = np.random.default_rng(1)
+    times = {}
+    for count in counts(pages):
+        steps: list[list[float]] = [[] for _ in ways]
+        for _ in range(repeats):
+            chosen = random.choice(pages, count, replace=False)
+            for each, seconds in zip(measured, steps, strict=True):
+                seconds.append(each.step(chosen))
+        times[count] = [1e3 * median(seconds) for seconds in steps]
+    for number, way in list(enumerate(ways))[1:]:
+        for count, values in times.items():
+            aim = AIM if count <= pages // 4 else None
+            result.add(_row(count, pages, values[0], values[number], way.name, aim))
+    for count, values in times.items():
+        result.add(_row(count, pages, values[0], min(values[1:]), BEST, AIM_BEST))
+
+
+def _row(count: int, pages: int, ours: float, peer: float, name: str, aim: float | None) -> Row:
+    return Row(f"{count} of {pages} pages changed", ours, "ms", peer, name, aim, more_is_better=False)
+
+
+class _Measured:
+    """A way, and what its words must be."""
+
+    def __init__(self, way: Way) -> None:
+        self._way, self._value = way, 0
+        self._expected = np.zeros(way.words.size // WORDS, np.int64)
+
+    def step(self, chosen: NDArray[Any]) -> float:
+        """Seconds from the first store to the last sum read. Raises Error if a sum is wrong."""
+        self._value += 1
+        self._expected[chosen] = self._value  # all other words are zeros, and stay so
+        begin = time.perf_counter()
+        self._way.words[chosen * WORDS] = self._value
+        sums = self._way.launch().copy()
+        seconds = time.perf_counter() - begin
+        if not np.array_equal(sums, self._expected):
+            raise Error(f"{self._way.name}: the kernel did not see what the CPU wrote")
+        return seconds
+
+
+# ------------------------------------------------------------------------------------------ launches
+
+
+def launches(result: Result, cupy: Any, space: hmm.AddressSpace, each: int, rounds: int = 5) -> None:
+    """Adds a launch with three arrays that are there, from the call to the end, beside CuPy's."""
+    ours = hmm.RawModule(path=str(SOURCE)).get_function("three_arrays")
+    theirs = cupy.RawModule(code=SOURCE.read_text()).get_function("three_arrays")
+    here = [space.zeros(1 << 16, np.float32) for _ in range(3)]
+    there = [cupy.empty(1 << 16, np.float32) for _ in range(3)]
+    stream, nothing = cupy.cuda.get_current_stream(), np.int32(0)
+
+    def launch_theirs() -> None:
+        theirs((1,), (32,), (*there, nothing))
+        stream.synchronize()
+
+    with space.devices[0]:
+        ways: list[Callable[[], object]] = [lambda: ours((1,), (32,), (*here, nothing)), launch_theirs]
+        times: list[list[float]] = [[], []]
+        for _ in range(rounds):
+            for way, values in zip(ways, times, strict=True):
+                way()
+                values += [_microseconds(way) for _ in range(each)]
+    mine, cupys = (median(values) for values in times)
+    result.add(Row("a launch with three arrays", mine, "µs", cupys, CUPY_LAUNCH, more_is_better=False))
+    result.add(
+        Row("what it takes more than CuPy's", mine - cupys, "µs", aim=AIM_LAUNCH, more_is_better=False)
+    )
+
+
+def _microseconds(action: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    action()
+    return (time.perf_counter() - begin) * 1e6
+
+
+# --------------------------------------------------------------------------------------- pages moved
+
+
+def pages_moved(result: Result, device: str, size: int) -> None:
+    """Adds how many pages crossed the link for the same program, on the GPU beside the emulated device."""
+    found = {}
+    for kind in (device, "emulated"):
+        with hmm.AddressSpace(device=kind) as space:
+            found[kind] = _moved(space, size)
+    for count, there in found[device].items():
+        for way, ours, peer in zip(("to the device", "home"), there, found["emulated"][count], strict=True):
+            name = f"pages moved {way}, {count} changed"
+            result.add(Row(name, ours, "pages", peer, EMULATED, more_is_better=False))
+
+
+def _moved(space: hmm.AddressSpace, size: int) -> dict[int, tuple[int, int]]:
+    """By how many pages are changed: how many went to the device, and how many came home."""
+    pages = size // mmap.PAGESIZE
+    with space.devices[0]:
+        measured = _Measured(Ours(space, size))
+        measured.step(np.arange(pages))
+        moved = {}
+        for count in counts(pages):
+            space.reset_stats()
+            measured.step(np.random.default_rng(count).choice(pages, count, replace=False))
+            moved[count] = _pages(space, "HtoD"), _pages(space, "DtoH")
+    return moved
+
+
+def _pages(space: hmm.AddressSpace, direction: str) -> int:
+    return sum(t.bytes for t in space.stats().transfers if t.direction == direction) // mmap.PAGESIZE
