@@ -31,6 +31,10 @@ def describe_crash(
         if crash["failure"] == "atomic":
             text = f"{_where(crash)}: {text}. {_AFTERWARDS}"
         return KernelAssertion(text) if crash["failure"] in ("assert", "trap") else KernelError(text)
+    if crash and crash["kind"] == "gpu":
+        from hmmemu.cuda_failure import describe_gpu_failure
+
+        return describe_gpu_failure(crash, _AFTERWARDS)
     if refused and refused_errno in (errno.ENXIO, errno.EIO):
         where = _where(crash) if crash else "the device"
         return KernelFault(f"{where}: illegal access to {refused:#x}: {describe(refused)}. {_AFTERWARDS}")

@@ -110,6 +110,8 @@ const char* kind_of(const CrashReport& report) {
     return "kernel";
   case kCrashLaunch:
     return "launch";
+  case kCrashGpu:
+    return "gpu";
   }
   return "device";
 }
@@ -155,6 +157,7 @@ nb::object crash(DeviceProcess& d) {
   result["message"] = report->message;
   result["exit_status"] = report->exit_status;
   result["signal"] = c.signal;
+  result["code"] = c.code;
   result["failure"] = failure_of(c.failure);
   result["address"] = c.address;
   result["address_known"] = c.address_known != 0;

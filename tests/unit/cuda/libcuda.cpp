@@ -13,18 +13,23 @@
 //  * Fresh memory holds 0xA5.
 // A module is the path of a shared object, as text: one that hmmemu's own compiler made for the emulated
 // device, whose kernels run here with the loader of the unit tests (../loader); or any other, and a kernel is
-// a C function of it: void name(const void* params, const unsigned dims[6], unsigned shared). What it touches
-// must be mapped, or the process gets SIGSEGV.
+// a C function of it: void name(const void* params, const unsigned dims[6], unsigned shared). A compiled kernel
+// that touches what is not mapped fails with CUDA_ERROR_ILLEGAL_ADDRESS, one whose assert fails with CUDA's own
+// words on the standard error, and then every call of the process fails, as in a context that is broken.
+// What kernels print goes to the standard output when a stream is waited for, and is not flushed.
 //
 // FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us,
-// kernel_us (kernels alone, later still), gate (a file: kernels begin when it is gone), version, mode, novmm,
-// atomics (pcie, none, all: what the link to the CPU carries), coherent, nopointers, bus, elsewhere
-// (addresses that are asked for are not given), fail=function:result[:nth] (the nth call and all after it).
-// `lock` guards the tables; each stream has its own for its queue.
+// kernel_us (kernels alone, later still), gate (a file: kernels begin when it is gone), bad (the result of
+// kernels of this name), version, mode, novmm, atomics (pcie, none, all: what the link to the CPU carries),
+// coherent, nopointers, bus, elsewhere (addresses that are asked for are not given),
+// fail=function:result[:nth] (the nth call and all after it). `lock` guards the tables; each stream has its
+// own for its queue.
 #include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <condition_variable>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -40,7 +45,10 @@
 
 #include "hmmemu/abi.h"
 
-extern "C" int loader_run(const hmm_kernel*, const hmm_launch*, char*, size_t); // ../loader/loader.cpp
+// ../loader/loader.cpp
+extern "C" int loader_run(const hmm_kernel*, const hmm_launch*, char*, size_t);
+extern "C" size_t loader_printed(char*, size_t);
+extern thread_local hmm_worker* hmmemu_worker_self;
 
 namespace {
 
@@ -52,6 +60,8 @@ enum {
   kNoImage = 200,
   kNotFound = 500,
   kNotReady = 600,
+  kIllegalAddress = 700,
+  kAssert = 710,
   kLaunchFailed = 719
 };
 using Address = unsigned long long;
@@ -71,10 +81,13 @@ long number(const char* key, long otherwise) {
 
 std::mutex lock;
 std::map<std::string, int> calls;
+int broken = 0;              // the result of a kernel that failed
+std::string printed, failed; // by kernels; failed assertions
 
 // The result that this call of a function is to have.
 int wanted(const std::string& function) {
   std::lock_guard guard(lock);
+  if (broken) return broken;
   const int nth = ++calls[function];
   const std::string fail = setting("fail");
   if (fail.rfind(function + ":", 0) != 0) return 0;
@@ -144,7 +157,6 @@ struct Stream {
   std::condition_variable changed;
   std::deque<std::function<void()>> queue;
   bool busy = false, end = false;
-  std::atomic<int> error{0}; // of a kernel: sticky
   std::thread thread{[this] { run(); }};
 
   void run() {
@@ -175,6 +187,39 @@ struct Stream {
     changed.notify_all();
   }
 };
+
+// ---- kernels that fail ----
+
+void on_illegal_access(int, siginfo_t*, void*) {
+  if (!hmmemu_worker_self) _exit(139); // no kernel
+  hmmemu_worker_self->services->fail(hmmemu_worker_self, kIllegalAddress, "illegal address");
+}
+
+void run_compiled(const hmm_kernel* kernel, const hmm_launch& launch) {
+  struct sigaction action = {}, before;
+  action.sa_sigaction = on_illegal_access;
+  action.sa_flags = SA_SIGINFO | SA_NODEFER;
+  sigaction(SIGSEGV, &action, &before);
+  char message[4096];
+  static std::vector<char> text(8u << 20); // the loader forgets what has no room
+  const int failure = loader_run(kernel, &launch, message, sizeof message);
+  hmmemu_worker_self = nullptr;
+  sigaction(SIGSEGV, &before, nullptr);
+  std::lock_guard guard(lock);
+  printed.append(text.data(), loader_printed(text.data(), text.size()));
+  if (failure == HMM_FAIL_ASSERT) failed += std::string(message) + "\n";
+  if (failure)
+    broken = failure == HMM_FAIL_ASSERT ? kAssert : failure == kIllegalAddress ? failure : kLaunchFailed;
+  if (!strcmp(kernel->name, "bad")) broken = int(number("bad", 0));
+}
+
+// As whatever waits for the GPU does.
+void show_text() {
+  std::lock_guard guard(lock);
+  fwrite(printed.data(), 1, printed.size(), stdout);
+  fwrite(failed.data(), 1, failed.size(), stderr);
+  printed.clear(), failed.clear();
+}
 
 struct Function {
   const hmm_kernel* compiled = nullptr;
@@ -468,7 +513,9 @@ int cuStreamSynchronize(Stream* stream) {
   HERE;
   std::unique_lock hold(stream->mutex);
   stream->changed.wait(hold, [&] { return stream->queue.empty() && !stream->busy; });
-  return stream->error;
+  show_text();
+  std::lock_guard guard(lock);
+  return broken;
 }
 int cuStreamQuery(Stream* stream) {
   HERE;
@@ -547,8 +594,7 @@ int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
       return kernel.plain(aligned, dims, shared);
     }
     const hmm_launch launch = {{gx, gy, gz}, {bx, by, bz}, shared, 0, aligned};
-    char message[256];
-    if (loader_run(kernel.compiled, &launch, message, sizeof message)) stream->error = kLaunchFailed;
+    run_compiled(kernel.compiled, launch);
   });
   return 0;
 }

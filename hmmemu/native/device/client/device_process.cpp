@@ -3,6 +3,7 @@
 #include "device_process.h"
 #include "base/failure.h"
 #include "fork_guard.h"
+#include "keeper_wait.h"
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
@@ -23,8 +24,7 @@ using hmm::Failure;
 using hmm::FailureKind;
 
 constexpr uint64_t kSecond = 1'000'000'000; // ns
-constexpr uint64_t kStartLimit = 30 * kSecond, kAskLimit = 30 * kSecond, kLoadLimit = 120 * kSecond,
-                   kKeepLimit = 120 * kSecond;
+constexpr uint64_t kStartLimit = 30 * kSecond, kAskLimit = 30 * kSecond, kLoadLimit = 120 * kSecond;
 constexpr int kEndLimitMs = 20'000;
 constexpr uint32_t kSpin = 50'000; // ns
 
@@ -115,7 +115,7 @@ DeviceProcess::DeviceProcess(std::string program, unsigned index, unsigned worke
     : program_(std::move(program)), index_(index), workers_wish_(workers), gpu_(gpu), tracker_(tracker),
       layout_(layout), owner_(getpid()), channel_(memory_.channel),
       vram_(make_memory("hmmemu-vram", kVramBytes)), bell_(make_bell()),
-      port_(*new (port_memory_.as<void>()) Port(channel_, bell_.get())), queue_(channel_) {
+      port_(*new (port_memory_.as<void>()) Port(channel_, bell_.get(), vram_.get())), queue_(channel_) {
   if (workers > kMaxWorkers)
     fail(FailureKind::Range,
          "a device has at most " + std::to_string(kMaxWorkers) + " workers, not " + std::to_string(workers));
@@ -226,30 +226,21 @@ bool DeviceProcess::reap() {
   return true;
 }
 
-// A GPU's memory outlives the process by a keeper, which writes it to the file of frames and holds a lock on
-// it until that is done (device/cuda/keeper.h).
-void DeviceProcess::wait_for_keeper() {
-  if (tracker_ != kTrackerLaunch) return;
-  const uint64_t deadline = now_ns() + kKeepLimit;
-  for (;; poll(nullptr, 0, 1)) {
-    flock lock{};
-    lock.l_type = F_WRLCK;
-    lock.l_len = 1;
-    if (fcntl(vram_.get(), F_OFD_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) return;
-    if (now_ns() > deadline) fail(FailureKind::Device, "the memory of a GPU did not come home within 120 s");
-  }
+void DeviceProcess::wait_for_memory() {
+  if (tracker_ == kTrackerLaunch && !wait_for_keeper(vram_.get(), kKeepLimit))
+    fail(FailureKind::Device, "the memory of a GPU did not come home within 120 s");
 }
 
 void DeviceProcess::end_locked() {
   queue_.close();
-  if (reap()) return wait_for_keeper();
+  if (reap()) return wait_for_memory();
   killed_ = true;
   syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
   pollfd source{pidfd_.get(), POLLIN, 0};
   const uint64_t deadline = now_ns() + uint64_t(kEndLimitMs) * 1'000'000;
   while (!reap() && now_ns() < deadline) poll(&source, 1, 1000);
   if (!reaped_) fail(FailureKind::Device, "device process " + std::to_string(pid_) + " does not end");
-  wait_for_keeper();
+  wait_for_memory();
 }
 
 void DeviceProcess::kill() {

@@ -128,7 +128,7 @@ class DeviceProcess {
   void start();
   void greet();
   void end_locked();
-  void wait_for_keeper();
+  void wait_for_memory();
   bool reap();
   void reset_channel();
   Answer ask(Request& request, uint64_t limit_ns);

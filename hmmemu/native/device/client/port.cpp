@@ -1,5 +1,7 @@
 // Purpose: rights of a device that catches its own faults, by mailbox or by the thread that waits for them.
 #include "port.h"
+#include "base/failure.h"
+#include "keeper_wait.h"
 #include <algorithm>
 #include <cerrno>
 
@@ -14,15 +16,19 @@ MailboxOperation operation_of(hmm::Rights rights) {
 
 } // namespace
 
-// Rights that threads were granted come first: they must not come back afterwards.
-int Port::set_rights(hmm::Pages pages, hmm::Rights rights) {
-  if (!settle(pages)) return ESRCH;
-  return shootdown.set_rights(pages.begin, pages.bytes(), operation_of(rights));
-}
+int Port::set_rights(hmm::Pages pages, hmm::Rights rights) { return change(pages, operation_of(rights)); }
 
 int Port::exchange(hmm::Pages pages, MailboxOperation operation) {
-  if (channel_->tracker != kTrackerLaunch) return 0;
-  return settle(pages) ? shootdown.set_rights(pages.begin, pages.bytes(), operation) : ESRCH;
+  return channel_->tracker == kTrackerLaunch ? change(pages, operation) : 0;
+}
+
+// Rights that threads were granted come first: they must not come back afterwards. Who is told that the
+// process has ended goes on with the file of frames, so what a GPU had must be there.
+int Port::change(hmm::Pages pages, MailboxOperation operation) {
+  const int error = settle(pages) ? shootdown.set_rights(pages.begin, pages.bytes(), operation) : ESRCH;
+  if (error == ESRCH && channel_->tracker == kTrackerLaunch && !wait_for_keeper(vram_, kKeepLimit))
+    hmm::fatal("the memory of a GPU did not come home within 120 s after its process had ended");
+  return error;
 }
 
 int Port::give(hmm::Pages pages, hmm::Rights rights) {

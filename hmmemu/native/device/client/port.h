@@ -8,7 +8,8 @@ namespace hmmemu::device {
 
 class Port final : public hmm::DevicePort {
  public:
-  Port(Channel* channel, int bell) : shootdown(channel), faults(channel, bell), channel_(channel) {}
+  Port(Channel* channel, int bell, int vram)
+      : shootdown(channel), faults(channel, bell), channel_(channel), vram_(vram) {}
 
   bool drop(hmm::Pages pages) override { return shootdown.zap(pages.begin, pages.bytes()); }
   int set_rights(hmm::Pages pages, hmm::Rights rights) override;
@@ -34,10 +35,12 @@ class Port final : public hmm::DevicePort {
 
  private:
   bool settle(hmm::Pages pages);
+  int change(hmm::Pages pages, MailboxOperation operation);
   FaultSlot* slot_of(pid_t thread) const; // null if that thread runs no blocks
   int exchange(hmm::Pages pages, MailboxOperation operation);
 
   Channel* channel_;
+  const int vram_;
 };
 
 } // namespace hmmemu::device

@@ -15,8 +15,8 @@
 namespace hmmemu::cuda {
 
 // Before there are threads, and before CUDA is called. `rights`: a byte for each page of the address space,
-// in shared memory; pages with `writable` are saved. Null, or why it cannot be had.
-const char* start_keeper(int file, const std::atomic<uint8_t>* rights, uint8_t writable);
+// in shared memory; pages with bit `only_here` are saved. Null, or why it cannot be had.
+const char* start_keeper(int file, const std::atomic<uint8_t>* rights, uint8_t only_here);
 
 // The block's memory has this descriptor, which stays the caller's. Throws CudaError. `forget`: it is given
 // up.

@@ -6,6 +6,7 @@
 #include "device/process/workers.h"
 #include "gpu_memory.h"
 #include "kernels.h"
+#include "output.h"
 #include "residency.h"
 
 #include <string>
@@ -38,6 +39,7 @@ void* worker_main(void*) {
 
 // One, whatever the count: it launches and waits. On the last CPU, as the emulated device's worker 0.
 const char* start_workers(uint32_t) {
+  if (const char* const why = cuda::capture_output()) return why;
   cpu_set_t allowed;
   CPU_ZERO(&allowed);
   sched_getaffinity(0, sizeof allowed, &allowed);
@@ -51,7 +53,7 @@ const char* start_workers(uint32_t) {
   return nullptr;
 }
 
-void run_launch(Worker&, const hmm_kernel* kernel, const hmm_launch& launch, uint64_t ticket) {
+void run_launch(Worker& w, const hmm_kernel* kernel, const hmm_launch& launch, uint64_t ticket) {
   const Slot& slot = channel->queue.slots[(ticket - 1) % kSlots];
   cuda::bring_pages(slot, ticket, *kernel, launch);
   const auto& found = *reinterpret_cast<const cuda::CudaKernel*>(kernel);
@@ -66,8 +68,11 @@ void run_launch(Worker&, const hmm_kernel* kernel, const hmm_launch& launch, uin
                            nullptr, extra);
     cuda::libcuda().stream_wait("run " + what, stream);
   } catch (const cuda::CudaError& error) {
-    fail_launch(ticket, error.what());
+    cuda::deliver_printf(&w.abi);
+    fail_on_gpu(ticket, *kernel, launch, error.result, (error.what() + ("\n" + cuda::deliver_errors())).c_str());
   }
+  cuda::deliver_printf(&w.abi);
+  cuda::deliver_errors();
 }
 
 } // namespace hmmemu::device

@@ -21,7 +21,11 @@ namespace {
 
 using namespace device;
 
-enum Right : uint8_t { kNone, kRead, kWrite };
+// Of kernels. Taken: none, and the content is here alone until it has been copied home. Bit 0 says that of both
+// (the keeper asks).
+enum Right : uint8_t { kNone = 0, kTaken = 1, kRead = 2, kWrite = 3 };
+constexpr uint8_t kOnlyHere = 1;
+constexpr uint64_t kReportLimit = 5'000'000'000;  // ns
 constexpr uint64_t kBringLimit = 300'000'000'000; // ns
 
 std::atomic<uint8_t>* rights =
@@ -68,10 +72,12 @@ void set(uint64_t begin, uint64_t end, Right to) {
 void take(uint64_t begin, uint64_t end, Right left) {
   each_run(begin, end, [&](uint64_t from, uint64_t to, Right had) {
     if (had <= left) return;
+    if (had == kWrite) {
+      set(from, to, kTaken);
+      wait_until_unused(block_of(from));
+      memory->copy_out(from, to - from);
+    }
     set(from, to, left);
-    if (had != kWrite) return;
-    wait_until_unused(block_of(from));
-    memory->copy_out(from, to - from);
   });
 }
 
@@ -129,6 +135,12 @@ Missing first_missing(const Slot& slot) {
   return missing;
 }
 
+// Worker 0 hears of it, too, and says which kernel it was.
+void wait_for_report() {
+  const uint64_t limit = now_ns() + kReportLimit;
+  while (channel->queue.completed.load() < channel->queue.produced.load() && now_ns() < limit) usleep(1000);
+}
+
 const char* open_gpu_memory(int file) {
   static std::string error;
   void* const shared = mmap(nullptr, kVramBytes / kPage, PROT_READ | PROT_WRITE,
@@ -138,7 +150,7 @@ const char* open_gpu_memory(int file) {
   tickets =
       reinterpret_cast<std::atomic<uint64_t>*>(reserve_memory(kVramBytes / kGranule * sizeof *tickets, 0));
   if (!rights || !tickets) return "no address space for the GPU's page table (a limit? see `ulimit -v`)";
-  if (const char* const why = start_keeper(file, rights, kWrite)) return why;
+  if (const char* const why = start_keeper(file, rights, kOnlyHere)) return why;
   try {
     memory = std::make_unique<GpuMemory>(int(channel->gpu), file, in_use);
   } catch (const CudaError& failed) {
@@ -208,6 +220,7 @@ int change_table(MailboxOperation operation, uint64_t address, uint64_t length) 
     }
   } catch (const CudaError& error) {
     if (error.result == kOutOfMemory) return ENOMEM;
+    if (error.result >= kIllegalAddress && error.result < 800) wait_for_report(); // the context is broken
     fail_device(error.what());
   }
   return 0;

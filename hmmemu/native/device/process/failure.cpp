@@ -81,6 +81,15 @@ void record_kernel(Crash& crash, const Worker* w) {
   crash.thread = read(w->abi.thread);
 }
 
+// A launch that no worker of this process runs.
+void record_launch(Crash& crash, uint64_t ticket, const hmm_kernel& kernel, const hmm_launch& launch) {
+  crash.in_kernel = 1;
+  crash.ticket = ticket;
+  copy_text(crash.kernel, sizeof crash.kernel, kernel.name);
+  crash.grid = launch.grid;
+  crash.block_size = launch.block;
+}
+
 bool in_guard(const Worker* w, uint64_t address) {
   if (!w) return false;
   const auto offset = [&](const unsigned char* low) { return address - reinterpret_cast<uint64_t>(low); };
@@ -186,6 +195,17 @@ void fail_launch(uint64_t ticket, const char* message) {
   finish();
 }
 
+void fail_on_gpu(uint64_t ticket, const hmm_kernel& kernel, const hmm_launch& launch, int result,
+                 const char* message) {
+  become_reporter();
+  Crash& crash = channel->crash;
+  crash.kind = kCrashGpu;
+  crash.code = result;
+  copy_text(crash.message, sizeof crash.message, message);
+  record_launch(crash, ticket, kernel, launch);
+  finish();
+}
+
 void fail_access(uint64_t ticket, const hmm_kernel& kernel, const hmm_launch& launch, uint64_t address,
                  bool writes) {
   become_reporter();
@@ -193,12 +213,9 @@ void fail_access(uint64_t ticket, const hmm_kernel& kernel, const hmm_launch& la
   crash.kind = kCrashSignal;
   crash.signal = SIGSEGV;
   crash.address = address;
-  crash.address_known = crash.in_kernel = 1;
+  crash.address_known = 1;
   crash.access = writes ? kAccessWrite : kAccessRead;
-  crash.ticket = ticket;
-  copy_text(crash.kernel, sizeof crash.kernel, kernel.name);
-  crash.grid = launch.grid;
-  crash.block_size = launch.block;
+  record_launch(crash, ticket, kernel, launch);
   finish();
 }
 

@@ -19,6 +19,9 @@ void fail_kernel(hmm_worker* worker, int failure, const char* message)
     __attribute__((noreturn)); // as in abi.h: clang tells it from [[noreturn]]
 // A launch that cannot run: the CPU process should have refused it.
 [[noreturn]] void fail_launch(uint64_t ticket, const char* message);
+// A launch of which CUDA says that it failed: with which result, and in what words.
+[[noreturn]] void fail_on_gpu(uint64_t ticket, const hmm_kernel& kernel, const hmm_launch& launch, int result,
+                              const char* message);
 // A kernel that may touch a page which nobody owns (tracker launch).
 [[noreturn]] void fail_access(uint64_t ticket, const hmm_kernel& kernel, const hmm_launch& launch,
                               uint64_t address, bool writes);
