@@ -47,8 +47,12 @@ def describe_gpu_failure(crash: dict[str, Any], afterwards: str) -> DeviceError:
     words, _, written = str(crash["message"]).partition("\n")
     where = f"kernel {crash['kernel']}"
     if crash["code"] == _ASSERT:
-        failed = re.search(r"^.*: block: \[.*\], thread: \[.*\] Assertion [`'].*[`'] failed\.?$", written, re.MULTILINE)
-        return KernelAssertion(failed[0] if failed else f"{where}: an assertion failed, CUDA does not say which")
+        failed = re.search(
+            r"^.*: block: \[.*\], thread: \[.*\] Assertion [`'].*[`'] failed\.?$", written, re.MULTILINE
+        )
+        return KernelAssertion(
+            failed[0] if failed else f"{where}: an assertion failed, CUDA does not say which"
+        )
     kind, what, advice = _RESULTS.get(crash["code"], (DeviceError, "", ""))
     if not what:
         return DeviceError(f"{words}. {afterwards}")

@@ -139,7 +139,7 @@ enum CrashKind : uint32_t {
   kCrashKernel = 2, // services->fail: `failure` and `message`
   kCrashLaunch = 3, // a launch that the device refused: `message`
   kCrashDevice = 4, // the device's own code failed: `message`
-  kCrashGpu = 5,    // CUDA says that a launch failed: its result `code`; its words, and what it wrote, `message`
+  kCrashGpu = 5, // CUDA says that a launch failed: its result `code`; its words, and what it wrote, `message`
 };
 enum CrashState : uint32_t { kCrashNone = 0, kCrashPartial = 1, kCrashComplete = 2 };
 enum CrashAccess : uint32_t { kAccessUnknown = 0, kAccessRead, kAccessWrite, kAccessExecute };

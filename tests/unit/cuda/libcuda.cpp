@@ -13,10 +13,10 @@
 //  * Fresh memory holds 0xA5.
 // A module is the path of a shared object, as text: one that hmmemu's own compiler made for the emulated
 // device, whose kernels run here with the loader of the unit tests (../loader); or any other, and a kernel is
-// a C function of it: void name(const void* params, const unsigned dims[6], unsigned shared). A compiled kernel
-// that touches what is not mapped fails with CUDA_ERROR_ILLEGAL_ADDRESS, one whose assert fails with CUDA's own
-// words on the standard error, and then every call of the process fails, as in a context that is broken.
-// What kernels print goes to the standard output when a stream is waited for, and is not flushed.
+// a C function of it: void name(const void* params, const unsigned dims[6], unsigned shared). A compiled
+// kernel that touches what is not mapped fails with CUDA_ERROR_ILLEGAL_ADDRESS, one whose assert fails with
+// CUDA's own words on the standard error, and then every call of the process fails, as in a context that is
+// broken. What kernels print goes to the standard output when a stream is waited for, and is not flushed.
 //
 // FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us,
 // kernel_us (kernels alone, later still), gate (a file: kernels begin when it is gone), bad (the result of

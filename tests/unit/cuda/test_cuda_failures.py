@@ -109,7 +109,10 @@ def test_each_result_has_its_error(gpu, kernels, kept, result, error, words):
 
 def test_a_launch_that_needs_too_much(gpu, kernels):
     space = gpu("fail=cuLaunchKernel:701")
-    with space.devices[0], pytest.raises(hmm.KernelError, match=r"kernel bad: .*registers.*use smaller blocks"):
+    with (
+        space.devices[0],
+        pytest.raises(hmm.KernelError, match=r"kernel bad: .*registers.*use smaller blocks"),
+    ):
         kernels.get_function("bad")((1,), (1,), (space.zeros(1, np.int32),))
 
 

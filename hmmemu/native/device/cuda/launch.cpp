@@ -69,7 +69,8 @@ void run_launch(Worker& w, const hmm_kernel* kernel, const hmm_launch& launch, u
     cuda::libcuda().stream_wait("run " + what, stream);
   } catch (const cuda::CudaError& error) {
     cuda::deliver_printf(&w.abi);
-    fail_on_gpu(ticket, *kernel, launch, error.result, (error.what() + ("\n" + cuda::deliver_errors())).c_str());
+    fail_on_gpu(ticket, *kernel, launch, error.result,
+                (error.what() + ("\n" + cuda::deliver_errors())).c_str());
   }
   cuda::deliver_printf(&w.abi);
   cuda::deliver_errors();

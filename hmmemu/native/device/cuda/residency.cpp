@@ -21,8 +21,8 @@ namespace {
 
 using namespace device;
 
-// Of kernels. Taken: none, and the content is here alone until it has been copied home. Bit 0 says that of both
-// (the keeper asks).
+// Of kernels. Taken: none, and the content is here alone until it has been copied home. Bit 0 says that of
+// both (the keeper asks).
 enum Right : uint8_t { kNone = 0, kTaken = 1, kRead = 2, kWrite = 3 };
 constexpr uint8_t kOnlyHere = 1;
 constexpr uint64_t kReportLimit = 5'000'000'000;  // ns
