@@ -23,6 +23,7 @@ from hmmemu.trace import CAUSES
 
 if TYPE_CHECKING:
     from hmmemu.compiler import Compiled
+    from hmmemu.modules import LoadedModule
     from hmmemu.space import AddressSpace
 
 
@@ -73,11 +74,12 @@ class CudaDevice(Device):
     def _names_reach(self) -> bool:
         return True
 
-    def _reached(self, pointers: Sequence[Pointer]) -> list[Reach]:
-        """The pages of the arrays; they are brought here, too, many at a time. What the CPU takes back before the
-        kernel begins comes again, by page faults of the device process.
+    def _reached(self, pointers: Sequence[Pointer], module: LoadedModule) -> list[Reach]:
+        """The pages of the arrays and of the module's variables; they are brought here, too, many at a time.
+
+        What the CPU takes back before the kernel begins comes again, by page faults of the device process.
         """
-        runs = reach.pages(pointers)
+        runs = reach.merge([*reach.pages(pointers), *module.places()])
         self.check_room([(begin, end) for begin, end, _ in runs])
         access, cause = self.space.session.access, CAUSES.index("launch")
         for begin, end, writes in runs:

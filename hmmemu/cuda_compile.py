@@ -15,7 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hmmemu.compiler import Compiled, KernelSignature, cache, signatures
+from hmmemu.compiler import Compiled, KernelSignature, VariableSignature, cache, declarations
 from hmmemu.errors import CompileError, UnsupportedError
 
 _TABLES = r"""
@@ -82,17 +82,19 @@ def compile_module(
     """
     nvrtc = _nvrtc()
     name = filename or "kernel.cu"
-    wanted = _wanted(signatures(code, filename=name, options=options), name_expressions)
+    kernels, variables = declarations(code, filename=name, options=options)
+    wanted = _wanted(kernels, name_expressions)
     flags = [f"--gpu-architecture=sm_{capability[0]}{capability[1]}", *options, *_folders()]
     if not any("-std=" in option for option in options):
         flags.append("--std=c++17")
-    key = cache.key("cuda", code, name, flags, [(w.name, w.expression) for w in wanted], nvrtc.getVersion())
+    named = [(w.name, w.expression) for w in wanted]
+    key = cache.key("cuda 2", code, name, flags, named, variables, nvrtc.getVersion())
 
     def build(target: Path) -> None:
-        table, image = _compile(nvrtc, code, name, flags, wanted)
+        table, image = _compile(nvrtc, code, name, flags, wanted, variables)
         target.write_bytes(table.encode() + b"\n" + image)
 
-    return Compiled(cache.get_or_build(key, build, suffix=".cuda", magic=b"hmmemu-cuda 1\n"), key, key)
+    return Compiled(cache.get_or_build(key, build, suffix=".cuda", magic=b"hmmemu-cuda 2\n"), key, key)
 
 
 def _nvrtc() -> Any:
@@ -139,7 +141,12 @@ def _by_expression(kernels: Sequence[KernelSignature], expression: str) -> _Want
 
 
 def _compile(
-    nvrtc: Any, code: str, name: str, flags: Sequence[str], wanted: Sequence[_Wanted]
+    nvrtc: Any,
+    code: str,
+    name: str,
+    flags: Sequence[str],
+    wanted: Sequence[_Wanted],
+    variables: Sequence[VariableSignature],
 ) -> tuple[str, bytes]:
     """The table as text, and the image."""
     constants = "".join(
@@ -150,6 +157,8 @@ def _compile(
     )
     program = nvrtc.createProgram(f"{code}\n{_TABLES}{constants}", name, (), ())
     try:
+        for v in variables:
+            nvrtc.addNameExpression(program, f"&::{v.qualified_name}")
         for i, w in enumerate(wanted):
             nvrtc.addNameExpression(program, w.expression)
             nvrtc.addNameExpression(program, f"&hmm_table_{i}")
@@ -159,14 +168,20 @@ def _compile(
         except nvrtc.NVRTCError as error:
             raise CompileError(nvrtc.getProgramLog(program).strip("\0\n ") or str(error)) from None
         ptx, image = nvrtc.getPTX(program), nvrtc.getCUBIN(program)
-        symbols = [nvrtc.getLoweredName(program, w.expression) for w in wanted]
+        symbols = [_text(nvrtc.getLoweredName(program, w.expression)) for w in wanted]
+        places = [_text(nvrtc.getLoweredName(program, f"&::{v.qualified_name}")) for v in variables]
     finally:
         nvrtc.destroyProgram(program)
-    ptx = ptx.decode() if isinstance(ptx, bytes) else ptx
-    lines = ["hmmemu-cuda 1"]
+    lines = ["hmmemu-cuda 2"]
+    for v, symbol in zip(variables, places, strict=True):
+        lines.append(_line("variable", v.qualified_name, symbol, int(v.constant)))
     for i, (w, symbol) in enumerate(zip(wanted, symbols, strict=True)):
-        lines += _describe(w, symbol.decode() if isinstance(symbol, bytes) else symbol, _values(ptx, i))
+        lines += _describe(w, symbol, _values(_text(ptx), i))
     return "\n".join(lines) + "\n", bytes(image)
+
+
+def _text(found: str | bytes) -> str:
+    return found.decode() if isinstance(found, bytes) else found
 
 
 def _values(ptx: str, number: int) -> list[int]:

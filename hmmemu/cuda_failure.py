@@ -8,6 +8,7 @@ from typing import Any
 from hmmemu.errors import DeviceError, KernelAssertion, KernelError, KernelFault, KernelTimeout
 
 _ASSERT = 710
+_LOST = "What the GPU alone had is lost"  # keeper.cpp
 _REHEARSE = "the GPU does not say where: run it on device='emulated', which names thread, address and array"
 
 # By CUresult: the error, what happened, and what to do.
@@ -44,15 +45,16 @@ def describe_gpu_failure(crash: dict[str, Any], afterwards: str) -> DeviceError:
         crash: the record (`DeviceProcess.crash`).
         afterwards: what has become of the device.
     """
-    words, _, written = str(crash["message"]).partition("\n")
+    message, lost, rest = str(crash["message"]).partition(_LOST)
+    afterwards = f"{lost}{rest} {afterwards}".strip()
+    words, _, written = message.partition("\n")
     where = f"kernel {crash['kernel']}"
     if crash["code"] == _ASSERT:
         failed = re.search(
             r"^.*: block: \[.*\], thread: \[.*\] Assertion [`'].*[`'] failed\.?$", written, re.MULTILINE
         )
-        return KernelAssertion(
-            failed[0] if failed else f"{where}: an assertion failed, CUDA does not say which"
-        )
+        text = failed[0] if failed else f"{where}: an assertion failed, CUDA does not say which"
+        return KernelAssertion(f"{text} {lost}{rest}".strip())
     kind, what, advice = _RESULTS.get(crash["code"], (DeviceError, "", ""))
     if not what:
         return DeviceError(f"{words}. {afterwards}")

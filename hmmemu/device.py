@@ -191,9 +191,17 @@ class Device:
         answer = self.ask(self.process.load, str(compiled.path), address, room, known is None)
         if isinstance(answer, int):  # the module has variables: this many bytes of shared memory for them
             address = self.space.arena.take(answer, f"variables of {compiled.path.name}")
-            self._variables[compiled.source_key] = (address, page_up(answer))
-            answer = self.ask(self.process.load, str(compiled.path), address, page_up(answer), True)
-        return LoadedModule(json.loads(answer), self.space.view)
+            room = page_up(answer)
+            try:
+                answer = self.ask(self.process.load, str(compiled.path), address, room, True)
+            except BaseException:
+                self.space.arena.abandon(address)
+                raise
+            self._variables[compiled.source_key] = (address, room)
+        module = LoadedModule(json.loads(answer), self.space.view)
+        if known is None:
+            module.initialise()
+        return module
 
     def variables(self) -> list[tuple[int, int, str]]:
         """(begin, end, name) of every loaded `__device__` and `__constant__` variable (for the library's own use)."""
@@ -212,7 +220,8 @@ class Device:
     ) -> int:
         """Checks and packs the arguments, and queues the launch; returns its ticket (for the library's own use)."""
         self.space.session_or_raise()
-        kernel = self.load(compiled).kernel(name)
+        module = self.load(compiled)
+        kernel = module.kernel(name)
         packed = pack(kernel.name, kernel.parameters, kernel.parameter_bytes, args)
         pointers = packed.pointers + reach.named(kernel.name, reaches)
         self.space.views.refuse(pointers, f"kernel {kernel.name}")
@@ -222,7 +231,7 @@ class Device:
         extents = packed.extents() if compiled.counts else b""
         if self._names_reach and self.space.policy.reaches == "registered":
             pointers += reach.whole(self.space.arrays())
-        reached = self._reached(pointers) if self._names_reach else []
+        reached = self._reached(pointers, module) if self._names_reach else []
         ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block, reached, extents=extents)
         if pointers:
             self._pending.append((ticket, pointers))
@@ -234,7 +243,7 @@ class Device:
         """Whether the device is told what memory a launch reaches."""
         return self.space.check_reach
 
-    def _reached(self, pointers: Sequence[Pointer]) -> list[Reach]:
+    def _reached(self, pointers: Sequence[Pointer], module: LoadedModule) -> list[Reach]:
         """What a launch may touch. Here, for the check: the arrays, and the variables of all modules."""
         variables = [(begin, begin + size, True) for begin, size in list(self._variables.values())]
         return reach.pages(pointers) + variables

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from hmmemu.arguments import Parameter
 from hmmemu.errors import ArgumentError
-from hmmemu.ranges import Array
+from hmmemu.ranges import Array, Range
+from hmmemu.reach import Reach
 
 T = TypeVar("T")
 _KINDS = (
@@ -56,6 +59,18 @@ class LoadedModule:
         """The bytes of the variable `name`; ArgumentError if there is none."""
         entry = _look_up("variable", name, self._variables)
         return self._view(entry["address"], entry["bytes"])
+
+    def initialise(self) -> None:
+        """Writes the initial values of variables that the process did not write itself."""
+        for name, entry in self._variables.items():
+            if initial := entry.get("initial"):
+                self.variable(name)[:] = np.frombuffer(bytes.fromhex(initial), np.uint8)
+
+    def places(self) -> list[Reach]:
+        """The pages of the variables, and whether kernels may write there."""
+        entries = self._variables.values()
+        memory = [(Range(e["address"], e["address"] + e["bytes"]), not e["constant"]) for e in entries]
+        return [(*place.pages, writes) for place, writes in memory]
 
     def variables(self) -> list[tuple[int, int, str]]:
         """(begin, end, name) of every variable."""

@@ -51,10 +51,14 @@ def whole(arrays: Iterable[Array]) -> tuple[Pointer, ...]:
 
 
 def pages(pointers: Iterable[Pointer]) -> list[Reach]:
-    """The pages of arrays, sorted; runs with the same access are merged."""
+    """The pages of arrays, merged."""
+    return merge((*extent(p.array).pages, p.writes) for p in pointers if p.array.size)
+
+
+def merge(ranges: Iterable[Reach]) -> list[Reach]:
+    """Sorts ranges and puts runs with the same access together."""
     merged: list[Reach] = []
-    found = ((p.writes, *extent(p.array).pages) for p in pointers if p.array.size)
-    for writes, begin, end in sorted(found):
+    for begin, end, writes in sorted(ranges, key=lambda r: (r[2], r[0])):
         if merged and merged[-1][2] == writes and begin <= merged[-1][1]:
             merged[-1] = merged[-1][0], max(end, merged[-1][1]), writes
         else:

@@ -2,7 +2,7 @@
 
 from hmmemu.compiler.build import Compiled, compile_module
 from hmmemu.compiler.parse import Parameter
-from hmmemu.compiler.signature import KernelSignature, signatures
+from hmmemu.compiler.signature import KernelSignature, VariableSignature, declarations, signatures
 from hmmemu.compiler.toolchain import Toolchain, find_compiler
 
 __all__ = [
@@ -10,7 +10,9 @@ __all__ = [
     "KernelSignature",
     "Parameter",
     "Toolchain",
+    "VariableSignature",
     "compile_module",
+    "declarations",
     "find_compiler",
     "signatures",
 ]

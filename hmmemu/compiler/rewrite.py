@@ -244,11 +244,11 @@ def _turns(loops: list[Node], edits: Edits) -> None:
 def _variable(analysis: Analysis, variable: Variable, done: Rewritten) -> None:
     if variable.has("__shared__"):
         _shared(analysis, variable, done.edits)
-    elif variable.function is None and not variable.in_class and not _stays_plain(variable):
+    elif variable.function is None and not variable.in_class and not stays_plain(variable):
         _global(variable, done)
 
 
-def _stays_plain(variable: Variable) -> bool:
+def stays_plain(variable: Variable) -> bool:
     """Compile-time constants stay what they are: they may be array bounds and template arguments."""
     if variable.has("constexpr"):
         return True

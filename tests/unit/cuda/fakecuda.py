@@ -63,12 +63,17 @@ def _table(path: Path) -> str:
 
     process = DeviceProcess(str(PROGRAM), 0, 1, tracker="signal")
     try:
-        tables = process.load(str(path), 0, 0, True)
-        assert isinstance(tables, str), "modules with variables are not for a GPU yet"
+        tables = process.load(
+            str(path), 0x10000, 1 << 40, False
+        )  # an address for variables that nobody touches
     finally:
         process.kill()
-    lines = ["hmmemu-cuda 1"]
-    for k in json.loads(tables)["kernels"]:
+    assert isinstance(tables, str)
+    tables = json.loads(tables)
+    lines = ["hmmemu-cuda 2"]
+    for g in tables["globals"]:
+        lines.append(f"variable\t{g['name']}\t{g['name']}\t{int(g['constant'])}")
+    for k in tables["kernels"]:
         lines.append(f"kernel\t{k['name']}\t{k['name']}\t{k['param_bytes']}")
         for p in k["params"]:
             numbers = [

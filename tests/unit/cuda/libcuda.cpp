@@ -150,6 +150,12 @@ bool is_pinned(const void* host, size_t bytes) {
   return false;
 }
 
+std::map<Address, size_t> variables; // of modules
+bool is_variable(Address at, size_t bytes) {
+  const auto found = variables.find(at);
+  return found != variables.end() && found->second == bytes;
+}
+
 // ---- streams ----
 
 struct Stream {
@@ -497,6 +503,21 @@ int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream* stream) {
   stream->add([=] { memcpy(to, reinterpret_cast<const void*>(from), bytes); });
   return 0;
 }
+int cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) {
+  HERE;
+  std::lock_guard guard(lock);
+  if (!is_variable(from, bytes)) return kInvalid;
+  memcpy(to, reinterpret_cast<const void*>(from), bytes);
+  return 0;
+}
+int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream* stream) {
+  HERE;
+  std::lock_guard guard(lock);
+  for (const Address at : {to, from})
+    if (!is_variable(at, bytes) && !usable(at, bytes)) return kInvalid;
+  stream->add([=] { memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes); });
+  return 0;
+}
 int cuMemsetD8Async(Address at, unsigned char value, size_t bytes, Stream* stream) {
   HERE;
   std::lock_guard guard(lock);
@@ -559,6 +580,19 @@ int cuModuleGetFunction(Function** function, void* module, const char* name) {
   if (!found.compiled && !found.plain) return kNotFound;
   *function = new Function(found);
   return 0;
+}
+int cuModuleGetGlobal_v2(Address* address, size_t* bytes, void* module, const char* name) {
+  HERE;
+  const auto table = reinterpret_cast<const hmm_module* (*)()>(dlsym(module, "hmmemu_module"));
+  for (uint32_t i = 0; table && i < table()->global_count; i++) {
+    const hmm_global& found = table()->globals[i];
+    if (strcmp(found.name, name)) continue;
+    std::lock_guard guard(lock);
+    *address = reinterpret_cast<Address>(found.address);
+    variables[*address] = *bytes = found.bytes;
+    return 0;
+  }
+  return kNotFound;
 }
 int cuFuncGetAttribute(int* value, int attribute, const Function* function) {
   HERE;

@@ -8,6 +8,7 @@
 #include "kernels.h"
 #include "output.h"
 #include "residency.h"
+#include "variables.h"
 
 #include <string>
 #include <sys/syscall.h>
@@ -63,9 +64,11 @@ void run_launch(Worker& w, const hmm_kernel* kernel, const hmm_launch& launch, u
   void* extra[] = {reinterpret_cast<void*>(1), const_cast<void*>(launch.params), reinterpret_cast<void*>(2),
                    &bytes, nullptr};
   try {
+    if (found.variables) found.variables->before_kernel(stream);
     cuda::libcuda().launch("launch " + what, found.function, launch.grid.x, launch.grid.y, launch.grid.z,
                            launch.block.x, launch.block.y, launch.block.z, launch.dynamic_shared, stream,
                            nullptr, extra);
+    if (found.variables) found.variables->after_kernel(stream);
     cuda::libcuda().stream_wait("run " + what, stream);
   } catch (const cuda::CudaError& error) {
     cuda::deliver_printf(&w.abi);

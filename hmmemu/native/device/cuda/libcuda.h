@@ -129,6 +129,8 @@ template <class... Args> class Call<Result(Args...)> {
   CALL(unpin, cuMemHostUnregister, Result(void*))                                                            \
   CALL(copy_in, cuMemcpyHtoDAsync_v2, Result(Address, const void*, size_t, Stream*))                         \
   CALL(copy_out, cuMemcpyDtoHAsync_v2, Result(void*, Address, size_t, Stream*))                              \
+  CALL(copy_now, cuMemcpyDtoH_v2, Result(void*, Address, size_t))                                            \
+  CALL(copy_within, cuMemcpyDtoDAsync_v2, Result(Address, Address, size_t, Stream*))                         \
   CALL(fill, cuMemsetD8Async, Result(Address, unsigned char, size_t, Stream*))                               \
   CALL(stream_create, cuStreamCreate, Result(Stream**, unsigned))                                            \
   CALL(stream_destroy, cuStreamDestroy_v2, Result(Stream*))                                                  \
@@ -136,6 +138,7 @@ template <class... Args> class Call<Result(Args...)> {
   CALL(stream_query, cuStreamQuery, Result(Stream*))                                                         \
   CALL(module_load, cuModuleLoadData, Result(Module**, const void*))                                         \
   CALL(module_unload, cuModuleUnload, Result(Module*))                                                       \
+  CALL(module_variable, cuModuleGetGlobal_v2, Result(Address*, size_t*, Module*, const char*))               \
   CALL(module_function, cuModuleGetFunction, Result(Function**, Module*, const char*))                       \
   CALL(function_get, cuFuncGetAttribute, Result(int*, int, Function*))                                       \
   CALL(function_set, cuFuncSetAttribute, Result(Function*, int, int))                                        \

@@ -1,8 +1,9 @@
 // Purpose: load kernels into the GPU: an image that hmmemu compiled, with a table of its kernels before it.
 //
-// The file: a line "hmmemu-cuda 1"; a line for each kernel, "kernel NAME SYMBOL PARAM_BYTES", and
-// after it one for each parameter, "param NAME TYPE OFFSET SIZE KIND SIGNED CONST POINTEE", fields with tabs
-// between; an empty line; the image, as cuModuleLoadData takes it (PTX, cubin).
+// The file: a line "hmmemu-cuda 2"; a line for each variable, "variable NAME SYMBOL CONSTANT"; a line for
+// each kernel, "kernel NAME SYMBOL PARAM_BYTES", and after it one for each parameter, "param NAME TYPE OFFSET
+// SIZE KIND SIGNED CONST POINTEE", fields with tabs between; an empty line; the image, as cuModuleLoadData
+// takes it (PTX, cubin).
 //
 // Invariants as in device/process/modules.cpp: one thread loads and unloads; handles are never used twice;
 // the table of kernels is read by worker 0 without a lock.
@@ -12,6 +13,7 @@
 #include "kernels.h"
 #include "residency.h"
 #include "gpu_memory.h"
+#include "variables.h"
 
 #include <deque>
 #include <fstream>
@@ -38,11 +40,21 @@ struct Entry {
   std::vector<Param> params;
 };
 
+struct Global {
+  std::string name, symbol;
+  unsigned long numbers[1]; // constant
+};
+struct Table {
+  std::deque<Entry> entries; // names stay where they are: kernels point to them
+  std::vector<Global> globals;
+};
+
 struct Module {
   cuda::Module* module = nullptr;
   uint64_t first = 0, end = 0;
-  std::deque<Entry> entries; // names stay where they are: kernels point to them
+  Table table;
   std::deque<CudaKernel> kernels;
+  cuda::Variables variables;
 };
 std::deque<Module> modules; // number - 1 is the index; an unloaded one stays as an empty entry
 
@@ -58,15 +70,19 @@ template <size_t N> void numbers(const std::vector<std::string>& list, size_t fr
 }
 
 // False: not a table of ours. Leaves the stream at the image.
-bool read_table(std::istream& file, std::deque<Entry>& entries) {
+bool read_table(std::istream& file, Table& table) {
+  std::deque<Entry>& entries = table.entries;
   std::string line;
-  if (!std::getline(file, line) || line != "hmmemu-cuda 1") return false;
+  if (!std::getline(file, line) || line != "hmmemu-cuda 2") return false;
   while (std::getline(file, line)) {
     if (line.empty()) return true;
     const std::vector<std::string> list = fields(line);
     if (list[0] == "kernel" && list.size() == 4) {
       entries.push_back({list[1], list[2], {}, {}});
       numbers(list, 3, entries.back().numbers);
+    } else if (list[0] == "variable" && list.size() == 4) {
+      table.globals.push_back({list[1], list[2], {}});
+      numbers(list, 3, table.globals.back().numbers);
     } else if (list[0] == "param" && list.size() == 9 && !entries.empty()) {
       entries.back().params.push_back({list[1], list[2], {}});
       numbers(list, 3, entries.back().params.back().numbers);
@@ -98,19 +114,24 @@ void describe(JsonWriter& json, const Entry& entry, const hmm_kernel& kernel, ui
 
 uint64_t handle_of(uint64_t index) { return uint64_t(channel->generation) << 32 | (index + 1); }
 
-std::string describe(const Module& module, uint64_t id) {
+std::string describe(const Module& module, uint64_t id, bool initialise) {
   JsonWriter json;
-  json.open('{').key("module").number(id).key("bytes_used").number(0).key("kernels").open('[');
-  for (size_t i = 0; i < module.entries.size(); i++)
-    describe(json, module.entries[i], module.kernels[i].abi, handle_of(module.first + i));
-  json.close(']').key("globals").open('[').close(']').close('}');
+  json.open('{').key("module").number(id).key("bytes_used").number(module.variables.bytes());
+  json.key("kernels").open('[');
+  for (size_t i = 0; i < module.table.entries.size(); i++)
+    describe(json, module.table.entries[i], module.kernels[i].abi, handle_of(module.first + i));
+  json.close(']').key("globals").open('[');
+  module.variables.describe(json, initialise);
+  json.close(']').close('}');
   return json.text();
 }
 
 // Dynamic shared memory may be all that a block can have; the user's words are checked before.
-CudaKernel find_kernel(cuda::Module* module, const Entry& entry) {
+CudaKernel find_kernel(Module& home, const Entry& entry) {
+  cuda::Module* const module = home.module;
   const cuda::Libcuda& cuda = cuda::libcuda();
   CudaKernel kernel{};
+  kernel.variables = home.variables.empty() ? nullptr : &home.variables;
   int threads = 0, shared = 0;
   cuda.module_function("find kernel " + entry.name, &kernel.function, module, entry.symbol.c_str());
   cuda.function_get("ask how many threads kernel " + entry.name + " allows", &threads, cuda::kMaxThreads,
@@ -128,33 +149,50 @@ CudaKernel find_kernel(cuda::Module* module, const Entry& entry) {
   return kernel;
 }
 
+void fill(Module& module, const std::string& path, const std::string& image) {
+  cuda::gpu().enter_context();
+  cuda::libcuda().module_load("load " + path, &module.module, image.c_str());
+  for (const Global& global : module.table.globals)
+    module.variables.add(module.module, global.name, global.symbol, global.numbers[0] != 0);
+  for (const Entry& entry : module.table.entries) module.kernels.push_back(find_kernel(module, entry));
+}
+
 } // namespace
 
-LoadResult load_module(const std::string& path, uint64_t, uint64_t, bool) {
+LoadResult load_module(const std::string& path, uint64_t globals, uint64_t room, bool initialise) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return {kStatusFailed, 0, path + " cannot be read"};
-  Module module;
-  if (!read_table(file, module.entries))
+  Table table;
+  if (!read_table(file, table))
     return {kStatusFailed, 0, path + " is not a kernel module for a GPU: compile it again"};
-  if (kernel_count + module.entries.size() > kKernels)
+  if (kernel_count + table.entries.size() > kKernels)
     return {kStatusFailed, 0, "too many kernels were loaded into this device: start a new address space"};
   const std::string image{std::istreambuf_iterator<char>(file), {}};
+  Module& module = modules.emplace_back();
+  module.table = std::move(table);
+  LoadResult result{kStatusOk, 0, ""};
   try {
-    cuda::gpu().enter_context();
-    cuda::libcuda().module_load("load " + path, &module.module, image.c_str());
-    modules.push_back(std::move(module));
-    for (const Entry& entry : modules.back().entries)
-      modules.back().kernels.push_back(find_kernel(modules.back().module, entry));
+    fill(module, path, image);
+    result.value = module.variables.bytes();
+    if (result.value > room) {
+      result = {kStatusNoMemory, result.value, "the module's variables do not fit"};
+    } else {
+      module.variables.place(globals);
+      module.first = kernel_count;
+      result.text = describe(module, modules.size(), initialise);
+    }
   } catch (const cuda::CudaError& error) {
-    if (module.module) modules.pop_back();
-    return {kStatusFailed, 0, error.what()};
+    result = {kStatusFailed, 0, error.what()};
   }
-  Module& kept = modules.back();
-  kept.first = kernel_count;
-  for (const CudaKernel& kernel : kept.kernels)
+  if (result.status != kStatusOk) {
+    if (module.module) cuda::libcuda().module_unload.ask(module.module);
+    modules.pop_back();
+    return result;
+  }
+  for (const CudaKernel& kernel : module.kernels)
     kernels[kernel_count++].store(&kernel, std::memory_order_release);
-  kept.end = kernel_count;
-  return {kStatusOk, 0, describe(kept, modules.size())};
+  module.end = kernel_count;
+  return result;
 }
 
 LoadResult unload_module(uint64_t id) {

@@ -8,6 +8,7 @@
 #include "device/process/video_memory.h"
 #include "gpu_memory.h"
 #include "keeper.h"
+#include "variables.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -93,6 +94,7 @@ void change_block(MailboxOperation operation, uint64_t begin, uint64_t end) {
   const bool gives = operation == kRightsRead || operation == kRightsWrite || operation == kStore;
   if (!gives && !has_rights(block_of(begin))) return; // nothing is there
   const GpuMemory::Use use(*memory, block_of(begin));
+  if (gives) variables_came(begin, end);
   switch (operation) {
   case kDropEntries:
     break;

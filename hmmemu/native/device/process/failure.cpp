@@ -27,6 +27,7 @@ namespace hmmemu::device {
 namespace {
 
 constexpr unsigned kRerunSeconds = 2;
+constexpr size_t kRoomForKeeper = 1024; // of a message: what became of a GPU's memory
 std::atomic<pid_t> reporter{0};
 std::atomic<bool> finishing{false};
 
@@ -201,7 +202,7 @@ void fail_on_gpu(uint64_t ticket, const hmm_kernel& kernel, const hmm_launch& la
   Crash& crash = channel->crash;
   crash.kind = kCrashGpu;
   crash.code = result;
-  copy_text(crash.message, sizeof crash.message, message);
+  copy_text(crash.message, sizeof crash.message - kRoomForKeeper, message);
   record_launch(crash, ticket, kernel, launch);
   finish();
 }
