@@ -87,8 +87,8 @@ def compile_module(
     flags = [f"--gpu-architecture=sm_{capability[0]}{capability[1]}", *options, *_folders()]
     if not any("-std=" in option for option in options):
         flags.append("--std=c++17")
-    named = [(w.name, w.expression) for w in wanted]
-    key = cache.key("cuda 2", code, name, flags, named, variables, nvrtc.getVersion())
+    named = [(w.name, w.expression) for w in wanted], [(v.qualified_name, v.constant) for v in variables]
+    key = cache.key("cuda 2", code, name, flags, named, nvrtc.getVersion())
 
     def build(target: Path) -> None:
         table, image = _compile(nvrtc, code, name, flags, wanted, variables)

@@ -99,3 +99,30 @@ def test_the_workloads_compile(name):
 
     source = (Path(hmmemu.kernels.__file__).parent / f"{name}.cu").read_text()
     assert read(compile_module(source, (8, 0), filename=f"{name}.cu"))
+
+
+VARIABLES = r"""
+__constant__ float table[4] = {1, 2};
+static __device__ int hidden = 5;
+namespace ns { struct S { int a, b; }; __constant__ S pair = {1, 2}; __device__ double a, b[3]; }
+namespace { __device__ int anonymous; }
+template <class T> __device__ T of_type;
+__device__ const int width = 3;
+struct Holder { static __device__ int inside; };
+__global__ void use(int* x) { __shared__ int mine[width]; mine[0] = anonymous; x[0] = hidden + mine[0] + (int)table[x[1]]; assert(x[0]); }
+"""
+
+
+def test_variables_by_their_names():
+    text = compile_module(VARIABLES, (9, 0)).path.read_bytes().partition(b"\n\n")[0].decode()
+    lines = [line.split("\t") for line in text.split("\n")]
+    found = {
+        name: (symbol, constant) for word, name, symbol, constant in (x for x in lines if x[0] == "variable")
+    }
+    assert found["table"] == ("table", "1") and found["hidden"] == ("hidden", "0")
+    assert found["ns::pair"] == ("_ZN2ns4pairE", "1")
+    assert (
+        {"ns::a", "ns::b", "anonymous"}
+        <= set(found)
+        <= {"table", "hidden", "ns::pair", "ns::a", "ns::b", "anonymous"}
+    )
