@@ -108,7 +108,6 @@ namespace ns { struct S { int a, b; }; __constant__ S pair = {1, 2}; __device__ 
 namespace { __device__ int anonymous; }
 template <class T> __device__ T of_type;
 __device__ const int width = 3;
-struct Holder { static __device__ int inside; };
 __global__ void use(int* x) { __shared__ int mine[width]; mine[0] = anonymous; x[0] = hidden + mine[0] + (int)table[x[1]]; assert(x[0]); }
 """
 
