@@ -6,6 +6,7 @@ the space's counters before and after; an error in one of them is reported and t
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -95,17 +96,27 @@ class Plan:
     fraction: float | None
 
 
+def _check_device(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    names = value.split(",")
+    if value != "auto" and not all(re.fullmatch(r"emulated|cuda(:\d+)?", name.strip()) for name in names):
+        raise click.BadParameter(
+            "auto, emulated, cuda or cuda:N; several with commas, without auto", context, parameter
+        )
+    return value
+
+
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...", type=click.Choice(list(WORKLOADS)))
 @click.option("--size", type=click.Choice(SIZES), default="small", show_default=True, help="How much data.")
 @click.option(
     "--device",
-    type=click.Choice(["auto", "emulated", "cuda"]),
+    callback=_check_device,
+    metavar="auto|emulated|cuda[:N]",
     default="auto",
     envvar="HMMEMU_DEVICE",
     show_default=True,
     show_envvar=True,
-    help="Where kernels run; auto is the emulated device.",
+    help="Where kernels run; auto is the emulated device; several with commas take turns.",
 )
 @click.option("--devices", type=click.IntRange(1, 15), default=1, show_default=True, help="How many devices.")
 @click.option(

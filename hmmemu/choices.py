@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hmmemu.errors import ArgumentError, FallbackWarning, UnsupportedError
@@ -12,7 +13,34 @@ from hmmemu.trackers import NAMES, Tracker, best, probe, probe_all
 if TYPE_CHECKING:
     from hmmemu.gpus import Gpu
 
+MOST_DEVICES = 15
 _told: set[str] = set()  # topics of warnings that were given
+
+
+def choose_devices(device: str | Sequence[str], count: int) -> list[tuple[Gpu | None, str]]:
+    """What each device of a space is to be, and why: `count` of one kind, or one for each name of a list.
+
+    Args:
+        device: as for `choose_device`; several as a list, or with commas between them.
+        count: how many; 1 with several names.
+
+    Raises:
+        ArgumentError: no such device, or a wrong number of them. UnsupportedError: one cannot be had here.
+    """
+    if not 1 <= count <= MOST_DEVICES:
+        raise ArgumentError(f"devices={count!r}: an address space has 1 to {MOST_DEVICES}")
+    environment = os.environ.get("HMMEMU_DEVICE", "")
+    asked = environment if device == "auto" and "," in environment else device
+    names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked)
+    if len(names) == 1:
+        return [choose_device(names[0])] * count
+    if count != 1 or not 1 < len(names) <= MOST_DEVICES:
+        raise ArgumentError(
+            f"device={asked!r}, devices={count}: name a kind and say how many, or name 1 to {MOST_DEVICES} devices"
+        )
+    if "auto" in names:
+        raise ArgumentError(f"device={asked!r}: 'auto' stands alone; name 'emulated', 'cuda' or 'cuda:N'")
+    return [choose_device(name) for name in names]
 
 
 def choose_device(device: str) -> tuple[Gpu | None, str]:
@@ -29,7 +57,7 @@ def choose_device(device: str) -> tuple[Gpu | None, str]:
             "device",
             "kernels run on an emulated device: the CUDA device has not yet run on a GPU, and is taken only if "
             "asked for (device='emulated' or HMMEMU_DEVICE=emulated says that this is meant)",
-            stacklevel=4,
+            stacklevel=5,
         )
         return None, "device='auto', which takes no GPU yet"
     if asked.startswith("cuda"):

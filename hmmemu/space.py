@@ -22,7 +22,7 @@ from hmmemu._native import Session
 from hmmemu.arena import Arena, ArenaMemory
 from hmmemu.arguments import Pointer
 from hmmemu.atomics_report import AtomicsReport
-from hmmemu.choices import choose_device, choose_tracker
+from hmmemu.choices import choose_devices, choose_tracker
 from hmmemu.device import Device
 from hmmemu.device_view import DeviceView, OpenViews
 from hmmemu.errors import ArgumentError, RangeError, SpaceClosedError
@@ -74,13 +74,14 @@ class AddressSpace:
     """Memory shared by the CPU and one or more devices, kept coherent page by page.
 
     Args:
-        device: "auto", "emulated", "cuda" or "cuda:N". HMMEMU_DEVICE overrides "auto".
-        devices: how many, 1 to 15.
+        device: "auto", "emulated", "cuda" or "cuda:N"; several, as ["cuda:0", "emulated"] or "cuda:0,emulated", for a
+            space with devices of both kinds. HMMEMU_DEVICE overrides "auto".
+        devices: how many of one kind, 1 to 15.
         tracker: how accesses are caught: "auto", "uffd", "signal" or "async". HMMEMU_TRACKER overrides "auto".
         policy: how pages move.
         device_memory: bytes that each device has; beyond them it evicts. None: no limit; at least 4 MiB.
         link: to the CPU, a profile's name (`hmm.links()`), a .toml file or a `Link`: which atomic operations of
-            system scope devices do on pages in the CPU's memory, in place. None: a GPU's own, or else "pcie4".
+            system scope devices do on pages in the CPU's memory, in place. None: the first GPU's own, or else "pcie4".
         fallback: what is done with the others: "migrate", "exclusive", "cas-loop", "fault" or "silent".
         workers: worker threads of each emulated device; None: one for each CPU this process may use.
         arena_bytes: address space for arrays; less is taken where the system grants less.
@@ -95,7 +96,7 @@ class AddressSpace:
 
     def __init__(
         self,
-        device: str = "auto",
+        device: str | Sequence[str] = "auto",
         devices: int = 1,
         tracker: str = "auto",
         *,
@@ -108,17 +109,16 @@ class AddressSpace:
         timeout: float | None = None,
         check_reach: bool | None = None,
     ) -> None:
-        gpu, why = choose_device(device)
+        chosen = choose_devices(device, devices)
         self.tracker, self.tracker_why = choose_tracker(tracker)
-        if not 1 <= devices <= 15:
-            raise ArgumentError(f"devices={devices!r}: an address space has 1 to 15")
         if workers is not None and not 1 <= workers <= 256:
             raise ArgumentError(f"workers={workers!r}: a device has 1 to 256 worker threads")
         if device_memory is not None and device_memory < LEAST_DEVICE_MEMORY:
             raise ArgumentError(
                 f"device_memory={device_memory!r}: a device has at least {LEAST_DEVICE_MEMORY >> 20} MiB"
             )
-        self.link = find_link((f"cuda:{gpu.index}" if gpu else "pcie4") if link is None else link)
+        own_link = next((f"cuda:{gpu.index}" for gpu, _ in chosen if gpu), "pcie4")
+        self.link = find_link(own_link if link is None else link)
         self.fallback = find_fallback(fallback)
         self.policy, self.check_reach = policy or Policy(), is_checked(check_reach)
         self.timeout = timeout
@@ -141,7 +141,7 @@ class AddressSpace:
         self.counting: AtomicsReport | None = None  # the report that is being made
         try:
             self.arena = Arena(self.session, arena_bytes)
-            for index in range(devices):
+            for index, (gpu, why) in enumerate(chosen):
                 self._devices.append(self._make_device(gpu, index, workers or 0, why))
                 self.session.set_capacity(self._devices[-1].processor, device_memory or 0)
                 self._devices[-1].map([(self.arena.memory.begin, self.arena.memory.end)])

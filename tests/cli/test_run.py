@@ -134,6 +134,8 @@ def test_a_fraction_that_no_workload_has_is_bad_usage():
         (["--size", "huge"], "'huge' is not one of"),
         (["--repeat", "0"], "0 is not in the range"),
         (["--devices", "0"], "0 is not in the range"),
+        (["--device", "gpu"], "auto, emulated, cuda or cuda:N"),
+        (["--device", "auto,cuda"], "several with commas, without auto"),
         (["--fraction", "1.5"], "1.5 is not in the range"),
         (["--input", "/nosuch.npy"], "File '/nosuch.npy' does not exist"),
         (["--json", "/nosuch/out.json"], "the directory /nosuch does not exist"),

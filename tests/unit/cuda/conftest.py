@@ -13,18 +13,28 @@ from hmmemu import gpus
 
 
 @pytest.fixture
-def gpu(monkeypatch):
-    """gpu("bytes=67108864", device_memory=...): a space on the stand-in, closed after the test."""
+def stand_in(monkeypatch):
+    """stand_in("bytes=67108864"): from then on, GPUs are the stand-in's."""
     module = types.ModuleType("hmmemu.cuda_compile")
     module.compile_module = fakecuda.compile_module
     monkeypatch.setitem(sys.modules, "hmmemu.cuda_compile", module)
     monkeypatch.setattr(gpus, "installed_cupy", lambda: "cupy-cuda12x 14.2.0")
     monkeypatch.setenv("HMMEMU_LIBCUDA", str(fakecuda.library()))
+
+    def use(settings=""):
+        monkeypatch.setenv("FAKE_CUDA", settings)
+
+    return use
+
+
+@pytest.fixture
+def gpu(stand_in):
+    """gpu("bytes=67108864", device_memory=...): a space on the stand-in, closed after the test."""
     opened = []
 
-    def open_space(settings="", **options):
-        monkeypatch.setenv("FAKE_CUDA", settings)
-        opened.append(hmm.AddressSpace(device="cuda", timeout=60, **options))
+    def open_space(settings="", device="cuda", **options):
+        stand_in(settings)
+        opened.append(hmm.AddressSpace(device, timeout=60, **options))
         return opened[-1]
 
     yield open_space
