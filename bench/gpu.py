@@ -13,13 +13,13 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import hmmemu as hmm
+from hmmemu.bench import gpu_managed
 from hmmemu.bench.gpu_pages import ScatteredPages
-from hmmemu.bench.gpu_ways import SOURCE, WORDS, Ours, Way, all_ways
+from hmmemu.bench.gpu_ways import SOURCE, WORDS, Measured, Way, all_ways, counts
 from hmmemu.bench.result import Result, Row, median
-from hmmemu.errors import ArgumentError, Error
+from hmmemu.errors import ArgumentError
 from hmmemu.gpus import choose_gpu
 
 QUESTION = "What does it cost to have a kernel run over an array of which the CPU changed k pages?"
@@ -54,6 +54,7 @@ def run(quick: bool = False, size: int | None = None) -> Result:
         for row in ScatteredPages(cupy, size).rows(repeats):
             result.add(row)
     pages_moved(result, device, min(size, QUICK_SIZE))
+    gpu_managed.rows(result, gpu.index, min(size, QUICK_SIZE))
     result.notes.append(f"{gpu}; medians; arrays of {size >> 20} MiB in pages of 4 KiB")
     return result
 
@@ -71,20 +72,15 @@ def check_size(size: int, free_there: int) -> None:
             )
 
 
-def counts(pages: int) -> list[int]:
-    """How many pages the CPU changes: one, and parts of them all."""
-    return sorted({1, *(pages // part for part in (256, 64, 16, 8, 4, 2, 1) if pages >= part)})
-
-
 # ------------------------------------------------------------------------------------- changed pages
 
 
 def changed_pages(result: Result, ways: Sequence[Way], repeats: int) -> None:
     """Adds ours beside each of the other ways, and beside the best, for each number of pages."""
     pages = ways[0].words.size // WORDS
-    measured = [_Measured(way) for way in ways]
+    measured = [Measured(way) for way in ways]
     for each in measured:
-        each.step(np.arange(pages))  # from now on everything has been written and moved before
+        each.warm_up()
     random = np.random.default_rng(1)
     times = {}
     for count in counts(pages):
@@ -104,26 +100,6 @@ def changed_pages(result: Result, ways: Sequence[Way], repeats: int) -> None:
 
 def _row(count: int, pages: int, ours: float, peer: float, name: str, aim: float | None) -> Row:
     return Row(f"{count} of {pages} pages changed", ours, "ms", peer, name, aim, more_is_better=False)
-
-
-class _Measured:
-    """A way, and what its words must be."""
-
-    def __init__(self, way: Way) -> None:
-        self._way, self._value = way, 0
-        self._expected = np.zeros(way.words.size // WORDS, np.int64)
-
-    def step(self, chosen: NDArray[Any]) -> float:
-        """Seconds from the first store to the last sum read. Raises Error if a sum is wrong."""
-        self._value += 1
-        self._expected[chosen] = self._value  # all other words are zeros, and stay so
-        begin = time.perf_counter()
-        self._way.words[chosen * WORDS] = self._value
-        sums = self._way.launch().copy()
-        seconds = time.perf_counter() - begin
-        if not np.array_equal(sums, self._expected):
-            raise Error(f"{self._way.name}: the kernel did not see what the CPU wrote")
-        return seconds
 
 
 # ------------------------------------------------------------------------------------------ launches
@@ -166,29 +142,11 @@ def _microseconds(action: Callable[[], object]) -> float:
 
 def pages_moved(result: Result, device: str, size: int) -> None:
     """Adds how many pages crossed the link for the same program, on the GPU beside the emulated device."""
-    found = {}
-    for kind in (device, "emulated"):
-        with hmm.AddressSpace(device=kind) as space:
-            found[kind] = _moved(space, size)
-    for count, there in found[device].items():
-        for way, ours, peer in zip(("to the device", "home"), there, found["emulated"][count], strict=True):
-            name = f"pages moved {way}, {count} changed"
-            result.add(Row(name, ours, "pages", peer, EMULATED, more_is_better=False))
-
-
-def _moved(space: hmm.AddressSpace, size: int) -> dict[int, tuple[int, int]]:
-    """By how many pages are changed: how many went to the device, and how many came home."""
     pages = size // mmap.PAGESIZE
-    with space.devices[0]:
-        measured = _Measured(Ours(space, size))
-        measured.step(np.arange(pages))
-        moved = {}
-        for count in counts(pages):
-            space.reset_stats()
-            measured.step(np.random.default_rng(count).choice(pages, count, replace=False))
-            moved[count] = _pages(space, "HtoD"), _pages(space, "DtoH")
-    return moved
-
-
-def _pages(space: hmm.AddressSpace, direction: str) -> int:
-    return sum(t.bytes for t in space.stats().transfers if t.direction == direction) // mmap.PAGESIZE
+    there, emulated = (gpu_managed.all_counts(kind, size, counts(pages)) for kind in (device, "emulated"))
+    for count, ours in there.items():
+        peer = emulated[count]
+        moved = (("to the device", ours.to_device, peer.to_device), ("home", ours.home, peer.home))
+        for way, mine, theirs in moved:
+            name = f"pages moved {way}, {count} of {pages} changed"
+            result.add(Row(name, mine, "pages", theirs, EMULATED, more_is_better=False))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import hmmemu as hmm
+from hmmemu.errors import Error
 
 SOURCE = Path(__file__).parent / "gpu.cu"
 WORDS = 512  # int64 a page
@@ -93,10 +95,16 @@ def all_ways(cupy: Any, space: hmm.AddressSpace, size: int) -> Iterator[list[Way
     yield [
         Ours(space, size),
         FullCopy(cupy, size),
-        OneMemory(cupy, "cudaMallocManaged", managed(cupy, size // 8), managed(cupy, pages)),
+        managed_way(cupy, size),
         OneMemory(cupy, "pinned memory, over the link", pinned(cupy, size // 8), pinned(cupy, pages)),
     ]
     cupy.cuda.get_current_stream().synchronize()  # before the memory goes
+
+
+def managed_way(cupy: Any, size: int) -> OneMemory:
+    """Memory that NVIDIA's driver moves by page faults."""
+    pages = size // mmap.PAGESIZE
+    return OneMemory(cupy, "cudaMallocManaged", managed(cupy, size // 8), managed(cupy, pages))
 
 
 def pinned(cupy: Any, count: int, dtype: Any = np.int64) -> NDArray[Any]:
@@ -125,3 +133,37 @@ def _over(cupy: Any, array: Words) -> Any:
 
 def _kernel(cupy: Any) -> Any:
     return cupy.RawModule(code=SOURCE.read_text()).get_function("sum_pages")
+
+
+def counts(pages: int) -> list[int]:
+    """How many pages the CPU changes: one, and parts of them all."""
+    return sorted({1, *(pages // part for part in (256, 64, 16, 8, 4, 2, 1) if pages >= part)})
+
+
+def chosen_pages(pages: int, count: int) -> NDArray[np.int64]:
+    """Which ones: at random, and the same each time."""
+    return np.random.default_rng(count).choice(pages, count, replace=False)
+
+
+class Measured:
+    """A way, and what its words must be."""
+
+    def __init__(self, way: Way) -> None:
+        self._way, self._value = way, 0
+        self._expected = np.zeros(way.words.size // WORDS, np.int64)
+
+    def warm_up(self) -> None:
+        """One step over all pages: from now on everything has been written and moved before."""
+        self.step(np.arange(self._expected.size))
+
+    def step(self, chosen: NDArray[np.int64]) -> float:
+        """Seconds from the first store to the last sum read. Raises Error if a sum is wrong."""
+        self._value += 1
+        self._expected[chosen] = self._value  # all other words are zeros, and stay so
+        begin = time.perf_counter()
+        self._way.words[chosen * WORDS] = self._value
+        sums = self._way.launch().copy()
+        seconds = time.perf_counter() - begin
+        if not np.array_equal(sums, self._expected):
+            raise Error(f"{self._way.name}: the kernel did not see what the CPU wrote")
+        return seconds

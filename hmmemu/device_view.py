@@ -4,7 +4,8 @@ On a GPU the body of a ``with`` block gets a `cupy.ndarray` of the memory that k
 on an emulated device the array itself, with which the CPU works in the device's place. Views and launches keep out of
 each other's way by one rule: memory that is written by one is used by no other meanwhile.
 
-LOCK: `OpenViews._lock` guards the list of views; it is held for a moment, and no page is touched under it.
+LOCK: `OpenViews._lock` guards the list of views. It is held while marks of pages change, which waits for pages that are
+in transition; no page is touched under it.
 """
 
 from __future__ import annotations
