@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import hmmemu as hmm
+from hmmemu.arguments import pack
+from hmmemu.ranges import extent
 
 SOURCE = r"""
 extern "C" __global__ void gather(const int* const* x, int* y, int n) {
@@ -84,15 +86,24 @@ def test_what_is_not_named_is_not_there(gpu, kernels):
 
 
 def test_the_ring_of_ranges_goes_round(gpu, kernels):
-    """65,536 ranges under way at most: launches wait for room and for nothing else."""
+    """65,536 ranges under way at most: launches wait for room, and each has its own ranges, the last ones too."""
     space = gpu("delay_us=1")
-    with space.devices[0]:
-        arrays, table = pointers(space, 3000)
-        stream = hmm.Stream()
-        for _ in range(50):
-            scatter(kernels, table[:7], 1, reaches=arrays, stream=stream)
-        stream.synchronize(60)
-        assert [int(a[0]) for a in arrays[:9]] == [50, 51, 52, 53, 54, 55, 56, 7, 8]
+    device = space.devices[0]
+    with device:
+        arrays, table = pointers(space, 5)
+        scatter(kernels, table, 1, reaches=arrays)
+        kernel = device.load(kernels.compiled).kernel("scatter")
+        given = pack("scatter", kernel.parameters, kernel.parameter_bytes, (table, np.int32(5), np.int32(1))).block
+        arrays[0][0] = 1  # the CPU takes a page back
+        needed = [(*extent(a).pages, True) for a in (table, *arrays)]
+        for turn in range(10):
+            ranges = [(0, 0, False)] * 20_000 + needed
+            ticket = device.process.launch(kernel.handle, (1, 1, 1), (1, 1, 1), 0, given, reaches=ranges, timeout=30)
+            if turn % 4 == 3:
+                device.wait(ticket, 30)
+                assert [int(a[0]) for a in arrays] == [i + turn + 2 for i in range(5)]
+        device.wait(ticket, 30)
+        assert [int(a[0]) for a in arrays] == [i + 11 for i in range(5)]
 
 
 def test_more_ranges_than_can_be(gpu, kernels):
