@@ -53,7 +53,7 @@ __attribute__((noreturn)) static void mock_fail(hmm_worker* w, int failure, cons
 static void mock_yield(hmm_worker*) {}
 static const hmm_services mock_services = {mock_print, mock_fail, mock_yield, mock_yield, nullptr};
 static const hmm_link mock_link = {{~0ull, ~0ull}, HMM_FALLBACK_CAS_LOOP, 0};
-static volatile unsigned mock_wanted;
+static volatile uint64_t mock_wanted;
 __attribute__((constructor)) static void mock_link_up() {
   mock_worker.link = &mock_link, mock_worker.wanted = &mock_wanted;
 }

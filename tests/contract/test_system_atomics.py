@@ -14,6 +14,11 @@ extern "C" __global__ void add(unsigned long long* x, int n) {
   for (int i = 0; i < n; ++i) atomicAdd_system(x + threadIdx.x * 512, 1ull);
 }
 extern "C" __global__ void maximum(unsigned* x, unsigned value) { atomicMax_system(x, value); }
+extern "C" __global__ void both(unsigned long long* x) {
+  atomicAdd_system(x, 1ull);
+  x[512] = 5;
+}
+extern "C" __global__ void store(unsigned long long* x) { *x = 5; }
 extern "C" __global__ void half(float* x) { atomicAdd_system(x, 0.5f); }
 """
 
@@ -58,6 +63,22 @@ def test_what_it_lacks_takes_the_page_along(
     assert x[0] == 1000 and words[512] == 8
     module.get_function("add")(1, 4, (words, 1))
     assert words[0] == 1001 and words[512] == 9
+
+
+def test_a_plain_access_is_no_atomic_one(
+    page_by_page: hmm.AddressSpace, module: hmm.RawModule, words: np.ndarray
+) -> None:
+    """A worker tells on which page its latest operation is: neither other pages nor the next kernel count as that."""
+    module.get_function("both")(1, 1, (words,))
+    page_by_page.synchronize()
+    assert list(page_by_page.residency(words[:1024])) == ["XR", "-X"]
+    page_by_page.prefetch(words, page_by_page.devices[0])
+    page_by_page.prefetch(words, hmm.cpu)
+    assert list(page_by_page.residency(words[:512])) == ["X-"]
+    module.get_function("store")(1, 1, (words,))
+    page_by_page.synchronize()
+    assert list(page_by_page.residency(words[:512])) == ["-X"]
+    assert words[0] == 5 and words[512] == 5
 
 
 @pytest.mark.parametrize("fallback", ["cas-loop", "silent", "fault"])

@@ -109,11 +109,11 @@ enum FaultState : uint32_t {
 };
 inline constexpr uint32_t kFaultStateMask = 15, kFaultNumber = 16; // one step of the number
 
-enum Wanted : uint32_t {
+// What page faults on one page are for: its address, and one of these in the bits below.
+enum Wanted : uint64_t {
   kWantedNothing = 0,
   kWantedAtomic, // an atomic operation that the link can do where the page is
-  kWantedOwn,    // ... that only the device itself can do, in its own memory
-  kWantedAlone,  // ... that it can do where the page is, while nobody else uses it
+  kWantedOwn,    // ... that the link lacks: it needs the page without the CPU
 };
 
 struct alignas(64) FaultSlot {
@@ -125,8 +125,8 @@ struct alignas(64) FaultSlot {
   uint32_t operation; // MailboxOperation
   uint64_t begin, length;
   int32_t error; // of a post: 0, or why the last grant could not be had
-  // Which atomic operation the thread, `tid`, is in: Wanted. Any tracker.
-  std::atomic<uint32_t> wanted;
+  // The latest atomic operation of the thread, `tid`: Wanted. Any tracker.
+  std::atomic<uint64_t> wanted;
   // How often the CPU process brought it pages that somebody had. Any tracker.
   std::atomic<uint32_t> brought;
 };

@@ -108,7 +108,8 @@ bool Driver::fault_here(const Fault& fault) {
 // What the thread that faulted is about to do. An atomic operation may begin with a load.
 Access Driver::wanted(Processor p, const Fault& fault) const {
   if (p != kCpu)
-    if (const Access atomic = devices_[p]->atomic(fault.thread); atomic != Access::Read) return atomic;
+    if (const Access atomic = devices_[p]->atomic(fault.thread, fault.address); atomic != Access::Read)
+      return atomic;
   return fault.write ? Access::Write : Access::Read;
 }
 

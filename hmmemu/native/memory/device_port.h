@@ -37,7 +37,7 @@ class DevicePort {
 
   // What a thread of the device that waits for a page is about to do there: Atomic, Own, Alone, or Read if it
   // is in no atomic operation.
-  virtual Access atomic(pid_t thread) const = 0;
+  virtual Access atomic(pid_t thread, uint64_t address) const = 0;
   // Whether what runs on a thread of the device may touch a page: 0; EACCES: a launch that is confined to
   // memory which it names, elsewhere; EROFS: to write what it says that it only reads.
   virtual int forbids(pid_t thread, uint64_t page, bool write) const = 0;

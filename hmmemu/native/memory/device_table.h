@@ -64,7 +64,9 @@ class DeviceTable final : public PageTable {
     if (port_) port_->mark_remote(pages, remote);
   }
   int vram() const { return vram_; }
-  Access atomic(pid_t thread) const { return port_ ? port_->atomic(thread) : Access::Read; }
+  Access atomic(pid_t thread, uint64_t address) const {
+    return port_ ? port_->atomic(thread, address) : Access::Read;
+  }
   int forbids(pid_t thread, uint64_t page, bool write) const {
     return port_ ? port_->forbids(thread, page, write) : 0;
   }

@@ -25,7 +25,7 @@ namespace {
 
 struct Worker {
   hmm_worker self{};
-  volatile uint32_t wanted = 0;
+  volatile uint64_t wanted = 0;
   std::jmp_buf base;
   int failure = 0;
   std::string message;

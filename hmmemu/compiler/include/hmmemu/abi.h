@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define HMMEMU_ABI 3u
+#define HMMEMU_ABI 4u
 
 #define HMM_SHARED_BYTES (256u * 1024u) // block-shared memory of a worker: static and dynamic together
 #define HMM_MAX_THREADS 1024u           // threads a block, as in CUDA
@@ -113,8 +113,8 @@ typedef struct {
   void (*yield)(hmm_worker*);
   // The same for code that does nothing but wait: may sleep, the longer the longer the wait lasts.
   void (*wait)(hmm_worker*);
-  // The CPU loses the page of `address` when the caller's next store there faults, as it will: the page moves
-  // to the device, or (fallback exclusive) stays where it is.
+  // The worker's own entry for the page of `address` goes, so that its next access faults: what `wanted` says
+  // is done then.
   void (*own)(hmm_worker*, const void* address);
 } hmm_services;
 
@@ -144,7 +144,7 @@ struct hmm_worker {
   unsigned char* stacks; // HMM_MAX_THREADS stacks of HMM_STACK_BYTES; the lowest page of each is a guard
   const hmm_services* services;
   const hmm_link* link;        // NULL: every operation is done in the device's memory
-  volatile uint32_t* wanted;   // what a page fault now is for: an atomic operation, and how it is done
+  volatile uint64_t* wanted;   // the page of the latest atomic operation, and what a page fault there is for
   const unsigned char* remote; // one bit a page of the address space: the CPU uses it, too, over the link
   const volatile uint32_t* brought; // page faults of this worker for which pages were brought
   hmm_atomic_log* log;              // NULL: nothing is counted

@@ -58,15 +58,13 @@ FaultSlot* Port::slot_of(pid_t thread) const {
   return nullptr;
 }
 
-hmm::Access Port::atomic(pid_t thread) const {
+hmm::Access Port::atomic(pid_t thread, uint64_t address) const {
   const FaultSlot* const slot = slot_of(thread);
-  switch (slot ? slot->wanted.load(std::memory_order_acquire) : kWantedNothing) {
+  switch ((slot ? slot->wanted.load(std::memory_order_acquire) : kWantedNothing) ^ hmm::page_down(address)) {
   case kWantedAtomic:
     return hmm::Access::Atomic;
   case kWantedOwn:
-    return hmm::Access::Own;
-  case kWantedAlone:
-    return hmm::Access::Alone;
+    return channel_->link.fallback == HMM_FALLBACK_EXCLUSIVE ? hmm::Access::Alone : hmm::Access::Own;
   default:
     return hmm::Access::Read;
   }

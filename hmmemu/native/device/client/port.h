@@ -25,7 +25,7 @@ class Port final : public hmm::DevicePort {
   void wake(hmm::Pages pages) override { faults.retry(pages); }
   void refuse(hmm::Pages pages) override { faults.refuse(pages); }
 
-  hmm::Access atomic(pid_t thread) const override;
+  hmm::Access atomic(pid_t thread, uint64_t address) const override;
   int forbids(pid_t thread, uint64_t page, bool write) const override;
   void count_brought(pid_t thread) override;
   void mark_remote(hmm::Pages pages, bool remote) override;

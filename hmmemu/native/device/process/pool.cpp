@@ -116,6 +116,7 @@ void run_blocks(Worker& w, const Job& j, uint64_t first, uint64_t end) {
   w.abi.block.y = block.y;
   w.abi.block.z = block.z;
   j.kernel->run(&w.abi, &j.launch, first, end);
+  *w.abi.wanted = kWantedNothing;
 }
 
 // Calls `after_chunk` between chunks. Returns how many blocks this worker ran.

@@ -79,6 +79,7 @@ uint64_t sleep_of(uint32_t waits) {
 
 void wait_for_others(hmm_worker* worker) {
   Worker& w = *reinterpret_cast<Worker*>(worker);
+  *worker->wanted = kWantedNothing; // what the kernel waits for, it may look at with plain loads
   if (now_ns() - w.waited > kInARow) w.waits = 0;
   if (w.waits++ < kAwake)
     yield(worker);

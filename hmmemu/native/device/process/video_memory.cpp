@@ -177,10 +177,8 @@ void forget_entries() {
   });
 }
 
-// The worker's own entry goes, so that its store faults; who looks at the fault sees what it is for.
-void own_page(hmm_worker* worker, const void* address) {
+void own_page(hmm_worker*, const void* address) {
   const uint64_t page = reinterpret_cast<uint64_t>(address) & ~uint64_t(kPage - 1);
-  *worker->wanted = worker->link->fallback == HMM_FALLBACK_EXCLUSIVE ? kWantedAlone : kWantedOwn;
   change_table(watched ? kRightsNone : kDropEntries, page, kPage);
 }
 

@@ -30,7 +30,7 @@ bool prepare(Worker& w, uint32_t index, int cpu) {
   w.abi.index = index;
   w.abi.services = &services;
   w.abi.link = &channel->link;
-  w.abi.wanted = reinterpret_cast<volatile uint32_t*>(&channel->faults[index].wanted);
+  w.abi.wanted = reinterpret_cast<volatile uint64_t*>(&channel->faults[index].wanted);
   w.abi.remote = reinterpret_cast<const unsigned char*>(remote_bits(channel));
   w.abi.brought = reinterpret_cast<volatile uint32_t*>(&channel->faults[index].brought);
   w.abi.log = atomic_log(channel, index);

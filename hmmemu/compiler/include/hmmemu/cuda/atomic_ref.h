@@ -44,8 +44,8 @@ inline constexpr bool hmm_by_swaps =
     sizeof(T) < 4 || (!hmm_cuda::hmm_is_integer<T> &&
                       (Operation::code == HMM_ATOMIC_MIN || Operation::code == HMM_ATOMIC_MAX));
 
-template <class Operation, hmm_cuda::hmm_scope scope, class T, class Operand>
-HMM_INLINE T hmm_repeat_swaps(T* address, Operand operand) {
+template <class Operation, hmm_cuda::hmm_scope scope, class T, class... Operand>
+HMM_INLINE T hmm_repeat_swaps(T* address, Operand... operand) {
   using V = hmm_cuda::hmm_word_of<T>;
   using W = typename hmm_cuda::hmm_word<(sizeof(T) < 4 ? 4 : sizeof(T))>::type;
   hmm::check_aligned<sizeof(T)>(hmm::kAtomicNames[HMM_ATOMIC_CAS], address);
@@ -54,7 +54,7 @@ HMM_INLINE T hmm_repeat_swaps(T* address, Operand operand) {
   const W mask = (W)(V) ~(V)0 << shift;
   for (W seen = hmm_cuda::hmm_load_word(word);;) {
     const T old = __builtin_bit_cast(T, (V)(seen >> shift));
-    const V wanted = __builtin_bit_cast(V, Operation::apply(old, operand));
+    const V wanted = __builtin_bit_cast(V, Operation::apply(old, operand...));
     const W found = hmm_cuda::hmm_atomic_cas<scope>(word, seen, (seen & ~mask) | (W)wanted << shift);
     if (found == seen) return old;
     seen = found;
@@ -153,10 +153,9 @@ template <class Self, class T, thread_scope Scope> struct hmm_atomic_methods {
     hmm_order(order);
     T old;
     if constexpr (hmm_by_swaps<hmm_cuda::hmm_op_cas, T>) {
-      const hmm_cuda::hmm_cas_words<hmm_word> swap{hmm_cuda::hmm_bits_of(expected),
-                                                   hmm_cuda::hmm_bits_of(desired)};
-      const hmm_word bits = hmm_repeat_swaps<hmm_cuda::hmm_op_cas, hmm_scope>((hmm_word*)at(), swap);
-      old = __builtin_bit_cast(T, bits);
+      old = __builtin_bit_cast(T, hmm_repeat_swaps<hmm_cuda::hmm_op_cas, hmm_scope>(
+                                      (hmm_word*)at(), __builtin_bit_cast(hmm_word, expected),
+                                      __builtin_bit_cast(hmm_word, desired)));
     } else {
       old = hmm_cuda::hmm_atomic_cas<hmm_scope>(at(), expected, desired);
     }

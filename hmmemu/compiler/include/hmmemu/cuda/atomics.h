@@ -1,9 +1,9 @@
 // CUDA's atomic functions, on memory that several workers and processes may share.
 //
-// Every one is hmm_atomic<Operation, scope>(address, operand): relaxed order, returns the old value. Integer
-// operations that the CPU has are one instruction; the others repeat compare-and-swap, which is one itself.
-// All of system scope go through hmm::system_atomic, and nowhere else. All look at the address's alignment
-// first (atomic_errors.h).
+// Every one is hmm_atomic<Operation, scope>(address, operand...): relaxed order, returns the old value.
+// Integer operations that the CPU has are one instruction; the others repeat compare-and-swap, which is one
+// itself. All of system scope go through hmm::system_atomic, and nowhere else. All look at the address's
+// alignment first (atomic_errors.h).
 //
 // In a block's shared memory, and in block scope, no other CPU thread can be at work, since a block's threads
 // all run on one: there hmm_atomic_local<Operation> does the same without a locked instruction. It stays a
@@ -62,11 +62,12 @@ template <class W> HMM_INLINE W hmm_compare_and_swap(W* word, W compare, W value
   }
 }
 
-// An operation gives the new value. `native`: the CPU does the whole on integers, by `fetch`.
-// `skips`: an unchanged value need not be written. `moves_bits`: the type does not matter.
+// An operation gives the new value. `native`: the CPU does the whole on integers of so many bytes, by
+// `fetch`. `skips`: an unchanged value need not be written. `moves_bits`: the type does not matter.
 #define HMM_OPERATION(name, of, expression)                                                                  \
   struct hmm_op_##name {                                                                                     \
-    static constexpr bool native = true, skips = false, moves_bits = false;                                  \
+    static constexpr size_t native = 8;                                                                      \
+    static constexpr bool skips = false, moves_bits = false;                                                 \
     static constexpr hmm_atomic_op code = of;                                                                \
     template <class T> static HMM_INLINE T apply(T old, T v) { return expression; }                          \
     template <class T> static HMM_INLINE T fetch(T* p, T v) {                                                \
@@ -92,35 +93,31 @@ HMM_OPERATION(or, HMM_ATOMIC_OR, old | v)
 HMM_OPERATION(xor, HMM_ATOMIC_XOR, old ^ v)
 #undef HMM_OPERATION
 struct hmm_op_exch {
-  static constexpr bool native = true, skips = false, moves_bits = true;
+  static constexpr size_t native = 8;
+  static constexpr bool skips = false, moves_bits = true;
   static constexpr hmm_atomic_op code = HMM_ATOMIC_EXCH;
   template <class T> static HMM_INLINE T apply(T, T v) { return v; }
   template <class T> static HMM_INLINE T fetch(T* p, T v) {
     return __atomic_exchange_n(p, v, __ATOMIC_RELAXED);
   }
 };
-// Compare-and-swap of a word; its operand is two words.
-template <class W> struct hmm_cas_words {
-  W compare, value;
-};
-template <class T> HMM_INLINE hmm_word_of<T> hmm_bits_of(T operand) {
-  return __builtin_bit_cast(hmm_word_of<T>, operand);
-}
-template <class W> HMM_INLINE hmm_cas_words<W> hmm_bits_of(hmm_cas_words<W> operand) { return operand; }
+// Compare-and-swap of a word: the only one with two operands.
 struct hmm_op_cas {
-  static constexpr bool native = true, skips = true, moves_bits = true;
+  static constexpr size_t native = 16;
+  static constexpr bool skips = true, moves_bits = true;
   static constexpr hmm_atomic_op code = HMM_ATOMIC_CAS;
-  template <class W> static HMM_INLINE W apply(W old, hmm_cas_words<W> v) {
-    return old == v.compare ? v.value : old;
+  template <class W> static HMM_INLINE W apply(W old, W compare, W value) {
+    return old == compare ? value : old;
   }
-  template <class W> static HMM_INLINE W fetch(W* p, hmm_cas_words<W> v) {
-    return hmm_compare_and_swap(p, v.compare, v.value);
+  template <class W> static HMM_INLINE W fetch(W* p, W compare, W value) {
+    return hmm_compare_and_swap(p, compare, value);
   }
 };
 // The CPU has no instruction for these.
 #define HMM_LOOP_OPERATION(name, of, skip, expression)                                                       \
   struct hmm_op_##name {                                                                                     \
-    static constexpr bool native = false, skips = skip, moves_bits = false;                                  \
+    static constexpr size_t native = 0;                                                                      \
+    static constexpr bool skips = skip, moves_bits = false;                                                  \
     static constexpr hmm_atomic_op code = of;                                                                \
     template <class T> static HMM_INLINE T apply(T old, T v) { return expression; }                          \
   };
@@ -130,13 +127,14 @@ HMM_LOOP_OPERATION(inc, HMM_ATOMIC_INC, false, old >= v ? (T)0 : (T)(old + 1))
 HMM_LOOP_OPERATION(dec, HMM_ATOMIC_DEC, false, old == 0 || old > v ? v : (T)(old - 1))
 #undef HMM_LOOP_OPERATION
 
-template <class Operation, class T, class Operand> HMM_INLINE T hmm_atomic_loop(T* address, Operand operand) {
+template <class Operation, class T, class... Operand>
+HMM_INLINE T hmm_atomic_loop(T* address, Operand... operand) {
   using W = hmm_word_of<T>;
   W* word = (W*)address;
   W seen = hmm_load_word(word);
   for (;;) {
     T old = __builtin_bit_cast(T, seen);
-    W wanted = __builtin_bit_cast(W, Operation::apply(old, operand));
+    W wanted = __builtin_bit_cast(W, Operation::apply(old, operand...));
     if (Operation::skips && sizeof(W) < 16 && wanted == seen) return old;
     W found = hmm_compare_and_swap(word, seen, wanted);
     if (found == seen) return old;
@@ -144,11 +142,11 @@ template <class Operation, class T, class Operand> HMM_INLINE T hmm_atomic_loop(
   }
 }
 
-template <class Operation, class T, class Operand>
-HMM_INLINE T hmm_atomic_local(T* address, Operand operand) {
+template <class Operation, class T, class... Operand>
+HMM_INLINE T hmm_atomic_local(T* address, Operand... operand) {
   using W = hmm_word_of<T>;
   T old = __builtin_bit_cast(T, hmm_load_word((W*)address));
-  hmm_store_word((W*)address, __builtin_bit_cast(W, Operation::apply(old, operand)));
+  hmm_store_word((W*)address, __builtin_bit_cast(W, Operation::apply(old, operand...)));
   return old;
 }
 
@@ -160,14 +158,14 @@ template <hmm_scope scope> HMM_INLINE bool hmm_is_local(const void* address) {
 }
 
 // The operation on memory that this device holds.
-template <class Operation, hmm_scope scope, class T, class Operand>
-HMM_INLINE T hmm_on_device(T* address, Operand operand) {
+template <class Operation, hmm_scope scope, class T, class... Operand>
+HMM_INLINE T hmm_on_device(T* address, Operand... operand) {
   using W = hmm_word_of<T>;
-  if (hmm_is_local<scope>(address)) return hmm_atomic_local<Operation>(address, operand);
-  if constexpr (Operation::native && (hmm_is_integer<T> || Operation::moves_bits) && sizeof(T) < 16)
-    return __builtin_bit_cast(T, Operation::fetch((W*)address, hmm_bits_of(operand)));
+  if (hmm_is_local<scope>(address)) return hmm_atomic_local<Operation>(address, operand...);
+  if constexpr (sizeof(T) <= Operation::native && (hmm_is_integer<T> || Operation::moves_bits))
+    return __builtin_bit_cast(T, Operation::fetch((W*)address, __builtin_bit_cast(W, operand)...));
   else
-    return hmm_atomic_loop<Operation>(address, operand);
+    return hmm_atomic_loop<Operation>(address, operand...);
 }
 
 } // namespace hmm_cuda
@@ -178,19 +176,19 @@ HMM_INLINE T hmm_on_device(T* address, Operand operand) {
 
 namespace hmm_cuda {
 
-template <class Operation, hmm_scope scope, int lanes, class T, class Operand>
-HMM_INLINE T hmm_atomic_now(T* address, Operand operand) {
+template <class Operation, hmm_scope scope, int lanes, class T, class... Operand>
+HMM_INLINE T hmm_atomic_now(T* address, Operand... operand) {
   if constexpr (scope == hmm_scope::system)
-    return hmm::system_atomic<Operation, lanes>(address, operand);
+    return hmm::system_atomic<Operation, lanes>(address, operand...);
   else
-    return hmm_on_device<Operation, scope>(address, operand);
+    return hmm_on_device<Operation, scope>(address, operand...);
 }
 
 // The same in a module that counts (atomic_log.h).
-template <class Operation, hmm_scope scope, int lanes, class T, class Operand>
-HMM_INLINE T hmm_atomic_counted(T* address, Operand operand) {
+template <class Operation, hmm_scope scope, int lanes, class T, class... Operand>
+HMM_INLINE T hmm_atomic_counted(T* address, Operand... operand) {
   hmm_worker* w = hmmemu_worker_self;
-  if (!w->log || !w->log->next.site) return hmm_atomic_now<Operation, scope, lanes>(address, operand);
+  if (!w->log || !w->log->next.site) return hmm_atomic_now<Operation, scope, lanes>(address, operand...);
   const hmm_atomic_kind of_site = {w->log->next.site};
   hmm_atomic_kind& kind = w->log->next = of_site;
   kind.operation = hmm::code_of<Operation, T>();
@@ -199,26 +197,26 @@ HMM_INLINE T hmm_atomic_counted(T* address, Operand operand) {
   kind.is_signed = hmm::is_signed<T>();
   kind.scope = (unsigned char)scope;
   const unsigned brought = *w->brought;
-  const T old = hmm_atomic_now<Operation, scope, lanes>(address, operand);
+  const T old = hmm_atomic_now<Operation, scope, lanes>(address, operand...);
   hmm::count_atomic(w, address, hmm::done_as<Operation, scope, lanes>(w, address, *w->brought != brought));
   return old;
 }
 
 // `lanes`: of the vector of which this is an element.
-template <class Operation, hmm_scope scope, int lanes = 1, class T, class Operand>
-HMM_INLINE T hmm_atomic(T* address, Operand operand) {
+template <class Operation, hmm_scope scope, int lanes = 1, class T, class... Operand>
+HMM_INLINE T hmm_atomic(T* address, Operand... operand) {
   hmm::check_aligned<sizeof(T)>(hmm::kAtomicNames[hmm::code_of<Operation, T>()], address);
   if constexpr (hmm::kCounts)
-    return hmm_atomic_counted<Operation, scope, lanes>(address, operand);
+    return hmm_atomic_counted<Operation, scope, lanes>(address, operand...);
   else
-    return hmm_atomic_now<Operation, scope, lanes>(address, operand);
+    return hmm_atomic_now<Operation, scope, lanes>(address, operand...);
 }
 
 // Stores `value` if the word is `compare`, bit for bit; returns what it was.
 template <hmm_scope scope, class T> HMM_INLINE T hmm_atomic_cas(T* address, T compare, T value) {
   using W = hmm_word_of<T>;
-  hmm_cas_words<W> swap{hmm_bits_of(compare), hmm_bits_of(value)};
-  return __builtin_bit_cast(T, hmm_atomic<hmm_op_cas, scope>((W*)address, swap));
+  const W from = __builtin_bit_cast(W, compare), to = __builtin_bit_cast(W, value);
+  return __builtin_bit_cast(T, hmm_atomic<hmm_op_cas, scope>((W*)address, from, to));
 }
 
 // A function in device, block and system scope; its body uses `scope`.

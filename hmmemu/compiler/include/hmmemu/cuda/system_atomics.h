@@ -1,15 +1,21 @@
 // Atomics of system scope: what the link to the CPU has is done where the page is, the rest by a fallback.
 //
-// hmm_link (abi.h) tells which. An operation that the link has is an instruction like any other; `wanted`
-// tells whoever serves a page fault of that instruction that the page may stay in the CPU's memory, where
-// this device then maps it. For an operation that the link lacks the fallback is asked for, but only if the
-// page is there: on a page of the device's own every operation works. That is looked up before the operation,
-// and may change in between; the operation is atomic on all sides in any case.
+// hmm_link (abi.h) tells which. An operation is an instruction like any other; `wanted` tells whoever serves
+// a page fault of that instruction whether the page may stay in the CPU's memory, where this device then maps
+// it (the link has the operation), or the CPU has to lose it. For an operation that the link lacks the
+// fallback is asked for, but only if the page is there: on a page of the device's own every operation works.
+// That is looked up before the operation, and may change in between; the operation is atomic on all sides in
+// any case.
+//
+// `wanted` is the page of the latest operation and stays, so operations in a row on a page cost loads and
+// branches that the CPU foresees, and no store: a locked instruction waits for all stores before it. A plain
+// access that faults on that page meanwhile is taken for such an operation, which decides only where the page
+// goes. The loader clears it when the kernel waits or has run.
 #pragma once
 
 namespace hmm {
 
-enum { kWantedNothing, kWantedAtomic, kWantedOwn, kWantedAlone }; // *hmm_worker::wanted
+enum { kWantedAtomic = 1, kWantedOwn }; // *hmm_worker::wanted
 
 // The code of an operation on a type, as the link knows it.
 template <class Operation, class T> constexpr hmm_atomic_op code_of() {
@@ -36,18 +42,24 @@ template <class Operation, int lanes, class T> HMM_INLINE bool is_native(const h
   return w->link->native[is_signed<T>()] & native_bit(code_of<Operation, T>(), sizeof(T), lanes);
 }
 
-template <class Operation, class T, class Operand> HMM_INLINE T on_device(T* address, Operand operand) {
-  return hmm_cuda::hmm_on_device<Operation, hmm_cuda::hmm_scope::device>(address, operand);
+template <class Operation, class T, class... Operand> HMM_INLINE T on_device(T* address, Operand... operand) {
+  return hmm_cuda::hmm_on_device<Operation, hmm_cuda::hmm_scope::device>(address, operand...);
 }
 
-template <class Operation, class T, class Operand>
-HMM_INLINE T in_place(hmm_worker* w, T* address, Operand operand, int wanted = kWantedAtomic) {
-  *w->wanted = wanted;
+// What page faults at the address are for, from now on.
+HMM_INLINE void want(hmm_worker* w, const void* address, size_t wanted) {
+  *w->wanted = ((size_t)address & ~(size_t)4095) | wanted;
   __atomic_signal_fence(__ATOMIC_SEQ_CST);
-  const T old = on_device<Operation>(address, operand);
-  __atomic_signal_fence(__ATOMIC_SEQ_CST);
-  *w->wanted = kWantedNothing;
-  return old;
+}
+
+HMM_INLINE bool is_wanted(const hmm_worker* w, const void* address, size_t wanted) {
+  return *w->wanted == (((size_t)address & ~(size_t)4095) | wanted);
+}
+
+template <class Operation, class T, class... Operand>
+HMM_INLINE T in_place(hmm_worker* w, T* address, Operand... operand) {
+  want(w, address, kWantedAtomic);
+  return on_device<Operation>(address, operand...);
 }
 
 HMM_INLINE bool is_remote(const hmm_worker* w, const void* address) {
@@ -69,28 +81,24 @@ HMM_INLINE unsigned fallback_of(const hmm_worker* w, size_t bytes) {
   return has ? HMM_FALLBACK_CAS_LOOP : HMM_FALLBACK_FAULT;
 }
 
-template <class Operation, class T, class Operand>
-__attribute__((noinline)) T fall_back(hmm_worker* w, T* address, Operand operand) {
+template <class Operation, class T, class... Operand>
+__attribute__((noinline)) T fall_back(hmm_worker* w, T* address, Operand... operand) {
   switch (fallback_of(w, sizeof(T))) {
   case HMM_FALLBACK_CAS_LOOP:
-    return in_place<Operation>(w, address, operand);
+    return in_place<Operation>(w, address, operand...);
   case HMM_FALLBACK_FAULT:
   case HMM_FALLBACK_SILENT:
     look_up(w, address);
-    if (!is_remote(w, address)) return on_device<Operation>(address, operand);
+    if (!is_remote(w, address)) return on_device<Operation>(address, operand...);
     if (fallback_of(w, sizeof(T)) == HMM_FALLBACK_FAULT) {
       if constexpr (kCounts) count_atomic(w, address, HMM_DONE_FAULT);
       refuse_atomic(w, code_of<Operation, T>(), sizeof(T), address);
     }
     return __builtin_bit_cast(T, hmm_cuda::hmm_load_word((hmm_cuda::hmm_word_of<T>*)address));
-  case HMM_FALLBACK_EXCLUSIVE: // the page is remote, and the CPU uses it, too
+  default: // migrate, exclusive; the page is remote, and the CPU uses it, too
+    want(w, address, kWantedOwn);
     w->services->own(w, address);
-    return in_place<Operation>(w, address, operand, kWantedAlone);
-  default: // migrate, and the page is remote
-    w->services->own(w, address);
-    const T old = on_device<Operation>(address, operand);
-    *w->wanted = kWantedNothing;
-    return old;
+    return on_device<Operation>(address, operand...);
   }
 }
 
@@ -115,17 +123,24 @@ hmm_atomic_done done_as(const hmm_worker* w, const T* address, bool moved) {
   }
 }
 
-// Every atomic operation of system scope. A page that has moved to the device costs little more than an
-// operation of device scope: both share one copy of the instruction.
-template <class Operation, int lanes, class T, class Operand>
-HMM_INLINE T system_atomic(T* address, Operand operand) {
+// Whether the fallback is that the CPU loses the page.
+HMM_INLINE bool takes_page(const hmm_worker* w) {
+  return w->link->fallback == HMM_FALLBACK_MIGRATE || w->link->fallback == HMM_FALLBACK_EXCLUSIVE;
+}
+
+// Every atomic operation of system scope.
+template <class Operation, int lanes, class T, class... Operand>
+HMM_INLINE T system_atomic(T* address, Operand... operand) {
   hmm_worker* w = hmmemu_worker_self;
   const bool native = is_native<Operation, lanes, T>(w);
-  const bool alone = w->link->fallback == HMM_FALLBACK_EXCLUSIVE;
-  if (!native && (is_remote(w, address) || !(alone || w->link->fallback == HMM_FALLBACK_MIGRATE)))
-    return fall_back<Operation>(w, address, operand);
-  const int wanted = native ? kWantedAtomic : alone ? kWantedAlone : kWantedOwn;
-  return in_place<Operation>(w, address, operand, wanted);
+  const int wanted = native ? kWantedAtomic : kWantedOwn;
+  const bool ready = is_wanted(w, address, wanted) && (native || !is_remote(w, address));
+  if (__builtin_expect(!ready, 0)) {
+    if (!native && (is_remote(w, address) || !takes_page(w)))
+      return fall_back<Operation>(w, address, operand...);
+    want(w, address, wanted);
+  }
+  return on_device<Operation>(address, operand...);
 }
 
 } // namespace hmm
