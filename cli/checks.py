@@ -10,6 +10,8 @@ import mmap
 import os
 import platform
 import resource
+import subprocess
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,7 +163,25 @@ def _gpu() -> list[Check]:
         Check(topic, "NVIDIA driver", bool(gpus), words),
         *(check for gpu in gpus for check in _one_gpu(gpu)),
         Check(topic, "CuPy", bool(cupy), cupy or "not installed", advice),
+        *([_nvrtc("cu13" if driver >= 13000 else "cu12")] if gpus and cupy else []),
     ]
+
+
+def _nvrtc(package: str) -> Check:
+    """What compiles kernels for a GPU. Asked in another process: CuPy is not imported in this one."""
+    program = "from cupy.cuda import nvrtc; print('%d.%d' % nvrtc.getVersion())"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check("GPU", "NVRTC", False, str(error))
+    if done.returncode == 0:
+        return Check("GPU", "NVRTC", True, f"{done.stdout.strip()} compiles kernels")
+    words = (done.stderr.strip().splitlines() or ["it cannot be loaded"])[-1]
+    return Check(
+        "GPU", "NVRTC", False, words, f"pip install nvidia-cuda-nvrtc-{package}, or install the CUDA toolkit"
+    )
 
 
 def _one_gpu(gpu: Gpu) -> list[Check]:
@@ -198,7 +218,7 @@ def _in_use() -> list[Check]:
 
 
 def _variables(topic: str) -> list[Check]:
-    names = ("HMMEMU_DEVICE", "HMMEMU_TRACKER", "CXX")
+    names = ("HMMEMU_DEVICE", "HMMEMU_TRACKER", "HMMEMU_CHECK_REACH", "CXX")
     return [
         Check(topic, name, True, f"{os.environ[name]} (from the environment)")
         for name in names

@@ -93,12 +93,16 @@ def test_the_ring_of_ranges_goes_round(gpu, kernels):
         arrays, table = pointers(space, 5)
         scatter(kernels, table, 1, reaches=arrays)
         kernel = device.load(kernels.compiled).kernel("scatter")
-        given = pack("scatter", kernel.parameters, kernel.parameter_bytes, (table, np.int32(5), np.int32(1))).block
+        given = pack(
+            "scatter", kernel.parameters, kernel.parameter_bytes, (table, np.int32(5), np.int32(1))
+        ).block
         arrays[0][0] = 1  # the CPU takes a page back
         needed = [(*extent(a).pages, True) for a in (table, *arrays)]
         for turn in range(10):
             ranges = [(0, 0, False)] * 20_000 + needed
-            ticket = device.process.launch(kernel.handle, (1, 1, 1), (1, 1, 1), 0, given, reaches=ranges, timeout=30)
+            ticket = device.process.launch(
+                kernel.handle, (1, 1, 1), (1, 1, 1), 0, given, reaches=ranges, timeout=30
+            )
             if turn % 4 == 3:
                 device.wait(ticket, 30)
                 assert [int(a[0]) for a in arrays] == [i + turn + 2 for i in range(5)]

@@ -149,6 +149,31 @@ def test_doctor_lists_them(cuda, monkeypatch):
     assert not driver.ok and "no GPU is visible" in driver.value and not cupy.advice
 
 
+@pytest.mark.parametrize(
+    ("body", "ok", "words"),
+    [
+        ("def getVersion(): return 12, 9", True, "12.9 compiles kernels"),
+        (
+            "def getVersion(): raise RuntimeError('no libnvrtc.so.13')",
+            False,
+            "RuntimeError: no libnvrtc.so.13",
+        ),
+    ],
+)
+def test_doctor_asks_for_nvrtc(cuda, monkeypatch, tmp_path, body, ok, words):
+    from hmmemu.cli import checks
+
+    (tmp_path / "cupy/cuda").mkdir(parents=True)
+    (tmp_path / "cupy/__init__.py").touch()
+    (tmp_path / "cupy/cuda/__init__.py").touch()
+    (tmp_path / "cupy/cuda/nvrtc.py").write_text(body)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    cuda("version=13000")
+    found = checks._gpu()[-1]
+    assert (found.name, found.ok, found.value) == ("NVRTC", ok, words)
+    assert ok or "pip install nvidia-cuda-nvrtc-cu13" in found.advice
+
+
 def test_declarations_are_those_of_cuda(tmp_path):
     """What libcuda.h declares of itself, compared with a cuda.h that this machine happens to have."""
     folders = [Path("/usr/local/cuda/include"), *sorted(Path("/usr/local").glob("cuda-*/include"))]
