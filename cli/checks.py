@@ -163,7 +163,11 @@ def _gpu() -> list[Check]:
         Check(topic, "NVIDIA driver", bool(gpus), words),
         *(check for gpu in gpus for check in _one_gpu(gpu)),
         Check(topic, "CuPy", bool(cupy), cupy or "not installed", advice),
-        *([_nvrtc("cu13" if driver >= 13000 else "cu12")] if gpus and cupy else []),
+        *(
+            [_nvrtc("nvidia-cuda-nvrtc" if driver >= 13000 else "nvidia-cuda-nvrtc-cu12")]
+            if gpus and cupy
+            else []
+        ),
     ]
 
 
@@ -179,9 +183,7 @@ def _nvrtc(package: str) -> Check:
     if done.returncode == 0:
         return Check("GPU", "NVRTC", True, f"{done.stdout.strip()} compiles kernels")
     words = (done.stderr.strip().splitlines() or ["it cannot be loaded"])[-1]
-    return Check(
-        "GPU", "NVRTC", False, words, f"pip install nvidia-cuda-nvrtc-{package}, or install the CUDA toolkit"
-    )
+    return Check("GPU", "NVRTC", False, words, f"pip install {package}, or install the CUDA toolkit")
 
 
 def _one_gpu(gpu: Gpu) -> list[Check]:

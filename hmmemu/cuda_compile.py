@@ -104,7 +104,7 @@ def _nvrtc() -> Any:
     except Exception as error:  # CuPy raises many kinds
         raise UnsupportedError(
             f"kernels for a GPU are compiled with CuPy's NVRTC, which cannot be used: {error}; "
-            "pip install nvidia-cuda-nvrtc-cu12 (or -cu13), or install the CUDA toolkit"
+            "pip install nvidia-cuda-nvrtc-cu12 (of CUDA 13: nvidia-cuda-nvrtc), or install the CUDA toolkit"
         ) from error
     return nvrtc
 

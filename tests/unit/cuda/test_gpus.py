@@ -171,7 +171,7 @@ def test_doctor_asks_for_nvrtc(cuda, monkeypatch, tmp_path, body, ok, words):
     cuda("version=13000")
     found = checks._gpu()[-1]
     assert (found.name, found.ok, found.value) == ("NVRTC", ok, words)
-    assert ok or "pip install nvidia-cuda-nvrtc-cu13" in found.advice
+    assert ok or "pip install nvidia-cuda-nvrtc, or" in found.advice
 
 
 def test_declarations_are_those_of_cuda(tmp_path):
