@@ -67,6 +67,10 @@ class Driver:
         if result := self._calls["cuInit"](0):
             raise UnsupportedError(f"CUDA cannot be used in this process: {self._words(result)}")
 
+    def ask(self, name: str, *args: object) -> int:
+        """Calls a function, and returns its result; 0 is success."""
+        return int(self._calls[name](*args))
+
     def call(self, doing: str, name: str, *args: object) -> None:
         """Calls a function. `doing`, in words: "map memory of GPU 0".
 
@@ -74,7 +78,7 @@ class Driver:
             OutOfMemoryError: for CUDA_ERROR_OUT_OF_MEMORY.
             DeviceError: for every other result but success.
         """
-        if result := self._calls[name](*args):
+        if result := self.ask(name, *args):
             kind = OutOfMemoryError if result == _OUT_OF_MEMORY else DeviceError
             raise kind(f"cannot {doing}: {name}: {self._words(result)}")
 
@@ -164,6 +168,7 @@ def _map(cuda: Driver, descriptor: int, at: int, what: str) -> None:
 
 
 def _unmap(cuda: Driver, address: int, size: int, mapped: list[int]) -> None:
+    """What fails here is left to the end of the process: after a failed kernel CUDA refuses every call."""
     for at in mapped:
-        cuda.call("unmap GPU memory", "cuMemUnmap", at, GRANULE)
-    cuda.call("give addresses back", "cuMemAddressFree", address, size)
+        cuda.ask("cuMemUnmap", at, GRANULE)
+    cuda.ask("cuMemAddressFree", address, size)

@@ -43,8 +43,8 @@ def open_view(device: CudaDevice, pointer: Pointer) -> Iterator[Any]:
         ViewError: at the end: pages were used by others, or the device failed meanwhile.
         KernelTimeout: at the end: CuPy's work did not end within the space's timeout.
     """
-    cupy = _cupy()
     array, gpu = pointer.array, device.gpu.index
+    cupy = _cupy(gpu)
     if not array.size:
         with cupy.cuda.Device(gpu):
             yield cupy.ndarray(array.shape, array.dtype)
@@ -63,10 +63,11 @@ def open_view(device: CudaDevice, pointer: Pointer) -> Iterator[Any]:
             _release(device, pointer, generation)
 
 
-def _cupy() -> Any:
+def _cupy(gpu: int) -> Any:
     try:
         cupy = import_module("cupy")
-        cupy.cuda.runtime.free(0)  # makes the context
+        with cupy.cuda.Device(gpu):
+            cupy.cuda.runtime.free(0)  # makes the context
     except Exception as error:  # CuPy raises many kinds
         raise UnsupportedError(
             f"a device view is a CuPy array, and CuPy cannot be used in this process: {error}"

@@ -250,6 +250,23 @@ def test_more_than_the_device_has(gpu, cupy, kernels):
     assert (x == 1).all() and (y == 0x01010101).all()
 
 
+def test_cupy_copies_shared_memory_itself(gpu, cupy, kernels):
+    """CUDA reads and writes pages that the GPU has, with locks of its own held: the copies are another process's."""
+    space = gpu()
+    x, y, z = (space.zeros(1 << 19, np.int32) for _ in range(3))
+    for array in (x, z):
+        run(space, kernels, "fill", array, array.size, 4)
+    with space.device_view(y) as view:
+        view.set(x)
+        view.get(out=z)
+    assert (y == 4).all() and (z == 4).all()
+    with space.device_view(y) as view:
+        view.fill_bytes(1)
+        run(space, kernels, "fill", z, z.size, 5)
+        view.get(out=z)
+    assert (z == 0x01010101).all()
+
+
 def test_several_views_at_once(gpu, cupy):
     """Of other arrays, and of the same pages: on one GPU they are the same memory."""
     space = gpu()
@@ -327,6 +344,18 @@ def test_memory_stays_mapped_as_long_as_cupy_has_an_array_of_it(gpu, cupy):
 def _mapped(address):
     with open("/proc/self/maps") as maps:
         return any(line.startswith(f"{address:x}-") for line in maps)
+
+
+def test_memory_that_cannot_be_unmapped_stays(gpu, cupy, monkeypatch):
+    """As after a kernel of CuPy's that failed; nobody is left to be told."""
+    space = gpu()
+    x = space.zeros(1024, np.int32)
+    with space.device_view(x) as view:
+        view.fill_bytes(1)
+    address = view.data.mem.ptr
+    monkeypatch.setenv("FAKE_CUDA", "fail=cuMemUnmap:1")
+    del view
+    assert _mapped(address) and (x == 0x01010101).all()
 
 
 @pytest.mark.parametrize(
