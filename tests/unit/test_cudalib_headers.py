@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import platform
 import re
 import subprocess
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,8 +249,8 @@ def test_every_header_says_what_it_is_and_cites_no_standard_header() -> None:
         assert not [line for line in text.splitlines() if line.startswith("#include <")], path
 
 
-def test_compile_time(tmp_path: Path) -> None:
-    """The prelude costs well under what any standard header costs."""
+def test_the_compiler_reads_less_than_one_standard_header() -> None:
+    """Most of the time that a small kernel takes to compile is for reading; seconds would count other programs, too."""
     command = [
         *find_compiler().command,
         "-std=gnu++17",
@@ -262,23 +259,13 @@ def test_compile_time(tmp_path: Path) -> None:
         str(INCLUDE),
         "-isystem",
         str(INCLUDE / "stub"),
-        "-c",
-        "-o",
-        str(tmp_path / "x.o"),
     ]
 
-    def seconds(text: str) -> float:
-        file = tmp_path / "x.cpp"
-        file.write_text(text)
-        times = []
-        for _ in itertools.repeat(None, 3):
-            start = time.perf_counter()
-            subprocess.run([*command, str(file)], check=True, capture_output=True, timeout=60)
-            times.append(time.perf_counter() - start)
-        return min(times)
+    def size(text: str) -> int:
+        read = [*command, "-E", "-P", "-x", "c++", "-"]
+        return len(
+            subprocess.run(read, input=text.encode(), check=True, capture_output=True, timeout=60).stdout
+        )
 
-    prelude, algorithm = (
-        seconds(PRELUDE),
-        seconds("#include <algorithm>\n#include <cmath>\n#include <cstdio>\n"),
-    )
-    assert prelude < max(0.3, 0.8 * algorithm), (prelude, algorithm)
+    prelude = size(PRELUDE)
+    assert 10_000 < prelude < 0.8 * size("#include <algorithm>\n"), prelude
