@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from waiting import wait_until
 
 import hmmemu as hmm
 from hmmemu._native import cpu_atomic
@@ -183,12 +183,6 @@ def launch(module: hmm.RawModule, name: str, grid: int, block: int, *arguments: 
     with on:
         stream = hmm.Stream()
     module.get_function(name)((grid,), (block,), arguments, stream=stream, device=on)
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
 
 
 @pytest.mark.parametrize(("link", "fallback"), WAYS)

@@ -5,12 +5,9 @@ Plain stores to data, atomic operations on flags; CUDA's fences in kernels. Noth
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
+from waiting import wait_until
 
 import hmmemu as hmm
 
@@ -61,12 +58,6 @@ ROUNDS = 10
 @pytest.fixture(scope="module")
 def module() -> hmm.RawModule:
     return hmm.RawModule(SOURCE, filename="memory_order.cu")
-
-
-def wait_until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not condition():
-        assert time.monotonic() < deadline
 
 
 def words(space: hmm.AddressSpace, count: int, apart: int) -> list[np.ndarray]:

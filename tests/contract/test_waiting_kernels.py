@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from waiting import wait_until
 
 import hmmemu as hmm
 
@@ -37,13 +38,6 @@ def module() -> hmm.RawModule:
     return hmm.RawModule(SOURCE, filename="waiting.cu")
 
 
-def until(done: object, what: str) -> None:
-    """Polls as a program does, from Python."""
-    limit = time.monotonic() + 30
-    while not done():  # type: ignore[operator]
-        assert time.monotonic() < limit, what
-
-
 @pytest.mark.parametrize("memory", ["arena", "heap"])
 @pytest.mark.parametrize("state", ["untouched", "cpu", "device", "both"])
 def test_a_store_while_it_spins(
@@ -60,7 +54,7 @@ def test_a_store_while_it_spins(
     module.get_function("wait")(1, 1, (flag, seen), stream=stream)
     time.sleep(0.005)  # by now it has looked, mostly
     flag[0] = 7
-    until(lambda: stream.done, "the kernel has not seen the store")
+    wait_until(lambda: stream.done, "the kernel has not seen the store")
     assert seen[0] == 7
 
 
@@ -78,7 +72,7 @@ def test_what_was_stored_before_is_seen_with_it(
     for round in range(1, rounds + 1):
         x[:size] = round
         flag[0] = round
-        until(lambda: out[0] >= round, f"no answer to round {round}")  # noqa: B023
+        wait_until(lambda: out[0] >= round, f"no answer to round {round}")  # noqa: B023
         assert out[round] == round * size
     stream.synchronize(30)
 
@@ -96,7 +90,7 @@ def test_both_devices_wait(two_devices: hmm.AddressSpace, module: hmm.RawModule)
         x[:] = round
         flag[0] = round
         for out in outs:
-            until(lambda: out[0] >= round, f"no answer to round {round}")  # noqa: B023
+            wait_until(lambda: out[0] >= round, f"no answer to round {round}")  # noqa: B023
             assert out[round] == round * x.size
     for stream in streams:
         stream.synchronize(30)
@@ -112,7 +106,7 @@ def test_protectors_hear_of_the_stores(page_by_page: hmm.AddressSpace, module: h
     module.get_function("answer")(1, 1, (flag, x, x.size, 1, out), stream=stream)
     x[2 * PAGE] = 10
     flag[0] = 1
-    until(lambda: out[0] == 1, "no answer")
+    wait_until(lambda: out[0] == 1, "no answer")
     stream.synchronize(30)
     assert out[1] == 3 * x.size + 7
     assert (np.asarray(frozen) == 3).all()
@@ -136,7 +130,7 @@ def test_copies_are_shared_again_afterwards(
     else:
         assert set(state) == {"SS"}
     flag[0] = 1
-    until(lambda: stream.done, "the kernel has not seen the store")
+    wait_until(lambda: stream.done, "the kernel has not seen the store")
     module.get_function("total")(1, 1, (x, x.size, out))
     assert x.sum() == out[0] == x.size
     assert set(page_by_page.residency(x)) == {"SS"}
