@@ -36,11 +36,11 @@ class ScatteredPages:
         self._gather, self._scatter = (module.get_function(f"{way}_pages") for way in ("gather", "scatter"))
         pages = size // mmap.PAGESIZE
         self.chosen = np.sort(np.random.default_rng(1).choice(pages, pages // 2, replace=False)).astype(
-            np.uint32
+            np.uint64
         )
         self.bytes = self.chosen.size * mmap.PAGESIZE
         self._memory, self._staging = cupy.empty(size, np.uint8), cupy.empty(self.bytes, np.uint8)
-        self._table = cupy.empty(self.chosen.size, np.uint32)
+        self._table = cupy.empty(self.chosen.size, np.uint64)
         self._table.set(self.chosen)
         self._host = pinned(cupy, self.bytes, np.uint8)
 

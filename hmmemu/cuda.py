@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from hmmemu import reach
 from hmmemu._native import DeviceProcess
 from hmmemu.arguments import Pointer
 from hmmemu.device import Device
-from hmmemu.errors import OutOfMemoryError
+from hmmemu.errors import CompileError, OutOfMemoryError, UnsupportedError
 from hmmemu.gpus import PROGRAM, Gpu
 from hmmemu.ranges import PageRange
 from hmmemu.reach import Reach
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _BLOCK = 2 << 20  # bytes; what a GPU maps at a time
+_PAGE_KERNELS = files("hmmemu.kernels") / "pages.cu"
 
 
 class CudaDevice(Device):
@@ -45,10 +47,35 @@ class CudaDevice(Device):
         self.gpu = gpu
         self.target = f"compute capability {gpu.capability[0]}.{gpu.capability[1]}"
         self.shared_bytes = gpu.shared_bytes
+        self._not_compiled = ""
         super().__init__(space, index, 1, why)
 
     def _start(self, space: AddressSpace, workers: int) -> DeviceProcess:
-        return DeviceProcess(str(PROGRAM), self.index, workers, tracker="launch", gpu=self.gpu.index)
+        process = DeviceProcess(str(PROGRAM), self.index, workers, tracker="launch", gpu=self.gpu.index)
+        try:
+            process.set_page_kernels(str(self.compile(_PAGE_KERNELS.read_text(), filename="pages.cu").path))
+        except (CompileError, UnsupportedError) as error:
+            self._not_compiled = str(error)
+        return process
+
+    @property
+    def why_no_page_kernels(self) -> str:
+        """Why pages cross the link run by run and are not compared; empty if kernels (kernels/pages.cu) gather, scatter
+        and compare them, or none had to yet.
+        """
+        return self._not_compiled or self.process.no_page_kernels
+
+    @property
+    def crossings(self) -> dict[str, int]:
+        """What crossed the link so far, in pages of 4 KiB and in copies.
+
+        ``pages_to_gpu``, ``pages_home``: whose content crossed. ``copies_to_gpu``, ``copies_home``: in so many copies.
+        ``scattered_pages``, ``gathered_pages``: of those pages, the ones that lay apart and crossed side by side.
+        ``zeroed_pages``: that nobody had touched; the GPU filled them with zeros. ``compared_pages``: that a kernel
+        might have written, and that were compared with what they were; ``unchanged_pages``: those of them that had
+        not changed, and did not cross.
+        """
+        return self.process.crossings()
 
     @property
     def name(self) -> str:

@@ -16,14 +16,14 @@ __device__ inline uint4* page_at(void* base, unsigned long long page) {
 }
 
 // buffer[i] = memory[pages[i]], by pages: what lies apart, side by side, for one copy over the link.
-extern "C" __global__ void gather_pages(const void* memory, const unsigned* pages, int count, void* buffer) {
+extern "C" __global__ void gather_pages(const void* memory, const unsigned long long* pages, int count, void* buffer) {
   for (int i = blockIdx.x; i < count; i += gridDim.x)
     for (int word = threadIdx.x; word < kWords; word += blockDim.x)
       page_at(buffer, i)[word] = page_at(memory, pages[i])[word];
 }
 
 // memory[pages[i]] = buffer[i], by pages: the way back.
-extern "C" __global__ void scatter_pages(void* memory, const unsigned* pages, int count, const void* buffer) {
+extern "C" __global__ void scatter_pages(void* memory, const unsigned long long* pages, int count, const void* buffer) {
   for (int i = blockIdx.x; i < count; i += gridDim.x)
     for (int word = threadIdx.x; word < kWords; word += blockDim.x)
       page_at(memory, pages[i])[word] = page_at(buffer, i)[word];

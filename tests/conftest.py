@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import stand_in
 
 import hmmemu as hmm
 from hmmemu import trackers
@@ -63,6 +64,18 @@ EVERY_TRACKER = (
 def pytest_addoption(parser: pytest.Parser) -> None:
     words = "run under this tracker only, instead of the tests of coherence under each"
     parser.addoption("--tracker", choices=("auto", *trackers.NAMES), help=words)
+    words = "spaces on a CUDA device, with a stand-in for the GPU (tests/stand_in.py)"
+    parser.addoption("--stand-in", action="store_true", help=words)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--stand-in"):
+        stand_in.install()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--stand-in"):
+        stand_in.mark(items)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -41,7 +41,7 @@ def test_gather_then_scatter(space, module, count, blocks, threads):
     rng = np.random.default_rng(count)
     memory = pages_of(space, rng, 100)
     before = memory.copy()
-    chosen = rng.permutation(100)[:count].astype(np.uint32)
+    chosen = rng.permutation(100)[:count].astype(np.uint64)
     buffer = space.zeros((count + 1, PAGE), np.uint8)
     args = (memory, chosen, np.int32(count), buffer)
     module.get_function("gather_pages")((blocks,), (threads,), args)
@@ -75,7 +75,7 @@ def test_nothing_changed_and_nothing_to_do(space, module):
     changed = space.zeros(1, np.uint32)
     module.get_function("find_changed_pages")((4,), (256,), (now, before, np.int32(9), changed))
     assert changed[0] == 0
-    buffer, none = space.full((1, PAGE), 7, np.uint8), np.zeros(1, np.uint32)
+    buffer, none = space.full((1, PAGE), 7, np.uint8), np.zeros(1, np.uint64)
     module.get_function("gather_pages")((4,), (256,), (now, none, np.int32(0), buffer))
     assert (buffer == 7).all() and np.array_equal(now, before)
 
@@ -87,6 +87,6 @@ def test_pages_beyond_the_first_four_gigabytes(space, module):
     memory[far * PAGE : (far + 1) * PAGE] = 9
     buffer = space.zeros(PAGE, np.uint8)
     module.get_function("gather_pages")(
-        (1,), (256,), (memory[:1], np.array([far], np.uint32), np.int32(1), buffer)
+        (1,), (256,), (memory[:1], np.array([far], np.uint64), np.int32(1), buffer)
     )
     assert (buffer == 9).all()

@@ -184,6 +184,21 @@ nb::bytes take_output(DeviceProcess& d) {
   return nb::bytes(text.data(), text.size());
 }
 
+nb::dict crossings(DeviceProcess& d) {
+  const Crossings& c = d.crossings();
+  nb::dict result;
+  result["pages_to_gpu"] = c.pages_to_gpu.load();
+  result["pages_home"] = c.pages_home.load();
+  result["copies_to_gpu"] = c.copies_to_gpu.load();
+  result["copies_home"] = c.copies_home.load();
+  result["scattered_pages"] = c.scattered_pages.load();
+  result["gathered_pages"] = c.gathered_pages.load();
+  result["zeroed_pages"] = c.zeroed_pages.load();
+  result["compared_pages"] = c.compared_pages.load();
+  result["unchanged_pages"] = c.unchanged_pages.load();
+  return result;
+}
+
 nb::tuple atomic_counts(DeviceProcess& d) {
   const DeviceProcess::AtomicCounts found = d.atomic_counts();
   const auto* const bytes = reinterpret_cast<const char*>(found.entries.data());
@@ -288,6 +303,10 @@ void bind_device(nb::module_& m) {
       .def("kill", &DeviceProcess::kill, Unlocked())
       .def("set_link", &DeviceProcess::set_link, nb::arg("native_unsigned"), nb::arg("native_signed"),
            nb::arg("fallback"), "What system-scope atomics do from the next launch on: hmm_link in abi.h.")
+      .def("set_page_kernels", &DeviceProcess::set_page_kernels, nb::arg("path"),
+           "Tracker launch: the module by which pages are gathered, scattered and compared.")
+      .def_prop_ro("no_page_kernels", &DeviceProcess::no_page_kernels)
+      .def("crossings", &crossings, "Tracker launch: what crossed the link, by name.")
       .def("atomic_counts", &atomic_counts,
            "(hmm_atomic_count entries of all threads as bytes, operations that found no entry).")
       .def("clear_atomics", &DeviceProcess::clear_atomics, Unlocked())

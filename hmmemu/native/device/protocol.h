@@ -26,6 +26,7 @@ inline constexpr uint32_t kMaxWorkers = 256;
 inline constexpr uint32_t kMaxBlocks = 1024; // resident at a time: workers and the threads that relieve them
 inline constexpr uint32_t kMaxCpus = 1024;   // CPU numbers known to the shootdown table
 inline constexpr uint32_t kLayouts = 4;      // address layouts a device process can be started in
+inline constexpr uint32_t kPathBytes = 4096;
 
 // ---- the queue of launches: CPU process produces, worker 0 of the device consumes ----
 
@@ -76,6 +77,9 @@ enum MailboxOperation : uint32_t {
   // device what the file holds. Rights stay.
   kFetch,
   kStore,
+  // As kRightsRead and kRightsWrite, for pages without rights whose content is zeros.
+  kZerosRead,
+  kZerosWrite,
 };
 
 struct alignas(64) Mailbox {
@@ -167,6 +171,16 @@ struct Output {
   char text[kOutputBytes];
 };
 
+// ---- what crosses the link of a GPU (device/cuda/crossing.h), counted by the device process ----
+
+struct Crossings {
+  std::atomic<uint64_t> pages_to_gpu, pages_home;        // whose content crossed
+  std::atomic<uint64_t> copies_to_gpu, copies_home;      // copies in which they did
+  std::atomic<uint64_t> scattered_pages, gathered_pages; // of those pages, by kernels
+  std::atomic<uint64_t> zeroed_pages;                    // that were filled on the GPU, and did not cross
+  std::atomic<uint64_t> compared_pages, unchanged_pages; // that a kernel may have written; and had not
+};
+
 // ---- the channel ----
 
 struct WorkerInfo {
@@ -182,14 +196,16 @@ enum Tracker : uint32_t {
 
 struct Channel {
   // Written by the CPU process before the device starts.
-  uint32_t magic, worker_wish; // wish: 0 is one worker per allowed CPU
-  int32_t parent;              // process id of the CPU process
-  uint32_t generation;         // upper half of kernel handles: 1 for the first process, 2 for the next ...
-  uint32_t spin_ns;            // how long waiting threads look before they sleep; 0 on one CPU
-  uint32_t tracker;            // Tracker
-  uint32_t gpu;                // tracker launch: CUDA's number of the GPU
-  uint64_t stack_limit;        // RLIMIT_STACK to go back to
-  hmm_link link;               // what the link can do; may change between launches
+  uint32_t magic, worker_wish;   // wish: 0 is one worker per allowed CPU
+  int32_t parent;                // process id of the CPU process
+  uint32_t generation;           // upper half of kernel handles: 1 for the first process, 2 for the next ...
+  uint32_t spin_ns;              // how long waiting threads look before they sleep; 0 on one CPU
+  uint32_t tracker;              // Tracker
+  uint32_t gpu;                  // tracker launch: CUDA's number of the GPU
+  uint64_t stack_limit;          // RLIMIT_STACK to go back to
+  hmm_link link;                 // what the link can do; may change between launches
+  char page_kernels[kPathBytes]; // tracker launch: the module of kernels/pages.cu; empty: none. Before any
+                                 // memory is mapped
   // Written by the device before its first message.
   uint32_t worker_count, mailbox_count;
   WorkerInfo workers[kMaxWorkers];
@@ -199,6 +215,9 @@ struct Channel {
   FaultSlot faults[kFaultSlots];
   std::atomic<uint32_t> crash_state; // CrashState
   Crash crash;
+  Crossings crossings;
+  char no_page_kernels[256]; // why there are none, written by the device process before it moves pages;
+                             // empty: nothing is wrong
   Queue queue;
   Reach reaches[kReaches]; // a ring, written before the slot that points there
   Output output;
@@ -242,7 +261,6 @@ inline constexpr uint32_t kMagic = 0x484d4d00u ^ (HMMEMU_ABI << 24) ^ uint32_t(s
 // ----
 
 inline constexpr uint32_t kTextPacket = 32768;
-inline constexpr uint32_t kPathBytes = 4096;
 
 enum RequestKind : uint32_t {
   kRequestPing = 1,

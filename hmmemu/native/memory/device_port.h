@@ -24,6 +24,8 @@ class DevicePort {
   virtual int set_rights(Pages pages, Rights rights) = 0;
   // As set_rights, to more than there were; who waits for the pages tries again.
   virtual int give(Pages pages, Rights rights) = 0;
+  // As give, to pages without rights, whose frames hold zeros.
+  virtual int give_zeros(Pages pages, Rights rights) = 0;
   // Nothing that was queued for the device is still to be done.
   virtual bool idle() const = 0;
   // Threads that wait for these pages try again, or take their access for an error.

@@ -32,6 +32,10 @@ int SignalRights::give(Pages pages, bool writable) {
   return port_->give(pages, writable ? Rights::Write : Rights::Read);
 }
 
+int SignalRights::give_zeros(Pages pages, bool writable) {
+  return port_->give_zeros(pages, writable ? Rights::Write : Rights::Read);
+}
+
 int SignalRights::unprotect(Pages pages) {
   const int error = give(pages, true);
   return error == ESRCH ? 0 : error;

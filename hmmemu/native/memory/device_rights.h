@@ -22,6 +22,8 @@ class DeviceRights {
   virtual int unprotect(Pages pages) = 0;
   // Invalid -> Shared or Exclusive; the frames are there.
   virtual int give(Pages pages, bool writable) = 0;
+  // As give; the frames hold zeros.
+  virtual int give_zeros(Pages pages, bool writable) { return give(pages, writable); }
   virtual int copy(Pages pages, const std::byte* content, bool writable) = 0;
   virtual int zero(Pages pages) = 0;
   virtual int wake(Pages pages) = 0;
@@ -67,6 +69,7 @@ class SignalRights final : public DeviceRights {
   int protect(Pages pages) override { return less(pages, Rights::Read); }
   int unprotect(Pages pages) override;
   int give(Pages pages, bool writable) override;
+  int give_zeros(Pages pages, bool writable) override;
   int copy(Pages, const std::byte*, bool) override;
   int zero(Pages) override;
   int wake(Pages pages) override;

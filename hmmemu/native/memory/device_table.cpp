@@ -144,7 +144,7 @@ int DeviceTable::zero(Block& block, Pages pages, Access, bool writable) {
     if (present || !writable || !rights_.frames_are_rights()) { // a userfaultfd's zeros are writable
       if (present || rights_.frames_are_rights()) std::memset(alias(block, run), 0, run.bytes());
       frames_.set(block, run, true); // a hole of the file, if nothing else, which reads as zeros
-      return rights_.give(run, writable);
+      return rights_.give_zeros(run, writable);
     }
     int error = rights_.zero(run);
     if (!error) frames_.set(block, run, true);

@@ -53,7 +53,10 @@ def compile_module(code: str, capability: tuple[int, int], **how: Any) -> compil
     """In the place of NVRTC: kernels for this machine's CPU, in a file as for a GPU (native/device/cuda/modules.cpp)."""
     compiled = compiler.compile_module(code, **how)
     target = compiled.path.with_suffix(".cuda")
-    target.write_text(_table(compiled.path) + f"\n{compiled.path}")
+    if not target.exists():
+        fresh = target.with_suffix(f".{os.getpid()}")
+        fresh.write_text(_table(compiled.path) + f"\n{compiled.path}")
+        fresh.rename(target)
     return compiler.Compiled(target, compiled.key, compiled.key)
 
 

@@ -19,13 +19,14 @@
 // broken. What kernels print goes to the standard output when a stream is waited for, and is not flushed.
 //
 // FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us,
-// kernel_us (kernels alone, later still), gate (a file: kernels begin when it is gone), bad (the result of
-// kernels of this name), version, mode, novmm, atomics (pcie, none, all: what the link to the CPU carries),
-// coherent, nopointers, bus, elsewhere (addresses that are asked for are not given),
-// fail=function:result[:nth] (the nth call and all after it). `lock` guards the tables; each stream has its
-// own for its queue.
+// kernel_us (a program's kernels alone, later still), gate (a file: they begin when it is gone), bad (the
+// result of kernels of this name), version, mode, novmm, atomics (pcie, none, all: what the link to the CPU
+// carries), coherent, nopointers, bus, elsewhere (addresses that are asked for are not given),
+// fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from 1). `lock` guards
+// the tables; each stream has its own for its queue.
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <csignal>
 #include <condition_variable>
 #include <cstdint>
@@ -46,7 +47,7 @@
 #include "hmmemu/abi.h"
 
 // ../loader/loader.cpp
-extern "C" int loader_run(const hmm_kernel*, const hmm_launch*, char*, size_t);
+extern "C" int loader_run_here(const hmm_kernel*, const hmm_launch*, char*, size_t);
 extern "C" size_t loader_printed(char*, size_t);
 extern thread_local hmm_worker* hmmemu_worker_self;
 
@@ -91,9 +92,9 @@ int wanted(const std::string& function) {
   const int nth = ++calls[function];
   const std::string fail = setting("fail");
   if (fail.rfind(function + ":", 0) != 0) return 0;
-  int result = 0, from = 1;
-  sscanf(fail.c_str() + function.size() + 1, "%d:%d", &result, &from);
-  return nth >= from ? result : 0;
+  int result = 0, first = 1, last = INT_MAX;
+  sscanf(fail.c_str() + function.size() + 1, "%d:%d:%d", &result, &first, &last);
+  return nth >= first && nth <= last ? result : 0;
 }
 #define HERE                                                                                                 \
   if (const int result = wanted(__func__)) return result
@@ -196,22 +197,32 @@ struct Stream {
 
 // ---- kernels that fail ----
 
+struct sigaction otherwise; // what SIGSEGV does outside of kernels
+
 void on_illegal_access(int, siginfo_t*, void*) {
-  if (!hmmemu_worker_self) _exit(139); // no kernel
-  hmmemu_worker_self->services->fail(hmmemu_worker_self, kIllegalAddress, "illegal address");
+  if (hmmemu_worker_self)
+    hmmemu_worker_self->services->fail(hmmemu_worker_self, kIllegalAddress, "illegal address");
+  sigaction(SIGSEGV, &otherwise, nullptr); // the access is tried again
 }
 
+void catch_illegal_accesses() {
+  static const bool once = [] {
+    struct sigaction action = {};
+    action.sa_sigaction = on_illegal_access;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER;
+    return sigaction(SIGSEGV, &action, &otherwise) == 0;
+  }();
+  (void)once;
+}
+
+// Streams run theirs beside each other.
 void run_compiled(const hmm_kernel* kernel, const hmm_launch& launch) {
-  struct sigaction action = {}, before;
-  action.sa_sigaction = on_illegal_access;
-  action.sa_flags = SA_SIGINFO | SA_NODEFER;
-  sigaction(SIGSEGV, &action, &before);
+  catch_illegal_accesses();
   char message[4096];
-  static std::vector<char> text(8u << 20); // the loader forgets what has no room
-  const int failure = loader_run(kernel, &launch, message, sizeof message);
+  const int failure = loader_run_here(kernel, &launch, message, sizeof message);
   hmmemu_worker_self = nullptr;
-  sigaction(SIGSEGV, &before, nullptr);
   std::lock_guard guard(lock);
+  static std::vector<char> text(8u << 20); // the loader forgets what has no room
   printed.append(text.data(), loader_printed(text.data(), text.size()));
   if (failure == HMM_FAIL_ASSERT) failed += std::string(message) + "\n";
   if (failure)
@@ -228,6 +239,7 @@ void show_text() {
 }
 
 struct Function {
+  std::string name;
   const hmm_kernel* compiled = nullptr;
   void (*plain)(const void*, const unsigned*, unsigned) = nullptr;
 };
@@ -571,6 +583,7 @@ int cuModuleUnload(void* module) {
 int cuModuleGetFunction(Function** function, void* module, const char* name) {
   HERE;
   Function found;
+  found.name = name;
   if (const auto table = reinterpret_cast<const hmm_module* (*)()>(dlsym(module, "hmmemu_module"))) {
     for (uint32_t i = 0; i < table()->kernel_count; i++)
       if (!strcmp(table()->kernels[i].name, name)) found.compiled = &table()->kernels[i];
@@ -617,9 +630,11 @@ int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
   const auto* first = static_cast<const char*>(extra[1]);
   const std::vector<char> block(first, first + *static_cast<size_t*>(extra[3]));
   const Function kernel = *function;
+  if (const int result = wanted(kernel.name)) return result;
   stream->add([=] {
-    usleep(useconds_t(number("kernel_us", 0)));
-    const std::string gate = setting("gate");
+    const bool of_the_helper = kernel.name.find("_pages") != std::string::npos; // kernels/pages.cu
+    const std::string gate = of_the_helper ? "" : setting("gate");
+    usleep(of_the_helper ? 0 : useconds_t(number("kernel_us", 0)));
     for (int ms = 0; ms < 20000 && !gate.empty() && access(gate.c_str(), F_OK) == 0; ++ms) usleep(1000);
     alignas(64) char aligned[4096];
     memcpy(aligned, block.data(), block.size());
@@ -627,7 +642,7 @@ int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
       const unsigned dims[6] = {gx, gy, gz, bx, by, bz};
       return kernel.plain(aligned, dims, shared);
     }
-    const hmm_launch launch = {{gx, gy, gz}, {bx, by, bz}, shared, 0, aligned};
+    const hmm_launch launch = {{gx, gy, gz}, {bx, by, bz}, shared, 0, aligned, 0, nullptr, 0, 0};
     run_compiled(kernel.compiled, launch);
   });
   return 0;

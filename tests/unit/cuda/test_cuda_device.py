@@ -220,7 +220,6 @@ def test_a_gpu_that_cannot_be_opened(gpu, fails, words):
         "cuMemCreate:1",
         "cuMemMap:1",
         "cuMemSetAccess:1",
-        "cuMemHostRegister_v2:1",
         "cuMemcpyHtoDAsync_v2:1",
         "cuLaunchKernel:1",
     ],

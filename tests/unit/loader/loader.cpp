@@ -42,7 +42,7 @@ void print(hmm_worker*, const char* text, size_t bytes) {
 }
 
 [[noreturn]] void fail(hmm_worker* self, int failure, const char* message) {
-  Worker* w = workers[self->index];
+  auto* w = reinterpret_cast<Worker*>(self); // its first member
   w->failure = failure;
   w->message = message;
   std::longjmp(w->base, 1);
@@ -164,6 +164,17 @@ int loader_run(const hmm_kernel* kernel, const hmm_launch* launch, char* message
       return w->failure;
     }
   return 0;
+}
+
+// As loader_run, by the calling thread alone. Threads may do so side by side.
+int loader_run_here(const hmm_kernel* kernel, const hmm_launch* launch, char* message, size_t bytes) {
+  thread_local Worker* const mine = make_worker(0);
+  Job job;
+  job.kernel = kernel, job.launch = launch;
+  job.blocks = job.chunk = uint64_t(launch->grid.x) * launch->grid.y * launch->grid.z;
+  work(mine, job);
+  if (mine->failure) std::snprintf(message, bytes, "%s", mine->message.c_str());
+  return mine->failure;
 }
 
 // The text printed since the last call.

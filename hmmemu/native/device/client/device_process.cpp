@@ -160,6 +160,7 @@ void DeviceProcess::reset_channel() {
   }
   port_.faults.reset();
   c.crash_state = kCrashNone;
+  c.no_page_kernels[0] = 0;
   c.crash = {};
   c.output.lock = 0;
   if (c.output.head.load() - c.output.tail.load() > kOutputBytes) c.output.tail = c.output.head.load();
@@ -378,6 +379,19 @@ WaitResult DeviceProcess::wait(uint64_t ticket, uint64_t limit_ns) {
 
 void DeviceProcess::set_link(uint64_t native_unsigned, uint64_t native_signed, uint32_t fallback) {
   owned().channel_->link = {{native_unsigned, native_signed}, fallback, 0};
+}
+
+void DeviceProcess::set_page_kernels(const std::string& path) {
+  char (&place)[kPathBytes] = owned().channel_->page_kernels;
+  if (path.size() >= sizeof place)
+    fail(FailureKind::Range,
+         "the path of a module has 1 to " + std::to_string(sizeof place - 1) + " characters");
+  memcpy(place, path.c_str(), path.size() + 1);
+}
+
+std::string DeviceProcess::no_page_kernels() {
+  const char (&text)[256] = owned().channel_->no_page_kernels;
+  return std::string(text, strnlen(text, sizeof text));
 }
 
 uint32_t DeviceProcess::threads_with_logs() const {

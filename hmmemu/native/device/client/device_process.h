@@ -76,6 +76,13 @@ class DeviceProcess {
   // What atomics of system scope can do from the next launch on: hmm_link in abi.h.
   void set_link(uint64_t native_unsigned, uint64_t native_signed, uint32_t fallback);
 
+  // A GPU's device: the module of kernels/pages.cu, by which it moves pages; before any memory is mapped.
+  // Throws Failure(Range): the path is too long.
+  void set_page_kernels(const std::string& path);
+  const Crossings& crossings() { return owned().channel_->crossings; }
+  // Why the device does without; empty if nothing is wrong.
+  std::string no_page_kernels();
+
   // Atomic operations that modules counted since the last `clear_atomics`, of processes that ended too:
   // entries of all threads one after the other, and how many operations found no entry. While nothing runs.
   struct AtomicCounts {

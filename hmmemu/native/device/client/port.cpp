@@ -31,11 +31,19 @@ int Port::change(hmm::Pages pages, MailboxOperation operation) {
   return error;
 }
 
-int Port::give(hmm::Pages pages, hmm::Rights rights) {
+int Port::give_by(hmm::Pages pages, MailboxOperation operation) {
   int error = 0;
-  if (!faults.grant(pages, operation_of(rights), error)) error = set_rights(pages, rights);
+  if (!faults.grant(pages, operation, error))
+    error = settle(pages) ? shootdown.set_rights(pages.begin, pages.bytes(), operation) : ESRCH;
   if (!error) wake(pages); // the others
   return error;
+}
+
+int Port::give(hmm::Pages pages, hmm::Rights rights) { return give_by(pages, operation_of(rights)); }
+
+int Port::give_zeros(hmm::Pages pages, hmm::Rights rights) {
+  if (channel_->tracker != kTrackerLaunch) return give(pages, rights);
+  return give_by(pages, rights == hmm::Rights::Write ? kZerosWrite : kZerosRead);
 }
 
 // False: the device process has ended.

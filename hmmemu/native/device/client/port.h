@@ -14,6 +14,7 @@ class Port final : public hmm::DevicePort {
   bool drop(hmm::Pages pages) override { return shootdown.zap(pages.begin, pages.bytes()); }
   int set_rights(hmm::Pages pages, hmm::Rights rights) override;
   int give(hmm::Pages pages, hmm::Rights rights) override;
+  int give_zeros(hmm::Pages pages, hmm::Rights rights) override;
   // Rights that are left on a GPU would have to be looked for before each launch; and content that comes to
   // such a page is not seen by it.
   bool idle() const override {
@@ -34,6 +35,7 @@ class Port final : public hmm::DevicePort {
   ChannelFaults faults; // tracker signal
 
  private:
+  int give_by(hmm::Pages pages, MailboxOperation operation);
   bool settle(hmm::Pages pages);
   int change(hmm::Pages pages, MailboxOperation operation);
   FaultSlot* slot_of(pid_t thread) const; // null if that thread runs no blocks

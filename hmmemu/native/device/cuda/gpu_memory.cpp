@@ -4,8 +4,6 @@
 #include "keeper.h"
 
 #include <cerrno>
-#include <cstring>
-#include <sys/mman.h>
 #include <unistd.h>
 
 namespace hmmemu::cuda {
@@ -17,32 +15,12 @@ std::string hex(uint64_t value) {
   return text;
 }
 
-// All of it, or an exception: the file is memory.
-template <class Transfer> void transfer(Transfer act, uint64_t bytes, const char* what) {
-  for (uint64_t done = 0; done < bytes;) {
-    const ssize_t n = act(done);
-    if (n <= 0 && errno != EINTR) throw CudaError(0, std::string(what) + ": " + strerror(n ? errno : EIO));
-    if (n > 0) done += uint64_t(n);
-  }
-}
-
 } // namespace
 
-// A stream and a pinned buffer, of one thread.
-struct GpuMemory::Copier {
-  explicit Copier(const GpuMemory& memory) {
-    memory.enter_context();
-    memory.cuda_.stream_create("make a stream on " + memory.name_, &stream, 1); // CU_STREAM_NON_BLOCKING
-    buffer = mmap(nullptr, kGranule, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (buffer == MAP_FAILED) throw CudaError(kOutOfMemory, "no memory for a copy buffer of " + memory.name_);
-    memory.cuda_.pin("pin 2 MiB of host memory for " + memory.name_, buffer, kGranule, 0);
-  }
-  Stream* stream = nullptr;
-  void* buffer = nullptr;
-};
-
-GpuMemory::GpuMemory(int index, int file, std::function<bool(uint64_t)> in_use)
-    : cuda_(libcuda()), name_("GPU " + std::to_string(index)), file_(file), in_use_(std::move(in_use)) {
+GpuMemory::GpuMemory(int index, int file, std::function<bool(uint64_t)> in_use,
+                     std::function<void(uint64_t)> lost)
+    : cuda_(libcuda()), name_("GPU " + std::to_string(index)), file_(file), in_use_(std::move(in_use)),
+      lost_(std::move(lost)) {
   cuda_.device_get("open " + name_, &gpu_, index);
   AllocationProperties properties;
   properties.location.id = gpu_;
@@ -56,11 +34,6 @@ GpuMemory::GpuMemory(int index, int file, std::function<bool(uint64_t)> in_use)
 
 void GpuMemory::enter_context() const { cuda_.context_set("use the context of " + name_, context_); }
 
-GpuMemory::Copier& GpuMemory::copier() {
-  thread_local Copier mine(*this);
-  return mine;
-}
-
 std::string GpuMemory::what(uint64_t bytes, uint64_t address) const {
   return std::to_string(bytes >> 10) + " KiB at " + hex(address) + " of " + name_;
 }
@@ -73,11 +46,6 @@ bool GpuMemory::is_reserved(uint64_t block) const {
 bool GpuMemory::reserved(uint64_t address) {
   const std::lock_guard hold(lock_);
   return is_reserved(address / kGranule * kGranule);
-}
-
-uint64_t GpuMemory::granules() {
-  const std::lock_guard hold(lock_);
-  return granules_.size();
 }
 
 int GpuMemory::reserve(uint64_t begin, uint64_t end) {
@@ -122,20 +90,94 @@ void GpuMemory::make(uint64_t block) {
   do result = cuda_.create.ask(&memory, kGranule, &properties, 0);
   while (result == kOutOfMemory && make_room());
   check(result, cuda_.create.name(), "allocate " + what(kGranule, block));
-  bool mapped = false;
   try {
     keep_safe(block, memory);
-    cuda_.map("map " + what(kGranule, block), block, kGranule, 0, memory, 0);
-    mapped = true;
-    AccessRights rights;
-    rights.location.id = gpu_;
-    cuda_.set_access("open " + what(kGranule, block), block, kGranule, &rights, 1);
+    open(block, memory);
   } catch (const CudaError&) {
-    if (mapped) cuda_.unmap.ask(block, kGranule);
     cuda_.release.ask(memory);
     throw;
   }
   granules_[block] = {memory, 0};
+}
+
+// Maps a granule for this GPU.
+void GpuMemory::open(Address at, Memory memory) {
+  cuda_.map("map " + what(kGranule, at), at, kGranule, 0, memory, 0);
+  AccessRights rights;
+  rights.location.id = gpu_;
+  try {
+    cuda_.set_access("open " + what(kGranule, at), at, kGranule, &rights, 1);
+  } catch (const CudaError&) {
+    cuda_.unmap.ask(at, kGranule);
+    throw;
+  }
+}
+
+GpuMemory::Shadow GpuMemory::make_elsewhere() {
+  AllocationProperties properties;
+  properties.location.id = gpu_;
+  Address at = 0;
+  Memory memory = 0;
+  cuda_.reserve("reserve addresses of " + name_, &at, kGranule, kGranule, 0, 0);
+  try {
+    cuda_.create("allocate 2 MiB of " + name_, &memory, kGranule, &properties, 0);
+    open(at, memory);
+  } catch (const CudaError&) {
+    if (memory) cuda_.release.ask(memory);
+    cuda_.unreserve.ask(at, kGranule);
+    throw;
+  }
+  return {{memory, 0}, at};
+}
+
+Address GpuMemory::scratch() {
+  const std::lock_guard hold(lock_);
+  try {
+    const Shadow made = make_elsewhere();
+    scratch_[made.address] = made.granule.memory;
+    return made.address;
+  } catch (const CudaError&) { // whoever wanted it does without
+    return 0;
+  }
+}
+
+bool GpuMemory::leaves_enough() const {
+  size_t free = 0, total = 0;
+  return cuda_.memory_info.ask(&free, &total) == kSuccess && free > total / 8 + kGranule;
+}
+
+Address GpuMemory::hold_shadow(uint64_t block, bool make) {
+  enter_context();
+  const std::lock_guard hold(lock_);
+  auto found = shadows_.find(block);
+  if (found == shadows_.end()) {
+    if (!make || !leaves_enough()) return 0;
+    try {
+      found = shadows_.emplace(block, make_elsewhere()).first;
+    } catch (const CudaError&) {
+      return 0;
+    }
+  }
+  found->second.granule.uses++;
+  return found->second.address;
+}
+
+void GpuMemory::let_go(uint64_t block) {
+  const std::lock_guard hold(lock_);
+  shadows_.at(block).granule.uses--;
+}
+
+// Gives up one shadow that nobody holds. False: there is none.
+bool GpuMemory::drop_shadow() {
+  for (auto at = shadows_.begin(); at != shadows_.end(); ++at) {
+    const auto& [block, shadow] = *at;
+    if (shadow.granule.uses) continue;
+    lost_(block);
+    unmake(shadow.address, shadow.granule.memory);
+    shadows_.erase(at);
+    return true;
+  }
+  return false;
 }
 
 // Before anything is there.
@@ -159,8 +201,24 @@ int GpuMemory::share(uint64_t block) {
   return descriptor;
 }
 
+bool GpuMemory::drop_scratch() {
+  const Address at = lanes_.give_up_buffer();
+  if (!at) return false;
+  unmake(at, scratch_.at(at));
+  scratch_.erase(at);
+  return true;
+}
+
+// What make_elsewhere made.
+void GpuMemory::unmake(Address at, Memory memory) {
+  cuda_.unmap("unmap 2 MiB of " + name_, at, kGranule);
+  cuda_.unreserve("give up addresses of " + name_, at, kGranule);
+  cuda_.release("free 2 MiB of " + name_, memory);
+}
+
 // Gives up one granule that nobody uses. False: there is none.
 bool GpuMemory::make_room() {
+  if (drop_shadow() || drop_scratch()) return true;
   for (auto at = granules_.begin(); at != granules_.end(); ++at) {
     if (at->second.uses || in_use_(at->first)) continue;
     give_up(at);
@@ -175,24 +233,6 @@ void GpuMemory::give_up(std::map<uint64_t, Granule>::iterator granule) {
   granules_.erase(granule);
   forget(block);
   cuda_.release("free " + what(kGranule, block), content.memory);
-}
-
-void GpuMemory::copy_in(uint64_t address, uint64_t bytes) {
-  Copier& mine = copier();
-  auto* const buffer = static_cast<char*>(mine.buffer);
-  transfer([&](uint64_t at) { return pread(file_, buffer + at, bytes - at, off_t(address + at)); }, bytes,
-           "read the video memory file");
-  cuda_.copy_in("copy to " + what(bytes, address), address, buffer, bytes, mine.stream);
-  cuda_.stream_wait("wait for a copy to " + what(bytes, address), mine.stream);
-}
-
-void GpuMemory::copy_out(uint64_t address, uint64_t bytes) {
-  Copier& mine = copier();
-  auto* const buffer = static_cast<char*>(mine.buffer);
-  cuda_.copy_out("copy from " + what(bytes, address), buffer, address, bytes, mine.stream);
-  cuda_.stream_wait("wait for a copy from " + what(bytes, address), mine.stream);
-  transfer([&](uint64_t at) { return pwrite(file_, buffer + at, bytes - at, off_t(address + at)); }, bytes,
-           "write the video memory file");
 }
 
 } // namespace hmmemu::cuda

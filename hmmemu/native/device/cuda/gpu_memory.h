@@ -3,12 +3,18 @@
 // Addresses are reserved by blocks of 2 MiB, and a block gets memory, a granule, when it is first needed, at
 // its own address. A granule stays when nothing in it is in use any more, for the next time; when the GPU has
 // no memory left, those go first. Content comes and goes through the video memory file, whose offsets are
-// addresses; a thread that copies has a stream and a pinned buffer of its own.
+// addresses (crossing.h).
 //
-// INVARIANT: a granule that somebody uses (`Use`), or of which `in_use` says so, is not given up.
-// LOCK: lock_ guards the table of granules and the reservations; it is held while granules are made and given
-// up, and never during a copy.
+// Beside a granule there may be its shadow: as much memory somewhere else, for what the file holds of the
+// block (comparison.h). Shadows are for what memory is left: they go before anything else does, then the
+// buffers of lanes that nobody uses, and no shadow is made that leaves less than an eighth of the GPU's
+// memory to others.
+//
+// INVARIANT: a granule that somebody uses (`Use`), or of which `in_use` says so, is not given up; nor is a
+// shadow that somebody holds. LOCK: lock_ guards the tables and the reservations; it is held while granules
+// are made and given up, and never during a copy. Lanes::lock_ comes before it.
 #pragma once
+#include "lanes.h"
 #include "libcuda.h"
 #include <functional>
 #include <map>
@@ -21,8 +27,8 @@ inline constexpr uint64_t kGranule = 2u << 20;
 class GpuMemory {
  public:
   // `in_use(block)`: whether a page of the block at this address has rights or a kernel may be using it.
-  // Throws CudaError.
-  GpuMemory(int index, int file, std::function<bool(uint64_t)> in_use);
+  // `lost(block)`: its shadow is gone. Both are called with the lock held. Throws CudaError.
+  GpuMemory(int index, int file, std::function<bool(uint64_t)> in_use, std::function<void(uint64_t)> lost);
   GpuMemory(const GpuMemory&) = delete;
 
   // The addresses of whole blocks become the GPU's: 0, or EEXIST if this process uses some of them itself.
@@ -45,14 +51,20 @@ class GpuMemory {
   void release(uint64_t block) { end_use(block); }
   int share(uint64_t block);
 
-  // Between the file and the GPU, within a block that the caller uses; returns when it is done. Throw
-  // CudaError.
-  void copy_in(uint64_t address, uint64_t bytes);
-  void copy_out(uint64_t address, uint64_t bytes);
+  // The block's shadow, which stays until it is let go; 0: it has none, or (`make`) there is no memory for
+  // one.
+  Address hold_shadow(uint64_t block, bool make);
+  void let_go(uint64_t block);
+
+  // A granule for a lane's buffer, at an address of its own; 0: there is no memory.
+  Address scratch();
 
   bool reserved(uint64_t address);
-  uint64_t granules();
   Gpu gpu() const { return gpu_; }
+  int file() const { return file_; }
+  Lanes& lanes() { return lanes_; }
+  const std::string& name() const { return name_; } // "GPU 0"
+  std::string what(uint64_t bytes, uint64_t address) const;
   // The context becomes that of the calling thread.
   void enter_context() const;
 
@@ -61,26 +73,37 @@ class GpuMemory {
     Memory memory;
     unsigned uses;
   };
-  struct Copier;
-  Copier& copier();
+  struct Shadow {
+    Granule granule;
+    Address address;
+  };
   void begin_use(uint64_t block);
   void end_use(uint64_t block);
   void make(uint64_t block);
   void keep_safe(uint64_t block, Memory memory);
+  void open(Address at, Memory memory);
+  Shadow make_elsewhere();
+  bool leaves_enough() const;
   bool make_room();
+  bool drop_shadow();
+  bool drop_scratch();
+  void unmake(Address at, Memory memory);
   void give_up(std::map<uint64_t, Granule>::iterator granule);
   bool is_reserved(uint64_t block) const;
-  std::string what(uint64_t bytes, uint64_t address) const;
 
   const Libcuda& cuda_;
-  const std::string name_; // "GPU 0"
+  const std::string name_;
   const int file_;
   const std::function<bool(uint64_t)> in_use_;
+  const std::function<void(uint64_t)> lost_;
   Gpu gpu_ = 0;
   Context* context_ = nullptr;
   std::mutex lock_;
   std::map<uint64_t, uint64_t> reservations_; // begin -> end
   std::map<uint64_t, Granule> granules_;      // by address
+  std::map<uint64_t, Shadow> shadows_;        // by the block's address
+  std::map<Address, Memory> scratch_;
+  Lanes lanes_{*this};
 };
 
 } // namespace hmmemu::cuda

@@ -48,8 +48,8 @@ void close_others(int socket, int file) {
 
 class Keeper {
  public:
-  Keeper(int file, const std::atomic<uint8_t>* rights, uint8_t only_here)
-      : file_(file), rights_(rights), only_here_(only_here) {}
+  Keeper(int file, const std::atomic<uint8_t>* pages, uint8_t ahead)
+      : file_(file), pages_(pages), ahead_(ahead) {}
 
   void collect(int socket) {
     Note note;
@@ -65,7 +65,7 @@ class Keeper {
   void rescue() {
     std::string why;
     for (const auto& [block, descriptor] : granules_) {
-      if (next_only_here(block, block + kGranule) == block + kGranule) continue;
+      if (next_ahead(block, block + kGranule) == block + kGranule) continue;
       try {
         save(block, descriptor);
       } catch (const CudaError& error) {
@@ -76,8 +76,8 @@ class Keeper {
   }
 
  private:
-  uint64_t next_only_here(uint64_t page, uint64_t end) const {
-    while (page < end && !(rights_[page / kPage].load() & only_here_)) page += kPage;
+  uint64_t next_ahead(uint64_t page, uint64_t end) const {
+    while (page < end && (pages_[page / kPage].load() & ahead_) == 0) page += kPage;
     return page;
   }
 
@@ -103,8 +103,7 @@ class Keeper {
     static char buffer[kGranule];
     cuda.copy_out("copy GPU memory home", buffer, window_, kGranule, stream_);
     cuda.stream_wait("copy GPU memory home", stream_);
-    for (uint64_t page = block; (page = next_only_here(page, block + kGranule)) < block + kGranule;
-         page += kPage)
+    for (uint64_t page = block; (page = next_ahead(page, block + kGranule)) < block + kGranule; page += kPage)
       if (pwrite(file_, buffer + (page - block), kPage, off_t(page)) != ssize_t(kPage))
         throw CudaError(0, std::string("write the video memory file: ") + strerror(errno));
     cuda.unmap.ask(window_, kGranule);
@@ -122,8 +121,8 @@ class Keeper {
   }
 
   const int file_;
-  const std::atomic<uint8_t>* const rights_;
-  const uint8_t only_here_;
+  const std::atomic<uint8_t>* const pages_;
+  const uint8_t ahead_;
   std::map<uint64_t, int> granules_;
   Gpu gpu_ = 0;
   Stream* stream_ = nullptr;
@@ -139,7 +138,7 @@ int lock_file(int file) {
   return own >= 0 && fcntl(own, F_OFD_SETLK, &lock) == 0 ? own : -1;
 }
 
-[[noreturn]] void run_keeper(int socket, int file, const std::atomic<uint8_t>* rights, uint8_t only_here) {
+[[noreturn]] void run_keeper(int socket, int file, const std::atomic<uint8_t>* pages, uint8_t ahead) {
   prctl(PR_SET_NAME, "hmmemu-keeper");
   for (int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT})
     signal(number, SIG_DFL); // they report for the helper
@@ -149,7 +148,7 @@ int lock_file(int file) {
     setrlimit(RLIMIT_NOFILE, &files);
   }
   close_others(socket, file);
-  static Keeper keeper(file, rights, only_here);
+  static Keeper keeper(file, pages, ahead);
   keeper.collect(socket);
   if (kill(channel->parent, 0) == 0) keeper.rescue(); // else nobody is left to want it
   _exit(0);
@@ -157,14 +156,14 @@ int lock_file(int file) {
 
 } // namespace
 
-const char* start_keeper(int file, const std::atomic<uint8_t>* rights, uint8_t only_here) {
+const char* start_keeper(int file, const std::atomic<uint8_t>* pages, uint8_t ahead) {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
     return "no socket for the keeper of GPU memory";
   const int locked = lock_file(file); // the child's from here on: the lock goes with its last descriptor
   if (locked < 0) return "the video memory file cannot be locked: another keeper of it lives";
   const pid_t child = fork();
-  if (child == 0) run_keeper(ends[1], locked, rights, only_here);
+  if (child == 0) run_keeper(ends[1], locked, pages, ahead);
   close(ends[1]);
   close(locked);
   to_keeper = ends[0];

@@ -5,7 +5,7 @@
 // hangs ends with its process only. But memory of cuMemCreate lives as long as a descriptor of it does
 // (cuMemExportToShareableHandle), so the helper gives each granule's descriptor to its keeper. The keeper
 // does nothing with CUDA until the helper is gone; then it imports the granules and copies the pages that
-// kernels could write to the video memory file.
+// are newer there to the video memory file.
 //
 // It holds a lock on the first byte of that file for as long as it lives: the CPU process waits for that lock
 // before it reads the file of a device that ended (client/device_process.cpp).
@@ -14,9 +14,9 @@
 
 namespace hmmemu::cuda {
 
-// Before there are threads, and before CUDA is called. `rights`: a byte for each page of the address space,
-// in shared memory; pages with bit `only_here` are saved. Null, or why it cannot be had.
-const char* start_keeper(int file, const std::atomic<uint8_t>* rights, uint8_t only_here);
+// Before there are threads, and before CUDA is called. `pages`: a byte for each page of the address space, in
+// shared memory; pages with the bit `ahead` are saved. Null, or why it cannot be had.
+const char* start_keeper(int file, const std::atomic<uint8_t>* pages, uint8_t ahead);
 
 // The block's memory has this descriptor, which stays the caller's. Throws CudaError. `forget`: it is given
 // up.

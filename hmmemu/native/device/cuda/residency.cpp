@@ -6,8 +6,10 @@
 #include "device/process/failure.h"
 #include "device/process/page_fault.h"
 #include "device/process/video_memory.h"
+#include "content.h"
 #include "gpu_memory.h"
 #include "keeper.h"
+#include "page_bits.h"
 #include "variables.h"
 
 #include <algorithm>
@@ -22,20 +24,13 @@ namespace {
 
 using namespace device;
 
-// Of kernels. Taken: none, and the content is here alone until it has been copied home. Bit 0 says that of
-// both (the keeper asks).
-enum Right : uint8_t { kNone = 0, kTaken = 1, kRead = 2, kWrite = 3 };
-constexpr uint8_t kOnlyHere = 1;
 constexpr uint64_t kReportLimit = 5'000'000'000;  // ns
 constexpr uint64_t kBringLimit = 300'000'000'000; // ns
 
-std::atomic<uint8_t>* rights =
-    nullptr; // a Right for each page of the address space; touched where there are ranges
 std::atomic<uint64_t>* tickets = nullptr; // for each block, the last launch that uses it
 std::unique_ptr<GpuMemory> memory;
 
 uint64_t block_of(uint64_t address) { return address / kGranule * kGranule; }
-std::atomic<uint8_t>& right(uint64_t page) { return rights[page / kPage]; }
 std::atomic<uint64_t>& ticket_of(uint64_t address) { return tickets[address / kGranule]; }
 
 bool may_be_running(uint64_t block) { return ticket_of(block).load() > channel->queue.completed.load(); }
@@ -46,55 +41,76 @@ void wait_until_unused(uint64_t block) {
   while (may_be_running(block)) usleep(20);
 }
 
-bool has_rights(uint64_t block) {
+bool has_pages(uint64_t block) {
   for (uint64_t page = block; page < block + kGranule; page += kPage)
-    if (right(page).load() != kNone) return true;
+    if (bits(page).load() != 0) return true;
   return false;
 }
 
-bool in_use(uint64_t block) { return may_be_running(block) || has_rights(block); }
+bool in_use(uint64_t block) { return may_be_running(block) || has_pages(block); }
 
-// Calls act(begin, end, right) for each run of pages with the same rights.
-template <class Act> void each_run(uint64_t begin, uint64_t end, Act act) {
-  while (begin < end) {
-    const uint8_t same = right(begin).load();
-    uint64_t to = begin + kPage;
-    while (to < end && right(to).load() == same) to += kPage;
-    act(begin, to, Right(same));
-    begin = to;
+void lose_shadow(uint64_t block) {
+  for (uint64_t page = block; page < block + kGranule; page += kPage)
+    if (bits(page).load() & kShadowed) bits(page).fetch_and(uint8_t(~kShadowed));
+}
+
+// The rights go first; what the GPU alone has comes to the file once no kernel uses it.
+void take(uint64_t begin, uint64_t end, PageBits left) {
+  uint8_t had = 0;
+  for (uint64_t page = begin; page < end; page += kPage)
+    if (right(page) > left) had |= set_right(page, left);
+  if (had & (kWrite | kComing)) wait_until_sent();
+  if (had & kWrite) {
+    wait_until_unused(block_of(begin));
+    bring_home(begin, end);
   }
+  if (left != kNone) return;
+  for (uint64_t page = begin; page < end; page += kPage)
+    if (bits(page).load() != 0) bits(page).store(0);
 }
 
-void set(uint64_t begin, uint64_t end, Right to) {
-  for (uint64_t page = begin; page < end; page += kPage) right(page).store(to);
+// The content is in the file.
+void give(uint64_t begin, uint64_t end, PageBits wanted, uint8_t content = kComing) {
+  for (uint64_t page = begin; page < end; page += kPage)
+    if (right(page) == kNone)
+      bits(page).store(uint8_t(wanted | content));
+    else if (right(page) < wanted)
+      set_right(page, wanted);
 }
 
-// What a kernel may have written comes to the file, once no kernel uses it.
-void take(uint64_t begin, uint64_t end, Right left) {
-  each_run(begin, end, [&](uint64_t from, uint64_t to, Right had) {
-    if (had <= left) return;
-    if (had == kWrite) {
-      set(from, to, kTaken);
-      wait_until_unused(block_of(from));
-      memory->copy_out(from, to - from);
-    }
-    set(from, to, left);
+// No launch may use the pages meanwhile; afterwards they have the rights that they had. Calls act(rights).
+template <class Act> void withhold(uint64_t begin, uint64_t end, PageBits left, Act act) {
+  uint8_t had[kGranule / kPage];
+  for (uint64_t page = begin, i = 0; page < end; page += kPage, i++) {
+    had[i] = right(page);
+    if (had[i] > left) set_right(page, left);
+  }
+  wait_until_sent();
+  wait_until_unused(block_of(begin));
+  act(had);
+  for (uint64_t page = begin, i = 0; page < end; page += kPage, i++) set_right(page, had[i]);
+}
+
+void fetch(uint64_t begin, uint64_t end) {
+  withhold(begin, end, kRead, [&](const uint8_t*) { bring_home(begin, end); });
+}
+
+void store(uint64_t begin, uint64_t end) {
+  withhold(begin, end, kNone, [&](const uint8_t* had) {
+    for (uint64_t page = begin, i = 0; page < end; page += kPage, i++)
+      bits(page).store(had[i] == kNone ? 0 : kComing);
   });
 }
 
-void give(uint64_t begin, uint64_t end, Right wanted) {
-  each_run(begin, end, [&](uint64_t from, uint64_t to, Right had) {
-    if (had >= wanted) return;
-    if (had == kNone) memory->copy_in(from, to - from);
-    set(from, to, wanted);
-  });
+bool gives(MailboxOperation operation) {
+  return operation == kRightsRead || operation == kRightsWrite || operation == kZerosRead ||
+         operation == kZerosWrite;
 }
 
 void change_block(MailboxOperation operation, uint64_t begin, uint64_t end) {
-  const bool gives = operation == kRightsRead || operation == kRightsWrite || operation == kStore;
-  if (!gives && !has_rights(block_of(begin))) return; // nothing is there
+  if (!gives(operation) && !has_pages(block_of(begin))) return; // nothing is there
   const GpuMemory::Use use(*memory, block_of(begin));
-  if (gives) variables_came(begin, end);
+  if (gives(operation) || operation == kStore) variables_came(begin, end);
   switch (operation) {
   case kDropEntries:
     break;
@@ -105,13 +121,14 @@ void change_block(MailboxOperation operation, uint64_t begin, uint64_t end) {
     return give(begin, end, kRead);
   case kRightsWrite:
     return give(begin, end, kWrite);
+  case kZerosRead:
+    return give(begin, end, kRead, kComing | kZeros);
+  case kZerosWrite:
+    return give(begin, end, kWrite, kComing | kZeros);
   case kFetch:
+    return fetch(begin, end);
   case kStore:
-    wait_until_unused(block_of(begin));
-    each_run(begin, end, [&](uint64_t from, uint64_t to, Right had) {
-      if (operation == kFetch && had == kWrite) memory->copy_out(from, to - from);
-      if (operation == kStore && had != kNone) memory->copy_in(from, to - from);
-    });
+    return store(begin, end);
   }
 }
 
@@ -147,14 +164,14 @@ const char* open_gpu_memory(int file) {
   static std::string error;
   void* const shared = mmap(nullptr, kVramBytes / kPage, PROT_READ | PROT_WRITE,
                             MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  rights =
+  page_bits =
       shared == MAP_FAILED ? nullptr : static_cast<std::atomic<uint8_t>*>(shared); // the keeper looks, too
   tickets =
       reinterpret_cast<std::atomic<uint64_t>*>(reserve_memory(kVramBytes / kGranule * sizeof *tickets, 0));
-  if (!rights || !tickets) return "no address space for the GPU's page table (a limit? see `ulimit -v`)";
-  if (const char* const why = start_keeper(file, rights, kOnlyHere)) return why;
+  if (!page_bits || !tickets) return "no address space for the GPU's page table (a limit? see `ulimit -v`)";
+  if (const char* const why = start_keeper(file, page_bits, kAhead | kViewed)) return why;
   try {
-    memory = std::make_unique<GpuMemory>(int(channel->gpu), file, in_use);
+    memory = std::make_unique<GpuMemory>(int(channel->gpu), file, in_use, lose_shadow);
   } catch (const CudaError& failed) {
     error = failed.what();
     return error.c_str();
@@ -164,22 +181,40 @@ const char* open_gpu_memory(int file) {
 
 } // namespace
 
+std::atomic<uint8_t>* page_bits = nullptr;
+
 GpuMemory& gpu() { return *memory; }
 
 uint64_t first_without(uint64_t begin, uint64_t end, bool writes) {
   const uint8_t needed = writes ? kWrite : kRead;
   for (uint64_t page = begin / kPage * kPage; page < end; page += kPage)
-    if (right(page).load() < needed) return page;
+    if (right(page) < needed) return page;
   return 0;
+}
+
+// Marks the launch's blocks and sees whether all is there; then its content is sent, else the marks are gone
+// again.
+static Missing mark_and_look(const Slot& slot, uint64_t ticket) {
+  const Sending sending;
+  each_block(slot, [&](uint64_t block) { ticket_of(block).store(ticket); });
+  const Missing missing = first_missing(slot);
+  if (missing.address) {
+    each_block(slot, [&](uint64_t block) { ticket_of(block).store(0); }); // whoever waits for us need not
+    return missing;
+  }
+  try {
+    send_content(slot);
+  } catch (const CudaError& error) {
+    fail_device(error.what());
+  }
+  return {};
 }
 
 void bring_pages(const Slot& slot, uint64_t ticket, const hmm_kernel& kernel, const hmm_launch& launch) {
   const uint64_t deadline = now_ns() + kBringLimit;
   for (;;) {
-    each_block(slot, [&](uint64_t block) { ticket_of(block).store(ticket); });
-    const Missing missing = first_missing(slot);
+    const Missing missing = mark_and_look(slot, ticket);
     if (!missing.address) return;
-    each_block(slot, [&](uint64_t block) { ticket_of(block).store(0); }); // whoever waits for us need not
     if (now_ns() > deadline)
       fail_launch(
           ticket,
@@ -215,13 +250,13 @@ int change_table(MailboxOperation operation, uint64_t address, uint64_t length) 
   try {
     for (uint64_t at = address, end = address + length; at < end; at = block_of(at) + kGranule) {
       if (!gpu().reserved(at)) {
-        if (operation == kRightsRead || operation == kRightsWrite) return EFAULT;
+        if (gives(operation)) return EFAULT;
         continue;
       }
       change_block(operation, at, std::min(end, block_of(at) + kGranule));
     }
   } catch (const CudaError& error) {
-    if (error.result == kOutOfMemory) return ENOMEM;
+    if (error.result == kOutOfMemory && gives(operation)) return ENOMEM;
     if (error.result >= kIllegalAddress && error.result < 800) wait_for_report(); // the context is broken
     fail_device(error.what());
   }

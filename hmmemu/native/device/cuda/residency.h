@@ -6,8 +6,9 @@
 // ticket. Both in one order for all (sequentially consistent), so at least one sees what the other wrote: the
 // dispatcher a missing right, or the taker a ticket to wait for.
 //
-// Rights to read are taken without waiting: the kernel goes on with its copy, in which everything that it may
-// read without a race is as it was.
+// Rights to read are taken without waiting for kernels: they go on with their copy, in which everything that
+// they may read without a race is as it was. What is on its way to the GPU for a launch (content.h) is waited
+// for, in the same order: rights first, then the look.
 #pragma once
 #include "device/process/device.h"
 
@@ -20,7 +21,8 @@ GpuMemory& gpu();
 // The first of these pages that kernels may not read (write); 0: there is none.
 uint64_t first_without(uint64_t begin, uint64_t end, bool writes);
 
-// Worker 0: waits until the launch has all pages that it names. They stay until its ticket completes.
+// Worker 0: waits until the launch has all pages that it names, and their content is there. They stay until
+// its ticket completes.
 void bring_pages(const device::Slot& slot, uint64_t ticket, const hmm_kernel& kernel,
                  const hmm_launch& launch);
 

@@ -4,6 +4,7 @@
 // takes rights to its pages waits for no view: a thread of the program may do it while it has one open.
 // No lock: one thread, the agent, calls all of this; granules are GpuMemory's.
 #include "device/process/video_memory.h"
+#include "content.h"
 #include "gpu_memory.h"
 #include "residency.h"
 
@@ -41,7 +42,15 @@ int hold_video(uint64_t address, uint64_t length, bool writes, uint64_t& missing
     return error.result == cuda::kOutOfMemory ? ENOMEM : EIO;
   }
   // Held first: what is there now stays.
-  missing = cuda::first_without(address, end, writes);
+  try {
+    const cuda::Sending sending;
+    missing = cuda::first_without(address, end, writes);
+    if (!missing) cuda::open_view(address, end, writes);
+  } catch (const cuda::CudaError& error) {
+    let_go(address, end);
+    why = error.what();
+    return EIO;
+  }
   if (!missing) return 0;
   let_go(address, end);
   return EAGAIN;
@@ -50,6 +59,7 @@ int hold_video(uint64_t address, uint64_t length, bool writes, uint64_t& missing
 int release_video(uint64_t address, uint64_t length) {
   for (uint64_t block = block_of(address); block < address + length; block += cuda::kGranule)
     if (!held.count(block)) return EINVAL;
+  cuda::close_view(address, address + length);
   let_go(address, address + length);
   return 0;
 }

@@ -1,0 +1,55 @@
+// What the helper knows of each page of the address space: a byte.
+//
+// A right: what kernels may do with the page. And where its content is: the GPU and the video memory file
+// have the same, or one of them has what is newer. A page without rights has no bits at all, once whoever
+// takes them is done.
+//
+// INVARIANTS: kComing and kAhead never stand together. A page that is kAhead was writable for a launch or a
+// view; kShadowed says that the block's shadow (comparison.h) holds what the file holds. No lock. Rights
+// change by who has the page locked in the driver. kAhead, kViewed and kShadowed are set, and kComing is
+// taken away, by who sends content (content.h) and has found that the page has the rights for it; all else is
+// done by who has the page locked, when nothing is being sent and no launch uses it.
+#pragma once
+#include "device/process/device.h"
+
+namespace hmmemu::cuda {
+
+enum PageBits : uint8_t {
+  kNone = 0,
+  kRead = 1,
+  kWrite = 2,
+  kRight = 3,  // these two bits
+  kComing = 4, // the file has its content, and the GPU has not
+  kAhead = 8,  // the GPU has newer content than the file
+  kShadowed = 16,
+  kZeros = 32,  // with kComing: its content is zeros
+  kViewed = 64, // a device view may write it at any time: it counts as kAhead for as long
+};
+
+extern std::atomic<uint8_t>* page_bits; // by page number; touched where there are ranges
+
+inline std::atomic<uint8_t>& bits(uint64_t page) { return page_bits[page / device::kPage]; }
+inline uint8_t right(uint64_t page) { return bits(page).load() & kRight; }
+
+// Returns the byte before.
+inline uint8_t set_right(uint64_t page, uint8_t to) {
+  uint8_t had = bits(page).load();
+  while (!bits(page).compare_exchange_weak(had, uint8_t((had & ~kRight) | to))) {}
+  return had;
+}
+
+// Calls act(begin, end) for each run of pages to which wanted(byte) says true.
+template <class Wanted, class Act> void each_run(uint64_t begin, uint64_t end, Wanted wanted, Act act) {
+  while (begin < end) {
+    if (!wanted(bits(begin).load())) {
+      begin += device::kPage;
+      continue;
+    }
+    uint64_t to = begin + device::kPage;
+    while (to < end && wanted(bits(to).load())) to += device::kPage;
+    act(begin, to);
+    begin = to;
+  }
+}
+
+} // namespace hmmemu::cuda
