@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-_WAITS = "the kernel waits for the CPU while it runs, or the CPU for a page that it uses: docs/cuda.md"
-_ATOMICS = "the link's way with atomic operations: an emulated one's"
-_WHOLE = "a kernel needs all of its arrays on the GPU at a time, and these are larger than its memory"
-_WATCHED = "a kernel counts as writing all of an array that it may write"
+_WAITS = "a kernel that waits for the CPU while it runs: the CPU waits for the page, 100 s, and the kernel is ended"
+_ATOMICS = "the link's ways with atomic operations are the emulated device's"
+_WHOLE = "a kernel on a GPU needs all of its arrays there at a time, and these are larger than its memory"
 
 NOT_FOR_A_GPU: dict[str, str] = {
     "test_atomics_report": _ATOMICS,
@@ -27,6 +26,14 @@ NOT_FOR_A_GPU: dict[str, str] = {
     "test_thrashing": _WAITS,
     "test_waiting_kernels": _WAITS,
     "test_left_rights::test_stores_while_a_kernel_runs": _WAITS,
+    "test_eviction::test_a_kernel_over_four_times_the_memory": _WHOLE,
+    "test_eviction::test_random_accesses_by_everybody": _WHOLE,
+    "test_eviction::test_two_small_devices": _WHOLE,
+    "test_eviction::test_watched_pages_are_evicted_without_being_written": _WHOLE,
+    "test_device_views": "a view is a CuPy array, of which there is none here: tests/unit/cuda/test_device_view.py",
+    "test_protectors::test_dirty_against_a_model": "a kernel counts as writing all of an array that it may write",
+    "test_transitions::test_counts_are_exact_without_growth": "kernels on a GPU have no page faults",
+    "test_unmapped_memory::test_a_kernel_that_touches_it_fails": "the launch is refused, before a kernel begins",
 }
 
 
