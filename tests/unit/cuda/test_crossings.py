@@ -258,14 +258,23 @@ def test_a_store_waits_for_what_is_on_its_way(gpu, kernels):
     assert (x == 3).all()
 
 
-def test_without_a_compiler_pages_cross_run_by_run(gpu, kernels, monkeypatch):
-    space = gpu()
-    assert space.devices[0].why_no_page_kernels == ""
-
+@pytest.mark.parametrize("lacks", ["compiler", "image"])
+def test_without_kernels_pages_cross_run_by_run(gpu, kernels, monkeypatch, lacks):
     def refuse(*_args, **_how):
         raise hmm.UnsupportedError("no NVRTC")
 
-    monkeypatch.setattr("hmmemu.cuda.CudaDevice.compile", refuse)
-    space = gpu()
-    monkeypatch.undo()
-    assert space.devices[0].why_no_page_kernels == "no NVRTC"
+    if lacks == "compiler":
+        with monkeypatch.context() as patch:
+            patch.setattr("hmmemu.cuda.CudaDevice.compile", refuse)
+            space = gpu(policy=hmm.Policy(grow=False))
+    else:  # the second module that is loaded
+        space = gpu("fail=cuModuleLoadData:200:2:2", policy=hmm.Policy(grow=False))
+    x, sums = aligned(space, 100), space.zeros(100, np.int32)
+    x.reshape(-1, PAGE)[::5, 3] = 7
+    with Crossed(space) as crossed:
+        launch(space, kernels, "sum_pages", x, sums, 100)
+        assert sums.sum() == 20 * 7 and x.sum() == 20 * 7
+    assert crossed["copies_to_gpu"] == crossed["pages_to_gpu"] == 20  # x; nobody had touched the rest
+    assert crossed["scattered_pages"] == 0
+    why = space.devices[0].why_no_page_kernels
+    assert why == "no NVRTC" if lacks == "compiler" else "cuModuleLoadData" in why
