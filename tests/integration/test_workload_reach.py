@@ -8,8 +8,8 @@ import hmmemu as hmm
 from hmmemu.kernels import WORKLOADS
 
 
-@pytest.fixture(scope="module")
-def confined():
+@pytest.fixture
+def confined(tracker):
     with hmm.AddressSpace(device="emulated", check_reach=True) as space:
         yield space
 
