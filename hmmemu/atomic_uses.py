@@ -71,11 +71,11 @@ class AtomicUse(AtomicInSource):
             return Estimate(0, 2 * self.count * link.latency)  # a read, then a swap that succeeds
         if route not in _MOVING or route is not self.route:
             return Estimate(None, None)
-        if route is Route.EXCLUSIVE:
-            moves = self.ways.get("exclusive", 0)
-            return Estimate(moves, moves * link.fault_cost + self.count * link.latency)
-        moves = self.ways.get("moved", 0)
-        return Estimate(moves, moves * (link.fault_cost + PAGE / link.bandwidth))
+        taken, moved = self.ways.get("exclusive", 0), self.ways.get("moved", 0)
+        seconds = (taken + moved) * link.fault_cost + moved * PAGE / link.bandwidth
+        if route is Route.EXCLUSIVE and not moved:
+            seconds += self.count * link.latency
+        return Estimate(taken + moved, seconds)
 
     def to_dict(self, links: tuple[Link, ...] = ()) -> dict[str, Any]:
         """Plain data, for JSON, with what it would do on other links."""

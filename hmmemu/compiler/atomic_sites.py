@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from hmmemu.compiler.analysis import Analysis, analyse, mention_graph, reach
 from hmmemu.compiler.frame import Frame, unbound
-from hmmemu.compiler.overloads import callee
+from hmmemu.compiler.overloads import callee, inside
 from hmmemu.compiler.parse import Function, Node, Source, text
 from hmmemu.compiler.places import NOWHERE, Bound, Places, Program
 from hmmemu.compiler.types import Scalar, Type, Types, split_arguments, template_parameters, whole
@@ -172,6 +172,7 @@ class _Kernel:
         arguments = node.child_by_field_name("arguments")
         if function is None or arguments is None:
             return
+        function = inside(function)
         if function.type == "field_expression":
             field = function.child_by_field_name("field")
             if field is not None and text(field) in _METHODS:

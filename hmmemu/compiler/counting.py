@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from hmmemu.compiler.atomic_sites import Found, atomic_sites
 from hmmemu.compiler.options import parse_options
+from hmmemu.compiler.overloads import inside
 from hmmemu.compiler.parse import Node, Source, parse, text, walk
 from hmmemu.compiler.preprocess import preprocess
 from hmmemu.compiler.rewrite import Edits
@@ -52,9 +53,10 @@ def add_counting(source: Source, name_expressions: Sequence[str], edits: Edits) 
 def _call(node: Node, number: int, edits: Edits) -> None:
     function = node.child_by_field_name("function")
     assert function is not None  # it was found by its function's name
-    if function.type != "field_expression":
+    if inside(function).type != "field_expression":
         edits.replace(function.start_byte, function.end_byte, f"HMM_AT({number}, {text(function)})")
         return
+    function = inside(function)
     instance, field = function.child_by_field_name("argument"), function.child_by_field_name("field")
     assert instance is not None and field is not None
     sign = next(c.type for c in function.children if c.type in (".", "->"))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from hmmemu.compiler.overloads import callee, fits, plain, takes
 from hmmemu.compiler.parse import Function, Node, text
 from hmmemu.compiler.places import NONE, NOWHERE, Bound, Place, Places, Program
-from hmmemu.compiler.typed import Typed, cast_to, is_atomic_ref, is_temporary
+from hmmemu.compiler.typed import Typed, cast_to, is_atomic_ref, temporary
 from hmmemu.compiler.types import ARITHMETIC, Type, base_name, deduce, split_arguments, template_parameters
 
 
@@ -121,6 +121,9 @@ class Frame(Typed):
             )
         if kind == "pointer_expression" and node.children[0].type == "&":
             return self.lies(argument)
+        made = temporary(node)
+        if made is not None and made[1]:
+            return frozenset().union(*(self._referred(a, self.type(node)) for a in made[1]))
         if kind == "call_expression":
             return self._call_leads(node)
         if kind == "binary_expression":
@@ -189,9 +192,6 @@ class Frame(Typed):
         function = node.child_by_field_name("function")
         arguments = node.child_by_field_name("arguments")
         given = arguments.named_children if arguments is not None else []
-        if function is not None and is_temporary(function):
-            kind = self._call_type(node)
-            return frozenset().union(*(self._referred(a, kind) for a in given)) if given else NOWHERE
         if function is not None and cast_to(function):
             return frozenset().union(*(self.leads(a) for a in given)) if given else NOWHERE
         if function is not None and text(function).startswith("atomic") and given:

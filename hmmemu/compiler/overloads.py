@@ -6,9 +6,17 @@ from hmmemu.compiler.parse import Function, Node, text
 from hmmemu.compiler.types import ARITHMETIC, Type, Types, template_parameters
 
 
+def inside(node: Node) -> Node:
+    """What stands in parentheses: a function that is called in them is not looked up by its arguments."""
+    while node.type == "parenthesized_expression" and len(node.named_children) == 1:
+        node = node.named_children[0]
+    return node
+
+
 def callee(function: Node) -> tuple[str, list[str], Node | None]:
     """Name, explicit template arguments and object of what a call calls."""
     instance = None
+    function = inside(function)
     if function.type == "field_expression":
         instance = function.child_by_field_name("argument")
         function = function.child_by_field_name("field") or function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from hmmemu.compiler.locals import Locals
 from hmmemu.compiler.parse import Function, Node, text
 from hmmemu.compiler.types import ARITHMETIC, Type, declarator_type, vector_element
 
+_LIBRARY = re.compile(r"(?:.*::)?atomic(?:_ref)?")
 _NESTING = 80  # questions within questions; Python's stack holds a few hundred calls
 _BUILT_IN = {"threadIdx": Type("uint3"), "blockIdx": Type("uint3"), "blockDim": Type("dim3"), "gridDim": Type("dim3"),
              "warpSize": Type("int")}  # fmt: skip
@@ -94,6 +96,9 @@ class Typed(Locals, ABC):
             return found.element() if found is not None else None
         if kind == "field_expression":
             return self._field_type(node)
+        made = temporary(node)
+        if made is not None:
+            return self._temporary_type(*made)
         if kind == "call_expression":
             return self._call_type(node)
         if kind in ("update_expression", "unary_expression"):
@@ -132,14 +137,16 @@ class Typed(Locals, ABC):
             return Type(element)
         return self.program.types.member(owner, text(name))
 
+    def _temporary_type(self, written: str, given: list[Node]) -> Type | None:
+        kind = self.type(given[0]) if "<" not in written and given else None
+        return self.program.types.parse(f"{written}<{kind}>" if kind else written, self.templates)
+
     def _call_type(self, node: Node) -> Type | None:
         function = node.child_by_field_name("function")
         if function is not None and function.type in ("template_function", "primitive_type"):
             cast = cast_to(function)
             if cast:
                 return self.program.types.parse(cast, self.templates)
-        if function is not None and is_temporary(function):
-            return self.program.types.parse(text(function), self.templates)
         for frame in self.calls(node)[:1]:
             declared = frame.function.node.child_by_field_name("type")
             found = declarator_type(self.program.types, declared, _returned(frame.function), frame.templates)
@@ -190,9 +197,17 @@ def is_atomic_ref(kind: Type | None) -> bool:
     return kind is not None and not kind.points and kind.name.split("<")[0].split("::")[-1] == "atomic_ref"
 
 
-def is_temporary(function: Node) -> bool:
-    """Whether a call makes an object of a class template of CUDA's: cuda::atomic_ref<int>(x)."""
-    return text(function).split("<")[0].split("::")[-1] in ("atomic_ref", "atomic") and "<" in text(function)
+def temporary(node: Node) -> tuple[str, list[Node]] | None:
+    """The type and the arguments of an object that libcu++ makes: cuda::atomic_ref<int>(x), cuda::atomic_ref{x}."""
+    named = {"call_expression": "function", "compound_literal_expression": "type"}.get(node.type, "")
+    kind = node.child_by_field_name(named) if named else None
+    given = node.child_by_field_name("arguments") or node.child_by_field_name("value")
+    if kind is None or given is None:
+        return None
+    name, angle, _ = text(kind).partition("<")
+    if not (name.endswith("cuda::atomic_ref") or (angle and _LIBRARY.fullmatch(name))):
+        return None
+    return text(kind), given.named_children
 
 
 def _literal_type(node: Node) -> Type | None:

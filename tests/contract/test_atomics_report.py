@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,12 @@ extern "C" __global__ void refs(int* x, cuda::atomic<int>* flags) {
   r += ++flags[1];
   r++;
   (&r)->fetch_sub(1); flags->compare_exchange_strong(*new int(5), 7);
+}
+__device__ float atomicMax(float* p, float v) { return __int_as_float(::atomicMax((int*)p, __float_as_int(v))); }
+extern "C" __global__ void forms(int* x, float* f) {
+  (atomicAdd)(x, 1), cuda::atomic_ref(x[1]).fetch_add(2), ++cuda::atomic_ref<int>{x[2]};
+  atomicMax(f, 2.0f);
+  ::atomicMax(x + 3, 4);
 }
 extern "C" __global__ void inside(Map map) { atomicMax(map.depth + threadIdx.x, 3u); atomicAdd_system(map.weight, 1); }
 extern "C" __global__ void variable() { atomicAdd(&total, 1); }
@@ -129,6 +137,24 @@ def test_libcu(page_by_page: hmm.AddressSpace, module: hmm.RawModule) -> None:
     assert all(use.ways == {"native": 12} for use in report.uses)
 
 
+def test_forms_of_calls(page_by_page: hmm.AddressSpace, module: hmm.RawModule) -> None:
+    """In parentheses, on temporaries, and CUDA's own function beside an overload of the user's."""
+    x, f = page_by_page.zeros(1024, np.int32), page_by_page.zeros(1024, np.float32)
+    with page_by_page.atomics_report() as report:
+        module.get_function("forms")((3,), (4,), (x, f))
+    assert sorted(counts(report)) == [
+        ("forms", call, "int", array, 12)
+        for call, array in (
+            ("++", "x"),
+            ("atomicAdd", "x"),
+            ("atomicMax", "f"),
+            ("atomicMax", "x"),
+            ("fetch_add", "x"),
+        )
+    ]
+    assert list(x[:4]) == [12, 24, 12, 4] and f[0] == 2
+
+
 def test_memory_that_is_no_argument(page_by_page: hmm.AddressSpace, module: hmm.RawModule) -> None:
     depth, weight = page_by_page.zeros(1024, np.uint32), page_by_page.zeros(1024, np.int32)
     both = np.array((depth.ctypes.data, weight.ctypes.data), "u8, u8")
@@ -184,6 +210,23 @@ def test_operations_that_the_link_lacks(module: hmm.RawModule, fallback: str) ->
             "cas-loop": (0, 2 * 64 * 0.5),
         }
         assert use.estimate(slow) == Estimate(*costs.get(fallback, (None, None)))
+
+
+def test_exclusive_where_the_page_cannot_stay(module: hmm.RawModule) -> None:
+    """Memory that the device cannot map moves: the report says which of the two it was."""
+    memory = mmap.mmap(-1, 4096)  # MAP_SHARED
+    with hmm.AddressSpace(
+        timeout=60, fallback="exclusive", policy=hmm.Policy(grow=False), workers=1
+    ) as space:
+        x = np.frombuffer(memory, np.uint32)
+        with space.atomics_report() as report:
+            for _ in range(2):
+                x[0] = 5
+                module.get_function("most")((1,), (32,), (x,))
+                assert x[0] == 31
+        stayed = space.stats().processors[1].exclusive_pages
+        assert stayed in (0, 2)
+        assert report.uses[0].ways == {"there": 62, "exclusive" if stayed else "moved": 2}
 
 
 def test_two_devices_are_added_up(two_devices: hmm.AddressSpace, module: hmm.RawModule) -> None:

@@ -134,6 +134,8 @@ OPERATIONS = [
     ("atomicAdd((half2*)f, v)", "FLOAT_ADD", "__half2", 4, False),
     ("atomicAdd((__nv_bfloat16*)f, v)", "FLOAT_ADD", "__nv_bfloat16", 2, False),
     ("::atomicAdd((uint32_t*)x, 1)", "INTEGER_ADD", "unsigned int", 4, True),
+    ("(atomicMax)(ull, 1)", "INTEGER_MAX", "unsigned long long", 8, False),
+    ("(::atomicAdd)(x, 1)", "INTEGER_ADD", "int", 4, True),
 ]
 
 
@@ -183,6 +185,11 @@ LIBRARY = [
         "cuda::atomic_ref<unsigned, cuda::thread_scope_device>(u[i]).fetch_max(2)",
         "fetch_max INTEGER_MAX device u",
     ),
+    ("cuda::atomic_ref(x[0]).fetch_add(1)", "fetch_add INTEGER_ADD system x"),
+    ("cuda::atomic_ref{*d}.fetch_add(1)", "fetch_add FLOAT_ADD system d"),
+    ("cuda::atomic_ref<int, cuda::thread_scope_device>{x[1]}.exchange(2)", "exchange EXCHANGE device x"),
+    ("++cuda::atomic_ref(u[0])", "++ INTEGER_ADD system u"),
+    ("(cuda::atomic_ref<int>(*y)) -= 2", "-= INTEGER_ADD system y"),
     ("auto r = cuda::atomic_ref<int>(y[0]); auto s = r; s.fetch_sub(1)", "fetch_sub INTEGER_ADD system y"),
     ("using R = cuda::atomic_ref<double>; R r(d[1]); r.fetch_add(1.0)", "fetch_add FLOAT_ADD system d"),
     (
@@ -329,6 +336,16 @@ __device__ float atomicMin(float* a, float v) { return __int_as_float(atomicCAS(
 __global__ void k(float* f, int* x) { atomicMin(f, 1.0f); atomicMin(x, 1); }"""
     told = [(s.function, s.call, s.type, s.arrays[0]) for s in sites(code)]
     assert told == [("atomicMin", "atomicCAS", "int", "f"), ("k", "atomicMin", "int", "x")]
+
+
+def test_cudas_own_beside_an_overload_of_the_users():
+    code = """
+__device__ float atomicMin(float* a, float v) { return __int_as_float(::atomicMin((int*)a, __float_as_int(v))); }
+__global__ void k(float* f, int* x) { atomicMin(f, 1.0f); ::atomicMin(x, 1); (atomicMin)(x, 1); }"""
+    told = [(s.function, s.call, s.type, s.arrays[0]) for s in sites(code)]
+    assert told == [
+        ("atomicMin", "atomicMin", "int", "f"), ("k", "atomicMin", "int", "x"), ("k", "atomicMin", "int", "x"),
+    ]  # fmt: skip
 
 
 def test_overloads_and_default_arguments():

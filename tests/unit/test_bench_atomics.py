@@ -117,7 +117,7 @@ def test_lost_operations_are_noticed(spaces: list[Opened]) -> None:
         dataclasses.replace(opened(spaces, "migrate"), way=silent.way),
     )
     for wrong in (lost, kept):
-        with pytest.raises(Error, match="100 operations 'add int'"):
+        with pytest.raises(Error, match="150 operations 'add int'"):
             atomics.one_thread(wrong, FEW[0], "system", 100)
     with pytest.raises(Error, match="1 block, one word: 64 additions made 0"):
         atomics.contend(lost, Crowd(1, 0, False), 0.001)

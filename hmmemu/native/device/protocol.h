@@ -131,9 +131,11 @@ struct alignas(64) FaultSlot {
   int32_t error; // of a post: 0, or why the last grant could not be had
   // The latest atomic operation of the thread, `tid`: Wanted. Any tracker.
   std::atomic<uint64_t> wanted;
-  // How often the CPU process brought it pages that somebody had. Any tracker.
+  // How often the CPU process brought it pages that somebody had; kBroughtStays: ... that stayed where they
+  // were, without the CPU. Any tracker.
   std::atomic<uint32_t> brought;
 };
+inline constexpr uint32_t kBroughtStays = 1u << 16;
 inline constexpr uint32_t kFaultSlots = kMaxBlocks + 1;
 
 // ---- why the device died: written once, by the first thread that fails ----

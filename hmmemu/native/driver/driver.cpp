@@ -157,7 +157,7 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, bool patient, O
   Access access = wanted(p, fault);
   Pages region{fault.address, fault.address + kPage};
   Step step;
-  bool pin = false;
+  bool pin = false, stays = false;
   obstacle.page = fault.address;
   {
     std::lock_guard guard(block.lock);
@@ -170,6 +170,7 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, bool patient, O
         return error;
     const Transition t = transition(state, p, access, protocol());
     step = t.step;
+    stays = access == Access::Alone && lendable(state);
     if (step != Step::None) {
       const Thrashing::Advice advice = advise(state, t, p, access, fault.address, patient);
       if ((obstacle.until = advice.wait_until)) {
@@ -194,7 +195,7 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, bool patient, O
   } else {
     // Counted first: who waits for the page may read the counters the moment it goes on.
     (fault.write ? count.write_faults : count.read_faults).add();
-    if (p != kCpu && step != Step::FirstTouch) devices_[p]->count_brought(fault.thread);
+    if (p != kCpu && step != Step::FirstTouch) devices_[p]->count_brought(fault.thread, stays);
     if (pin) {
       count.pinned_pages.add();
       thrashing_.pin(policy_.thrashing, fault.address, now_ns());

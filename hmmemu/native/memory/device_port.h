@@ -43,8 +43,9 @@ class DevicePort {
   // Whether what runs on a thread of the device may touch a page: 0; EACCES: a launch that is confined to
   // memory which it names, elsewhere; EROFS: to write what it says that it only reads.
   virtual int forbids(pid_t thread, uint64_t page, bool write) const = 0;
-  // A thread of the device is about to get pages, for its fault, that somebody else had.
-  virtual void count_brought(pid_t thread) = 0;
+  // A thread of the device is about to get pages, for its fault, that somebody else had; `stays`: over the
+  // link.
+  virtual void count_brought(pid_t thread, bool stays) = 0;
   // Whether the CPU uses the device's memory at these pages, too: its kernels look before atomics.
   virtual void mark_remote(Pages pages, bool remote) = 0;
 

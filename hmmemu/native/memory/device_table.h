@@ -70,8 +70,8 @@ class DeviceTable final : public PageTable {
   int forbids(pid_t thread, uint64_t page, bool write) const {
     return port_ ? port_->forbids(thread, page, write) : 0;
   }
-  void count_brought(pid_t thread) const {
-    if (port_) port_->count_brought(thread);
+  void count_brought(pid_t thread, bool stays) const {
+    if (port_) port_->count_brought(thread, stays);
   }
 
   // Something is going to be queued: from now on until `started` no rights are left. Those that there are (in

@@ -76,6 +76,8 @@ Transition end_remote(PageState state, Processor p, Access access) {
 
 } // namespace
 
+bool lendable(PageState state) { return mappable(state) && !state.merged(); }
+
 Transition transition(PageState state, Processor p, Access access, ProtocolPolicy policy) {
   const Hold mine = state.hold(p);
   const bool read = access == Access::Read;
@@ -87,7 +89,7 @@ Transition transition(PageState state, Processor p, Access access, ProtocolPolic
     next.set_watched(false);
     return {.step = Step::Notify, .next = next};
   }
-  if ((access == Access::Atomic || access == Access::Alone) && mappable(state) && !state.merged()) {
+  if ((access == Access::Atomic || access == Access::Alone) && lendable(state)) {
     PageState next = state;
     if (state.hold(kCpu) != Hold::Exclusive) return {.step = Step::Home, .next = next};
     next.set(p, Hold::Remote);

@@ -70,6 +70,9 @@ struct ProtocolPolicy {
   bool all_caught = false; // no new copies of what the CPU may write without being caught
 };
 
+// Whether a page may stay in the CPU's memory while a device works on it.
+bool lendable(PageState state);
+
 Transition transition(PageState state, Processor p, Access access, ProtocolPolicy policy);
 
 // What another owner of a page gives up before an access. In this order: its content goes to the frame, if

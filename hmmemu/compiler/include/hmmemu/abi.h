@@ -146,9 +146,11 @@ struct hmm_worker {
   const hmm_link* link;        // NULL: every operation is done in the device's memory
   volatile uint64_t* wanted;   // the page of the latest atomic operation, and what a page fault there is for
   const unsigned char* remote; // one bit a page of the address space: the CPU uses it, too, over the link
-  const volatile uint32_t* brought; // page faults of this worker for which pages were brought
-  hmm_atomic_log* log;              // NULL: nothing is counted
-  const unsigned char* stack;       // the thread's own stack, apart from `stacks`
+  // Page faults of this worker for which pages were brought; in the upper half, for which one stayed in the
+  // CPU's memory, and the CPU lost it (fallback exclusive).
+  const volatile uint32_t* brought;
+  hmm_atomic_log* log;        // NULL: nothing is counted
+  const unsigned char* stack; // the thread's own stack, apart from `stacks`
   size_t stack_bytes;
   const hmm_launch* volatile launch; // that runs now
   void* runtime; // the kernel runtime's own (NULL at first; it may mmap what it needs and keep it)

@@ -94,8 +94,8 @@ int Port::forbids(pid_t thread, uint64_t page, bool write) const {
   return error;
 }
 
-void Port::count_brought(pid_t thread) {
-  if (FaultSlot* const slot = slot_of(thread)) slot->brought.fetch_add(1);
+void Port::count_brought(pid_t thread, bool stays) {
+  if (FaultSlot* const slot = slot_of(thread)) slot->brought.fetch_add(stays ? kBroughtStays : 1);
 }
 
 void Port::mark_remote(hmm::Pages pages, bool remote) {

@@ -28,7 +28,7 @@ class Port final : public hmm::DevicePort {
 
   hmm::Access atomic(pid_t thread, uint64_t address) const override;
   int forbids(pid_t thread, uint64_t page, bool write) const override;
-  void count_brought(pid_t thread) override;
+  void count_brought(pid_t thread, bool stays) override;
   void mark_remote(hmm::Pages pages, bool remote) override;
 
   Shootdown shootdown;

@@ -52,3 +52,21 @@
 #include "hmmemu/cuda/print.h"
 
 using namespace hmm_cuda;
+
+// `::atomicMax` means CUDA's beside an overload of the user's own, too: a name that is declared here hides
+// what the line above brings.
+#define HMM_HERE(name)                                                                                       \
+  using hmm_cuda::name;                                                                                      \
+  using hmm_cuda::name##_block;                                                                              \
+  using hmm_cuda::name##_system;
+HMM_HERE(atomicAdd)
+HMM_HERE(atomicSub)
+HMM_HERE(atomicExch)
+HMM_HERE(atomicMin)
+HMM_HERE(atomicMax)
+HMM_HERE(atomicInc)
+HMM_HERE(atomicDec)
+HMM_HERE(atomicAnd)
+HMM_HERE(atomicOr)
+HMM_HERE(atomicXor)
+HMM_HERE(atomicCAS)

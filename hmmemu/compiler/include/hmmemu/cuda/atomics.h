@@ -198,7 +198,7 @@ HMM_INLINE T hmm_atomic_counted(T* address, Operand... operand) {
   kind.scope = (unsigned char)scope;
   const unsigned brought = *w->brought;
   const T old = hmm_atomic_now<Operation, scope, lanes>(address, operand...);
-  hmm::count_atomic(w, address, hmm::done_as<Operation, scope, lanes>(w, address, *w->brought != brought));
+  hmm::count_atomic(w, address, hmm::done_as<Operation, scope, lanes>(w, address, *w->brought - brought));
   return old;
 }
 

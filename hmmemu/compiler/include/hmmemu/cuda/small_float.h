@@ -301,6 +301,7 @@ HMM_SCOPES(, HMM_SMALL2, atomicAdd, (HMM_SMALL2 * address, HMM_SMALL2 value), HM
            HMM_SMALL2 old; old.x = hmm_atomic<hmm_op_add, scope, 2>(&address->x, value.x);
            old.y = hmm_atomic<hmm_op_add, scope, 2>(&address->y, value.y); return old;)
 } // namespace hmm_cuda
+HMM_HERE(atomicAdd)
 
 #undef HMM_SMALL
 #undef HMM_SMALL2

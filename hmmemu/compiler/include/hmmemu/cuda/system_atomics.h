@@ -102,24 +102,23 @@ __attribute__((noinline)) T fall_back(hmm_worker* w, T* address, Operand... oper
   }
 }
 
-// How an operation on that page was done; `moved`: it had a page fault that brought pages.
+// How an operation on that page was done; `brought`: by how much hmm_worker::brought grew.
 template <class Operation, hmm_cuda::hmm_scope scope, int lanes, class T>
-hmm_atomic_done done_as(const hmm_worker* w, const T* address, bool moved) {
+hmm_atomic_done done_as(const hmm_worker* w, const T* address, unsigned brought) {
   if (is_own(w, address)) return HMM_DONE_LOCAL;
   const bool remote = is_remote(w, address);
-  if (!remote && !moved) return HMM_DONE_THERE;
+  if (!remote && !brought) return HMM_DONE_THERE;
   if (scope != hmm_cuda::hmm_scope::system || is_native<Operation, lanes, T>(w))
     return remote ? HMM_DONE_IN_PLACE : HMM_DONE_MOVED;
-  const unsigned fallback = fallback_of(w, sizeof(T));
-  if (fallback == HMM_FALLBACK_EXCLUSIVE) return HMM_DONE_EXCLUSIVE;
+  if (brought >> 16) return HMM_DONE_EXCLUSIVE;
   if (!remote) return HMM_DONE_MOVED;
-  switch (fallback) {
+  switch (fallback_of(w, sizeof(T))) {
   case HMM_FALLBACK_CAS_LOOP:
     return HMM_DONE_CAS_LOOP;
   case HMM_FALLBACK_SILENT:
     return HMM_DONE_LOST;
-  default: // it was moved, and is remote again by now
-    return HMM_DONE_MOVED;
+  default: // it was taken, and is remote again by now
+    return brought ? HMM_DONE_MOVED : HMM_DONE_THERE;
   }
 }
 
