@@ -33,6 +33,7 @@ NOT_FOR_A_GPU: dict[str, str] = {
     "test_device_views": "a view is a CuPy array, of which there is none here: tests/unit/cuda/test_device_view.py",
     "test_protectors::test_dirty_against_a_model": "a kernel counts as writing all of an array that it may write",
     "test_transitions::test_counts_are_exact_without_growth": "kernels on a GPU have no page faults",
+    "test_reach::test_without_the_check_names_cost_nothing": "memory that a launch does not name is not on a GPU",
     "test_unmapped_memory::test_a_kernel_that_touches_it_fails": "the launch is refused, before a kernel begins",
 }
 

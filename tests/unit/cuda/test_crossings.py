@@ -104,6 +104,17 @@ def test_a_large_run_is_copied_as_it_is(gpu, kernels):
     assert (sums == PAGE).all()
 
 
+@pytest.mark.parametrize("fails", ["", "fail=cuMemsetD8Async:1"])
+def test_pages_that_nobody_touched_do_not_cross(gpu, kernels, fails):
+    space = gpu(fails)
+    x, sums = aligned(space, 600), aligned(space, 1)
+    with Crossed(space) as crossed:
+        launch(space, kernels, "sum_pages", x, sums, 600)
+        assert not sums.any() and not x.any()
+    assert crossed["zeroed_pages"] == (0 if fails else 601)
+    assert crossed["pages_to_gpu"] == (601 if fails else 0)
+
+
 def test_what_the_cpu_takes_back_before_a_launch_does_not_cross(gpu, kernels):
     space = gpu()
     x = aligned(space, 600)

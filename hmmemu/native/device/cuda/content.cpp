@@ -132,7 +132,8 @@ void open_view(uint64_t first, uint64_t last, bool writes) {
 
 // What a view wrote stays newer on the GPU. Where two are alike, the one that only reads is closed first.
 void close_view(uint64_t first, uint64_t last) {
-  const auto [begin, end] = around(first, last);
+  const Range range = around(first, last);
+  const uint64_t begin = range.begin, end = range.end;
   const auto same = [&](const View& view) { return view.pages.begin == begin && view.pages.end == end; };
   auto closed = std::find_if(views.begin(), views.end(), [&](const View& v) { return same(v) && !v.writes; });
   if (closed == views.end()) closed = std::find_if(views.begin(), views.end(), same);

@@ -108,9 +108,10 @@ void Crossing::add(uint64_t begin, uint64_t end) {
   end - begin >= kLarge ? copy_large(begin, end) : pack(begin, end);
 }
 
+// The file holds zeros there, too.
 void Crossing::fill_zeros(uint64_t begin, uint64_t end) {
   const Load& load = under_way_.empty() ? next_load() : under_way_.back();
-  libcuda().fill("clear " + memory_.what(end - begin, begin), begin, 0, end - begin, load.lane->stream);
+  if (libcuda().fill.ask(begin, 0, end - begin, load.lane->stream) != kSuccess) return add(begin, end);
   count(channel->crossings.zeroed_pages, (end - begin) / kPage);
 }
 
