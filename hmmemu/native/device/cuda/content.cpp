@@ -66,6 +66,7 @@ void send_coming(const std::vector<Range>& ranges) {
   const auto coming = [](uint8_t page) { return (page & (kComing | kZeros)) == kComing; };
   const auto zeros = [](uint8_t page) { return page & kZeros; };
   for (const Range& range : ranges) {
+    if (first_unlike(range.begin, range.end, kComing, 0) == range.end) continue;
     each_run(range.begin, range.end, coming, [&](uint64_t begin, uint64_t end) {
       crossing.add(begin, end);
       sent.push_back({begin, end});
@@ -157,6 +158,7 @@ void send_content(const Slot& slot) {
   const std::lock_guard hold(one_sender);
   send_coming(pages_of(slot, false));
   for (const Range& range : pages_of(slot, true)) {
+    if (first_unlike(range.begin, range.end, kAhead, kAhead) == range.end) continue;
     take_snapshots(range);
     add_bits(range, kAhead);
   }

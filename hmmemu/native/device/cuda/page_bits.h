@@ -38,6 +38,25 @@ inline uint8_t set_right(uint64_t page, uint8_t to) {
   return had;
 }
 
+// The first page that is not `value` under `mask`; `end` if there is none. Eight at a time: every launch
+// looks at all of its pages.
+inline uint64_t first_unlike(uint64_t begin, uint64_t end, uint8_t mask, uint8_t value) {
+  using device::kPage;
+  constexpr uint64_t kEach = 0x0101010101010101;
+  while (begin < end) {
+    if (begin / kPage % 8 == 0 && end - begin >= 8 * kPage) {
+      const auto* const at = reinterpret_cast<const uint64_t*>(page_bits + begin / kPage);
+      if ((__atomic_load_n(at, __ATOMIC_SEQ_CST) & kEach * mask) == kEach * value) {
+        begin += 8 * kPage;
+        continue;
+      }
+    }
+    if ((bits(begin).load() & mask) != value) return begin;
+    begin += kPage;
+  }
+  return end;
+}
+
 // Calls act(begin, end) for each run of pages to which wanted(byte) says true.
 template <class Wanted, class Act> void each_run(uint64_t begin, uint64_t end, Wanted wanted, Act act) {
   while (begin < end) {

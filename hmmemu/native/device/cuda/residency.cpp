@@ -186,9 +186,13 @@ std::atomic<uint8_t>* page_bits = nullptr;
 GpuMemory& gpu() { return *memory; }
 
 uint64_t first_without(uint64_t begin, uint64_t end, bool writes) {
-  const uint8_t needed = writes ? kWrite : kRead;
-  for (uint64_t page = begin / kPage * kPage; page < end; page += kPage)
-    if (right(page) < needed) return page;
+  end = (end + kPage - 1) / kPage * kPage;
+  for (uint64_t page = begin / kPage * kPage; page < end;) {
+    uint64_t next = first_unlike(page, end, kRight, kWrite);
+    if (next == page && !writes) next = first_unlike(page, end, kRight, kRead);
+    if (next == page) return page;
+    page = next;
+  }
   return 0;
 }
 
