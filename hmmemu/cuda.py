@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from hmmemu import reach
+import hmmemu.reach as reach
 from hmmemu._native import DeviceProcess
 from hmmemu.arguments import Pointer
 from hmmemu.device import Device

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hmmemu import _native, reach
+import hmmemu.reach as reach  # `from hmmemu import reach` would import every public name first
+from hmmemu import _native
 from hmmemu._native import DeviceProcess
 from hmmemu.arena import page_up
 from hmmemu.arguments import Pointer, pack

@@ -7,6 +7,7 @@ import sys
 from importlib.metadata import version
 
 import pytest
+from running import run_python
 
 import hmmemu as hmm
 
@@ -52,3 +53,29 @@ def test_an_open_space_carries_few_libraries():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+EVERY_MODULE_FIRST = """
+import os, pkgutil, sys, traceback
+import numpy, hmmemu
+wrong = []
+for name in sorted(m.name for m in pkgutil.iter_modules(hmmemu.__path__) if not m.name.startswith("__")):
+    child = os.fork()
+    if child == 0:
+        try:
+            __import__("hmmemu." + name)
+        except ImportError as error:
+            if "cupy" not in str(error).lower():
+                traceback.print_exc()
+                os._exit(1)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        wrong.append(name)
+print(wrong)
+"""
+
+
+def test_any_module_may_be_imported_first() -> None:
+    """The public names come late, by `__getattr__`; a module that asks the package for another one would bring them."""
+    done = run_python(EVERY_MODULE_FIRST)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
