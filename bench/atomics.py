@@ -135,14 +135,14 @@ def alone(result: Result, spaces: list[Opened], rounds: int, count: int) -> None
     found: dict[str, dict[str, list[float]]] = {case.name: defaultdict(list) for case in CASES}
     _, worker = cpus_for(spaces[0].device)
     with Peer("atomics", flags=(), arguments=[str(worker)]) as peer:
-        for _ in range(rounds):
+        for number in range(rounds):
             for case in CASES:
                 rates = found[case.name]
                 bits = 64 if case.dtype[1] == "8" else 32
                 rates[BARE].append(peer.ask(bits, 0, 1, count)[0] * 1e-6)
-                rates[PLAIN].append(one_thread(spaces[1], case, "device", count))
-                for opened in spaces:
-                    rates[opened.way.name].append(one_thread(opened, case, "system", count))
+                turns = [(PLAIN, spaces[1], "device"), *((o.way.name, o, "system") for o in spaces)]
+                for name, opened, scope in turns if number % 2 else reversed(turns):
+                    rates[name].append(one_thread(opened, case, scope, count))
     figures = {name: {way: median(values) for way, values in rates.items()} for name, rates in found.items()}
     result.details["one thread, million operations a second"] = figures
     _rows(result, figures, IN_PLACE.name, BARE, AIM_IN_PLACE)
