@@ -429,6 +429,17 @@ class Device:
         except RangeError:
             self._relocate(ranges)
 
+    def tell_frames(self, fd: int, begin: int, end: int, offset: int) -> bool:
+        """Tells the process where the CPU's frames of a range lie: from `offset` on in what `fd` (O_PATH) names.
+
+        False: it cannot open that for writing. What is unmapped is forgotten.
+        """
+        return bool(self._ask(self.process.tell_frames, fd, begin, end - begin, offset))
+
+    def forget_frames(self, begin: int, end: int) -> None:
+        """Has the process forget what `tell_frames` said of a range."""
+        self._ask(self.process.forget_frames, begin, end - begin)
+
     def _relocate(self, ranges: list[PageRange]) -> None:
         """The way of `_restart`, with nothing lost: launches under way end first."""
         self.synchronize()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from hmmemu._native import Session
 from hmmemu.errors import FileConflictWarning, UnsupportedError
-from hmmemu.mappings import Mapping
+from hmmemu.mappings import Mapping, all_mappings
 
 _Stamp = tuple[int, int, int]  # size, time of the content, time of the inode, in bytes and ns
 _TICK_NS = 50_000_000  # a file's times may stand still for that long while it is written
@@ -158,12 +158,31 @@ def show_again(session: Session, part: FilePart) -> None:
         os.close(fd)
 
 
+def object_of(m: Mapping) -> Handle | None:
+    """What a shared mapping shows; None if it is out of reach.
+
+    By its name; by a descriptor that this process has of it (Python's mmap keeps one); or by the kernel's own link,
+    which only privileged processes may follow.
+    """
+    if handle := _handle_of(m):
+        return handle
+    for entry in os.listdir("/proc/self/fd"):
+        if handle := _handle_at(f"/proc/self/fd/{entry}", m):
+            return handle
+    whole = next(w for w in all_mappings() if w.begin <= m.begin < w.end)
+    return _handle_at(f"/proc/self/map_files/{whole.begin:x}-{whole.end:x}", m)
+
+
 def _handle_of(m: Mapping) -> Handle | None:
+    return _handle_at(m.path, m)
+
+
+def _handle_at(path: str, m: Mapping) -> Handle | None:
+    """The file there, if it is the mapping's."""
     try:
-        fd = os.open(m.path, os.O_PATH | os.O_CLOEXEC)
+        handle = Handle(os.open(path, os.O_PATH | os.O_CLOEXEC))
     except OSError:
         return None
-    handle = Handle(fd)
-    found = os.fstat(fd)
+    found = os.fstat(handle.fd)
     device = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}"
     return handle if (device, found.st_ino) == (m.device, m.inode) else None

@@ -81,13 +81,18 @@ class Mapping:
 
 @dataclass(frozen=True)
 class Kind:
-    """What the driver must know of memory: see MemoryKind in native/protocol/state.h."""
+    """What the driver must know of memory: see MemoryKind in native/protocol/state.h.
+
+    Attributes:
+        open: every device can map the object, which is that of a shared mapping.
+    """
 
     shared: bool = False
     read_only: bool = False
     file: bool = False
     huge: bool = False
     executable: bool = False
+    open: bool = False
 
 
 def all_mappings() -> Iterator[Mapping]:

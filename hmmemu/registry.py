@@ -13,13 +13,13 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 from hmmemu._native import DeviceProcess, RangeGuard, Session
 from hmmemu.errors import RangeError
-from hmmemu.file_parts import FilePart, notice_writers, parts_of, refuse_collisions
-from hmmemu.mappings import Kind, kind_of, mappings_of
+from hmmemu.file_parts import FilePart, notice_writers, object_of, parts_of, refuse_collisions
+from hmmemu.mappings import HUGE_PAGE, Kind, Mapping, kind_of, mappings_of
 from hmmemu.ranges import Array, PageRange, Range, describe, extent, root
 
 
@@ -30,6 +30,12 @@ class Mapper(Protocol):
 
     def map(self, ranges: list[PageRange]) -> None:
         """Makes the ranges part of the device's address space, all or none."""
+
+    def tell_frames(self, fd: int, begin: int, end: int, offset: int) -> bool:
+        """Tells it that the CPU's frames lie in an object; False if it cannot open it."""
+
+    def forget_frames(self, begin: int, end: int) -> None:
+        """It forgets what lies there."""
 
 
 @dataclass
@@ -64,9 +70,16 @@ class Registry:
         with self._lock:
             if key in self._table:
                 return
-            kind, files = self._look_at(memory, describe(array))
+            kind, mappings = self._look_at(memory, describe(array))
+            files = parts_of(mappings)
+            refuse_collisions(files, self.file_parts(), describe(array))
             objects = [part.object for part in files if part.shared or part.is_file]
-            fresh = self._session.add_range(*memory.pages, **asdict(kind), objects=objects)
+            kind = replace(kind, open=kind.shared and not kind.read_only and self._tell_frames(mappings))
+            try:
+                fresh = self._session.add_range(*memory.pages, **asdict(kind), objects=objects)
+            except BaseException:
+                self._forget_frames(mappings)
+                raise
             processes = [device.process for device in self._devices]
             end = RangeGuard(self._session, processes, self._table, key, *memory.pages)
             self._table[key] = _Registration(memory, weakref.ref(owner, end), end, files)
@@ -76,14 +89,27 @@ class Registry:
                 end(None)
                 raise
 
-    def _look_at(self, memory: Range, what: str) -> tuple[Kind, list[FilePart]]:
-        """What the pages are that nobody owns yet, and the files that they show."""
+    def _look_at(self, memory: Range, what: str) -> tuple[Kind, list[Mapping]]:
+        """What the pages are that nobody owns yet, and the mappings that they lie in."""
         runs = self._session.fresh(*memory.pages)
         mappings = [m for begin, end in runs for m in mappings_of(begin, end)]
-        kind = kind_of(mappings, what) if mappings else Kind()
-        files = parts_of(mappings)
-        refuse_collisions(files, self.file_parts(), what)
-        return kind, files
+        return kind_of(mappings, what) if mappings else Kind(), mappings
+
+    def _tell_frames(self, mappings: list[Mapping]) -> bool:
+        """Tells the devices where the pages of shared mappings lie. False: one of the objects is out of reach."""
+        for mapping in mappings:
+            handle = object_of(mapping)
+            begin, end = _whole_pages(mapping)
+            place = begin, end, mapping.offset_of(begin)
+            if handle is None or not all(device.tell_frames(handle.fd, *place) for device in self._devices):
+                self._forget_frames(mappings)
+                return False
+        return True
+
+    def _forget_frames(self, mappings: list[Mapping]) -> None:
+        for mapping in mappings:
+            for device in self._devices:
+                device.forget_frames(*_whole_pages(mapping))
 
     def file_parts(self) -> list[FilePart]:
         """The parts of files that are registered."""
@@ -136,3 +162,10 @@ class Registry:
     def _map(self, fresh: list[PageRange]) -> None:
         for device in self._devices:
             device.map(fresh)
+
+
+def _whole_pages(mapping: Mapping) -> PageRange:
+    """Where the pages of the mapping begin and end."""
+    if not mapping.huge_page:
+        return mapping.begin, mapping.end
+    return mapping.begin // HUGE_PAGE * HUGE_PAGE, -(-mapping.end // HUGE_PAGE) * HUGE_PAGE

@@ -177,21 +177,6 @@ def test_devices_take_turns(module: hmm.RawModule) -> None:
         assert list(x[::1024]) == [8] * PAGES
 
 
-@pytest.mark.parametrize("kind", ["shared", "file"])
-def test_what_a_device_cannot_map_moves(module: hmm.RawModule, kind: str) -> None:
-    with (
-        hmm.AddressSpace(timeout=60, fallback="exclusive"),
-        tempfile.TemporaryFile() as file,
-    ):
-        file.truncate(4 * N)
-        memory = np.frombuffer(mmap.mmap(-1, 4 * N), np.uint32)
-        x = np.memmap(file, np.uint32) if kind == "file" else memory
-        x[:] = 7
-        run(module, "most", x, 10)
-        assert set(residency(x)) == {"-X"}
-        assert list(x[::1024]) == [10] * PAGES
-
-
 def test_pages_that_the_program_unmaps(module: hmm.RawModule) -> None:
     libc = ctypes.CDLL(None)
     libc.mmap.restype = ctypes.c_void_p

@@ -16,7 +16,8 @@ from hmmemu._native import broken_rule, eviction, settling, transition
 PROCESSORS = 4
 OWNED = 1 << 32
 INVALID, SHARED, EXCLUSIVE, REMOTE = range(4)
-SHARED_MAPPING, WATCHED, ASYNC = 1 << 49, 1 << 54, 2 << 52
+SHARED_MAPPING, FILE, WATCHED, ASYNC, MERGED, HUGE = 1 << 49, 1 << 51, 1 << 54, 2 << 52, 1 << 55, 1 << 57
+OPEN = 1 << 61  # devices can map the object
 FULL = ("read", "write", "atomic", "own", "alone")  # what a device may want; the CPU the first two
 
 
@@ -247,9 +248,10 @@ def test_atomics_over_the_link_find_the_last_write_and_lose_none() -> None:
     and of evictions, which find nothing to take where a device uses the CPU's frame."""
     accesses = [
         (p, a)
-        for p, names in ((0, ("read", "write")), (1, (*FULL, "evict")), (2, ("write", "own", "alone")))
+        for p, names in ((0, ("read", "write")), (1, (*FULL, "evict")), (2, ("read", *FULL[2:])))
         for a in names
     ]
+    together = False
     for sequence in itertools.product(accesses, repeat=4):
         page, latest = Serving(), 0
         for number, (p, access) in enumerate(sequence, 1):
@@ -267,6 +269,8 @@ def test_atomics_over_the_link_find_the_last_write_and_lose_none() -> None:
                 assert holds(page.state)[p] == EXCLUSIVE
             if access == "alone":
                 assert [q for q in range(3) if holds(page.state)[q] != INVALID] == [p]
+            together |= holds(page.state) == (EXCLUSIVE, REMOTE, REMOTE, INVALID)
+    assert together
 
 
 def test_an_atomic_leaves_the_page_where_it_is() -> None:
@@ -298,10 +302,41 @@ def test_the_frame_stays_where_it_is_while_cpu_and_device_take_turns() -> None:
     assert not {"duplicate", "migrate", "upgrade"} & set(page.steps)
 
 
+def test_devices_join_whoever_uses_the_cpus_frame() -> None:
+    remote = word(EXCLUSIVE, REMOTE)
+    for access in ("read", "write", "atomic"):
+        assert step(remote, 2, access) == Step("remote", 0, False, 0, word(EXCLUSIVE, REMOTE, REMOTE))
+        assert step(word(INVALID, REMOTE), 2, access) == Step("admit", 1, False, 0, remote)
+    both = word(EXCLUSIVE, REMOTE, REMOTE)
+    assert step(both, 3, "atomic").after == word(EXCLUSIVE, REMOTE, REMOTE, REMOTE)
+    for p in range(3):
+        assert step(both, p, "atomic").name == "none"
+
+
+def test_who_wants_the_frame_alone_sends_all_others_away() -> None:
+    both = word(EXCLUSIVE, REMOTE, REMOTE)
+    assert step(both, 1, "alone") == Step("exclude", 0, False, 0b100, word(INVALID, REMOTE))
+    assert step(both, 3, "alone") == Step("exclude", 0, False, 0b110, word(0, 0, 0, REMOTE))
+    for p in (1, 3):
+        assert step(both, p, "own") == Step("recall", 0, False, 0b110, word(EXCLUSIVE))
+    assert step(word(INVALID, REMOTE), 2, "alone").name == "admit"
+
+
 @pytest.mark.parametrize("access", ["atomic", "alone"])
-def test_memory_that_a_device_cannot_map_moves_for_an_atomic(access: str) -> None:
-    for state, flag in itertools.product(reachable(True), (SHARED_MAPPING, 1 << 51, 1 << 57)):
-        assert step(state | flag, 1, access) == step(state | flag, 1, "write")
+def test_which_memory_a_device_can_map(access: str) -> None:
+    """Shared memory if its object can be opened; private memory unless it is huge pages."""
+    for state, kind in itertools.product(
+        reachable(True), (SHARED_MAPPING, SHARED_MAPPING | HUGE, SHARED_MAPPING | FILE, HUGE)
+    ):
+        assert step(state | kind, 1, access) == step(state | kind, 1, "write")
+    for kind in (0, FILE, *(OPEN | SHARED_MAPPING | more for more in (0, HUGE, FILE))):
+        assert step(word(EXCLUSIVE) | kind, 1, access).name == "remote"
+
+
+@pytest.mark.parametrize("access", ["atomic", "alone"])
+def test_a_merged_page_is_the_cpus_own_before_a_device_maps_it(access: str) -> None:
+    for state in (word(SHARED), word(SHARED, SHARED)):
+        assert step(state | MERGED, 1, access) == Step("home", 0, False, 0, state | MERGED)
 
 
 @pytest.mark.parametrize("access", ["atomic", "alone"])
@@ -314,7 +349,7 @@ def test_a_watched_page_is_told_of_before_an_atomic(access: str) -> None:
     [
         (word(EXCLUSIVE, EXCLUSIVE), "more than one processor may write"),
         (word(EXCLUSIVE, SHARED), "holds a copy"),
-        (word(EXCLUSIVE, REMOTE, REMOTE), "not the CPU's alone"),
+        (word(EXCLUSIVE, REMOTE, SHARED), "not the CPU's alone"),
         (word(SHARED, REMOTE), "not the CPU's alone"),
         (word(INVALID, EXCLUSIVE, REMOTE), "not the CPU's alone"),
         (word(INVALID, REMOTE, SHARED), "not the CPU's alone"),

@@ -267,6 +267,10 @@ void bind_device(nb::module_& m) {
             return fcntl(memory.get(), F_DUPFD_CLOEXEC, 3);
           },
           nb::arg("address"), Unlocked(), "A descriptor of the block's memory, for the caller to close.")
+      .def("tell_frames", &DeviceProcess::tell_frames, nb::arg("fd"), nb::arg("address"), nb::arg("length"),
+           nb::arg("offset"), Unlocked(),
+           "The CPU's frames of the range lie in that object (O_PATH). False: the device cannot open it.")
+      .def("forget_frames", &DeviceProcess::forget_frames, nb::arg("address"), nb::arg("length"), Unlocked())
       .def(
           "zap", [](DeviceProcess& d, uint64_t a, uint64_t n) { return d.port().drop(pages_of(a, n)); },
           nb::arg("address"), nb::arg("length"), Unlocked())

@@ -238,13 +238,13 @@ void bind_session(nb::module_& m) {
       .def(
           "add_range",
           [](Session& s, uint64_t b, uint64_t e, bool shared, bool read_only, bool file, bool huge,
-             bool executable, const std::vector<Object>& objects) {
-            const MemoryKind kind{shared, read_only, file, huge, executable};
+             bool executable, bool open, const std::vector<Object>& objects) {
+            const MemoryKind kind{shared, read_only, file, huge, executable, open};
             return to_python(s.driver()->add_range(pages_of(b, e), kind, objects_of(objects)));
           },
           nb::arg("begin"), nb::arg("end"), nb::arg("shared") = false, nb::arg("read_only") = false,
           nb::arg("file") = false, nb::arg("huge") = false, nb::arg("executable") = false,
-          nb::arg("objects") = std::vector<Object>())
+          nb::arg("open") = false, nb::arg("objects") = std::vector<Object>())
       .def("whole",
            [](Session& s, uint64_t b, uint64_t e) {
              const Pages pages = s.driver()->whole(pages_of(b, e));
@@ -292,7 +292,12 @@ void bind_session(nb::module_& m) {
              if (const Session::Use driver = s.use(); driver && p < driver->processors())
                driver->after_launch(static_cast<Processor>(p));
            })
-      .def("attach", [](Session& s, DeviceProcess& d) { return unsigned(s.attach(link_of(d))); })
+      .def("attach",
+           [](Session& s, DeviceProcess& d) {
+             if (!d.tell_frames(s.driver()->common_frames(), 0, 0, 0))
+               throw Failure(FailureKind::Device, "the device process cannot take the CPU's frames");
+             return unsigned(s.attach(link_of(d)));
+           })
       .def(
           "detach", [](Session& s, unsigned p) { s.detach(processor(s, p)); }, Unlocked())
       .def("reattach",

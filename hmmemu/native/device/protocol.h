@@ -73,6 +73,12 @@ enum MailboxOperation : uint32_t {
   kRightsNone,      // tracker signal: what the device may do with the range from now on
   kRightsRead,
   kRightsWrite,
+  // Trackers userfaultfd and signal: the CPU's frames are mapped there, to read and write, those of private
+  // memory or of the object that kRequestFrames told of; video memory is there again, without entries or
+  // rights.
+  kLendCommon,
+  kLendObject,
+  kEndLend,
   // Tracker launch: the video memory file gets what the device holds of pages that it may write, or the
   // device what the file holds. Rights stay.
   kFetch,
@@ -270,6 +276,7 @@ enum RequestKind : uint32_t {
   kRequestUnmap,
   kRequestLoad,
   kRequestUnload,
+  kRequestFrames, // comes with a descriptor
   // Tracker launch: process/video_memory.h
   kRequestHold,
   kRequestRelease,
@@ -280,6 +287,8 @@ struct Request {
   uint32_t id, kind;
   uint64_t address,
       length;          // ranges. LOAD: where globals go, and the room there. UNLOAD: module
+  uint64_t offset;     // FRAMES, with a descriptor: the CPU's frames of the range lie there from here on;
+                       // length 0: those of all private memory, at their addresses. Without one: forget it
   uint32_t initialise; // LOAD: give globals their initial values
   uint32_t writes;     // HOLD
   uint32_t text_bytes;

@@ -285,7 +285,10 @@ void Driver::repair(Block& block, uint64_t address, Processor p, bool present) {
   const PageState state = block.page(address);
   PageTable& mine = table(p, state);
   if (state.hold(p) == Hold::Remote) {
-    if (int error = devices_[p]->give(page); error && error != ESRCH) refuse(p, address, error);
+    int error = devices_[p]->lend(block, page);
+    if (error && error != ESRCH) error = recall(block, page); // it comes again, and takes the page along
+    if (error && error != ESRCH) refuse(p, address, error);
+    mine.wake(page);
     return;
   }
   if (state.hold(p) == Hold::Exclusive) {
@@ -323,7 +326,7 @@ int Driver::access(Pages pages, Processor p, Access access, Cause cause) {
     if (done(part)) return 0;
     return until_room([&] {
       return each_block(part, [&](Block& block, Pages inner) {
-        if (p != kCpu && cause == Cause::Prefetch)
+        if (p != kCpu) // it asks for pages, not to look at the CPU's
           if (int error = recall_all(block, inner)) return error;
         return access_locked(block, inner, {p, access, cause});
       });
@@ -401,21 +404,7 @@ int Driver::step_at_once(Block& block, Pages run, Request request) {
     t = transition(block.page(run.begin), request.p, request.access, protocol());
   }
   if (t.step == Step::None) return 0;
-  if (t.step == Step::Admit || t.step == Step::Recall) {
-    const int error = t.step == Step::Admit ? admit(block, run) : recall(block, run);
-    return error ? error : access_locked(block, run, request);
-  }
-  if (t.step == Step::Home) {
-    const int error = access_locked(block, run, {kCpu, Access::Write, request.cause});
-    return error ? error : access_locked(block, run, request);
-  }
-  if (t.step == Step::Remote || t.step == Step::Exclude) {
-    const int error =
-        t.step == Step::Remote ? lend(block, run, request.p, t.next) : exclude(block, run, request.p);
-    if (error != ENOMEM) return error;
-    request.access = Access::Own; // no room for one more mapping: the page moves
-    return step(block, run, request);
-  }
+  if (is_over_the_link(t)) return over_the_link(block, run, t, request);
   if (block.page(run.begin).merged() && t.step != Step::Duplicate) return break_first(block, run, request);
   return request.p != kCpu && hides(block, run) ? ENXIO : act(block, run, t, request);
 }
@@ -424,7 +413,8 @@ int Driver::step_at_once(Block& block, Pages run, Request request) {
 // says that the array is gone), and their content with them: every other copy goes, too.
 void Driver::forget_gone(Block& block, Pages run) {
   if (block.page(run.begin).merged()) forget_merged(block, run);
-  if (const Processor q = block.page(run.begin).remote()) devices_[q]->take_back(block, run);
+  if (int error = lose_remote(run, block.page(run.begin)))
+    fatal("pages at 0x%lx cannot be taken from a device: %s", run.begin, strerror(error));
   for (Processor q = 1; q < processors(); ++q) tables_[q]->release(block, run);
   cpu_table(block.page(run.begin).tracker()).forget_taken(block, run);
   change(block, run, [](PageState& state) {
@@ -655,6 +645,7 @@ int Driver::transfer(Processor p, uint64_t address, uint64_t bytes, void* data, 
       return each_block(pages, [&](Block& block, Pages part) {
         for (uint64_t a = part.begin; a < part.end; a += kPage)
           if (!block.page(a).managed()) return EFAULT;
+        if (int failed = recall_files(block, part)) return failed;
         if (int failed = access_locked(block, part, {p, access, Cause::Fault})) return failed;
         return copy_locked(block, part, p, access, address, n, buffer.as<std::byte>());
       });
@@ -677,7 +668,9 @@ int Driver::copy_locked(Block& block, Pages pages, Processor p, Access access, u
   StagingPool::Use staging(staging_);
   return each_run(block, pages, [&](Pages run) {
     if (block.page(run.begin).hold(p) == Hold::Invalid) return ERANGE;
-    const std::byte* frames = this->frames(p, block, run, *staging);
+    const bool remote = block.page(run.begin).hold(p) == Hold::Remote;
+    const std::byte* frames =
+        remote ? lent_frames(block, run, *staging) : this->frames(p, block, run, *staging);
     if (!frames) return ENXIO;
     const uint64_t begin = std::max(run.begin, address), end = std::min(run.end, address + bytes);
     auto* at = const_cast<std::byte*>(frames) + (begin - run.begin);

@@ -22,6 +22,7 @@
 #include "driver/second_tries.h"
 #include "driver/thrashing.h"
 #include "memory/async_table.h"
+#include "memory/common_frames.h"
 #include "memory/device_table.h"
 #include "memory/host_table.h"
 #include "memory/merged_pages.h"
@@ -166,6 +167,8 @@ class Driver {
   Tracker tracker() const { return tracker_; }
   bool uses_signals() const { return cpu_[static_cast<unsigned>(Tracker::Signal)]; }
   Userfaultfd& userfaultfd() { return uffd_; }
+  // The file of the frames that devices may map, at their addresses.
+  int common_frames() const { return common_.file(); }
   Userfaultfd& synchronous() { return sync_; }
   Counters& counters() { return counters_; }
   unsigned processors() const { return processors_.load(std::memory_order_acquire); }
@@ -297,11 +300,20 @@ class Driver {
   int zap_copies(Block& block, Pages run);
   int bring_home_merged(Block& block, Pages run);
   void reload_merged(Block& block, Pages run);
-  int lend(Block& block, Pages run, Processor p, PageState next);
+  // Pages that devices use in the CPU's memory (remote.cpp).
+  template <class Act> int each_remote(PageState state, Act act);
+  int over_the_link(Block& block, Pages run, const Transition& t, Request request);
+  int lend(Block& block, Pages run, Processor p, const Transition& t);
+  int put_in_common(Block& block, Pages run, Processor p);
   int exclude(Block& block, Pages run, Processor p);
   int admit(Block& block, Pages run);
+  int end_lend(Block& block, Pages run, PageState state, Processor but);
   int recall(Block& block, Pages run);
+  int take_from_common(Block& block, Pages run);
   int recall_all(Block& block, Pages pages);
+  int recall_files(Block& block, Pages pages);
+  int lose_remote(Pages run, PageState state);
+  const std::byte* lent_frames(Block& block, Pages run, Staging& staging);
   // Both within transitions of other pages: locks neighbours as far as they are free.
   Pages lock_around(Block& block, Pages run);
   void unlock_around(Block& block, Pages run, Pages wide);
@@ -494,7 +506,8 @@ class Driver {
   // Of each page of a file that the CPU gave away, what it held then.
   Mapping sums_{uint64_t{Directory::kMostBlocks} * kPagesPerBlock * sizeof(uint64_t), true};
   Pages arena_;
-  OwnMemory own_memory_;               // of pages that were remote
+  CommonFrames common_;                // of private pages that are remote
+  OwnMemory own_memory_;               // ... that were
   std::vector<ObjectMapping> objects_; // by key - 1; guarded by ranges_
   Lock merging_;                       // one merge at a time
   std::optional<MergedPages> merged_;  // made by the first merge, under merging_

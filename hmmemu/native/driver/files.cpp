@@ -67,6 +67,8 @@ int write_all(int fd, const std::byte* data, uint64_t bytes, uint64_t offset) {
 void Driver::lose(Block& block, Pages run) {
   if (int error = unmerge(block, run))
     fatal("merged file pages at 0x%lx cannot be broken: %s", run.begin, strerror(error));
+  if (int error = recall_all(block, run))
+    fatal("file pages at 0x%lx cannot be taken from a device: %s", run.begin, strerror(error));
   PageState next = block.page(run.begin);
   for (Processor q = 1; q < processors(); ++q) {
     if (next.hold(q) == Hold::Invalid) continue;
@@ -133,7 +135,7 @@ uint64_t Driver::reload(Pages pages) {
     return each_run(block, part, [&](Pages run) {
       const PageState state = block.page(run.begin);
       if (!state.managed() || !state.kind().file || !state.shared_mapping()) return 0;
-      if (state.hold(kCpu) == Hold::Exclusive) return 0;
+      if (state.hold(kCpu) == Hold::Exclusive || state.remote()) return 0; // what is used is the file
       if (state.merged()) {
         reload_merged(block, run);
       } else if (state.hold(kCpu) == Hold::Shared) {

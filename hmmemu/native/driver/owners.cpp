@@ -139,6 +139,7 @@ int Driver::step_with_owners(Block& block, Pages run, Request request) {
         if (next().step == Step::Notify)
           if (int error = notify_owners(block, piece, others)) return error;
         if (int error = settle(others, request.access)) return error;
+        if (is_over_the_link(next())) return over_the_link(block, piece, next(), request);
         if (request.p != kCpu && hides(block, piece)) return ENXIO;
         if (request.p != kCpu &&
             block.page(piece.begin).untouched()) // a device has zeros for it, the frame more
@@ -180,6 +181,7 @@ int Driver::settle(OtherOwners& others, Access access) {
 
 int Driver::settle_run(Block& block, Pages run, Access access) {
   if (!block.page(run.begin).shared_mapping()) return access != Access::Read ? give_own_pages(block, run) : 0;
+  if (int error = recall_all(block, run)) return error;
   Settling s = settling(block.page(run.begin), access);
   if (s.show) {
     if (int error = show(block, run)) return error;
@@ -196,6 +198,7 @@ int Driver::settle_run(Block& block, Pages run, Access access) {
 // comes back to pages of their own anyway.
 int Driver::give_own_pages(Block& block, Pages run) {
   const PageState state = block.page(run.begin);
+  if (state.remote()) return 0; // it does show its own
   if (state.hold(kCpu) == Hold::Exclusive) {
     if (int error = table(kCpu, state).protect(block, run)) return error;
     change(block, run, [](PageState& s) { s.set(kCpu, Hold::Shared); });
@@ -215,6 +218,7 @@ int Driver::give_own_pages(Block& block, Pages run) {
 // The newest content of the pages is in the frame, or among these copies of theirs: goes there, and the CPU
 // may read it.
 int Driver::show(Block& block, Pages run) {
+  if (int error = recall_all(block, run)) return error;
   const Transition t = transition(block.page(run.begin), kCpu, Access::Read, protocol());
   const int error = t.step == Step::None ? 0 : perform(block, run, t, {kCpu, Access::Read, Cause::Home});
   if (error != ENOENT) return error;

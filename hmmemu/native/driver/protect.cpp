@@ -204,7 +204,7 @@ const std::byte* Driver::frames(Processor p, Block& block, Pages run, Staging& s
 // What the pages hold now, wherever that is.
 const std::byte* Driver::content(Block& block, Pages run, Staging& staging) {
   const PageState state = block.page(run.begin);
-  if (const Processor p = state.remote()) return frames(p, block, run, staging); // the CPU may lack entries
+  if (state.remote()) return lent_frames(block, run, staging); // the CPU may lack entries
   for (Processor p = 0; p < processors(); ++p)
     if (state.hold(p) != Hold::Invalid) return frames(p, block, run, staging);
   std::memset(staging.data(), 0, run.bytes());

@@ -330,6 +330,7 @@ void Driver::after_fork_in_child() {
   PageLocks::forget_thread();
   uffd_ = Userfaultfd();
   sync_ = Userfaultfd();
+  common_.close();
   if (async_) async_->close();
   for (uint32_t slot = directory_.size(); slot-- > 0;) {
     Block& block = directory_.at(slot);

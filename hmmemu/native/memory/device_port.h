@@ -26,6 +26,12 @@ class DevicePort {
   virtual int give(Pages pages, Rights rights) = 0;
   // As give, to pages without rights, whose frames hold zeros.
   virtual int give_zeros(Pages pages, Rights rights) = 0;
+  // The CPU's frames are mapped at the pages, to read and write: those of private memory (CommonFrames), or
+  // of the object that the pages show. Who waits for the pages does so still. 0; ESRCH; any other errno:
+  // nothing is.
+  virtual int lend(Pages pages, bool object) = 0;
+  // The device's own memory is there again, and it has no rights. 0, or ESRCH.
+  virtual int end_lend(Pages pages) = 0;
   // Nothing that was queued for the device is still to be done.
   virtual bool idle() const = 0;
   // Threads that wait for these pages try again, or take their access for an error.

@@ -11,10 +11,8 @@ namespace hmm {
 
 DeviceTable::DeviceTable(int vram, int uffd, DevicePort* port)
     : vram_(vram), signal_(port), rights_(uffd < 0 ? static_cast<DeviceRights&>(signal_) : userfault_),
-      keep_bytes_(uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE)) / 4),
-      alias_(uint64_t{Directory::kMostBlocks} * kBlock, true), alias_made_(Directory::kMostBlocks, true) {
+      keep_bytes_(uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE)) / 4) {
   replace_process(uffd, port);
-  mprotect(alias_.as<void>(), alias_.bytes(), PROT_NONE);
 }
 
 DeviceTable::~DeviceTable() = default;
@@ -26,24 +24,12 @@ void DeviceTable::replace_process(int uffd, DevicePort* port) {
   if (uffd >= 0) userfault_ = UserfaultRights(uffd, port);
 }
 
-std::byte* DeviceTable::alias(Block& block, Pages pages) {
-  std::byte* slot = alias_.as<std::byte>() + block.slot * kBlock;
-  auto& made = alias_made_.as<std::atomic<uint8_t>>()[block.slot]; // twice at once does no harm
-  if (!made.load(std::memory_order_acquire)) {
-    // Neighbouring blocks have neighbouring slots, so the kernel merges their mappings into one.
-    void* at = mmap(slot, kBlock, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, vram_,
-                    block.address);
-    if (at == MAP_FAILED) fatal("cannot map device memory of block 0x%lx: errno %d", block.address, errno);
-    madvise(at, kBlock, MADV_DONTFORK);
-    made.store(1, std::memory_order_release);
-  }
-  return slot + (pages.begin - block.address);
-}
-
-void DeviceTable::lend(Block& block, Pages pages, const std::byte* content) {
-  std::memcpy(alias(block, pages), content, pages.bytes());
-  frames_.set(block, pages, false);
-  mark_remote(pages, true);
+// Memory of the device's that is there, too, is of no use now, and may be of some afterwards.
+int DeviceTable::lend(Block& block, Pages pages) {
+  if (!port_) return ENOMEM;
+  left_.set(block, pages, false);
+  const int error = port_->lend(pages, block.page(pages.begin).shared_mapping());
+  return error ? error : rights_.wake(pages);
 }
 
 int DeviceTable::give(Pages pages, bool writable) {
@@ -54,10 +40,10 @@ int DeviceTable::give(Pages pages, bool writable) {
   return rights_.wake(pages);
 }
 
-int DeviceTable::take_back(Block& block, Pages pages) {
-  if (!rights_.frames_are_rights()) take_rights(pages);
+int DeviceTable::end_lend(Pages pages) {
+  const int error = port_ ? port_->end_lend(pages) : 0;
   mark_remote(pages, false);
-  return punch(block, pages);
+  return error == ESRCH ? 0 : error;
 }
 
 int DeviceTable::punch(Block& block, Pages pages) {

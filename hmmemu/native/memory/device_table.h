@@ -15,6 +15,7 @@
 // this class.
 #pragma once
 #include "memory/device_rights.h"
+#include "memory/file_alias.h"
 #include "memory/frame_map.h"
 #include "memory/page_table.h"
 
@@ -53,17 +54,14 @@ class DeviceTable final : public PageTable {
   int wake(Pages pages) override { return rights_.wake(pages); }
   int refuse(Pages pages) override { return rights_.refuse(pages); }
 
-  // The frames become the CPU's, which maps them where its own page was, and this device uses them over the
-  // link: they are no memory of the device. `lend` fills them and gives no rights; `give` does, to those of
-  // the pages that the device has no entry for; `take_back` takes all rights, and the frames go.
-  // `mark_remote`: whether the CPU uses the frames, too, at present; at first it does.
-  void lend(Block& block, Pages pages, const std::byte* content);
-  int give(Pages pages, bool writable = true);
-  int take_back(Block& block, Pages pages);
+  // The CPU's frames are used over the link, in place of this device's memory. `lend` may be called again:
+  // threads of the device may have given the mapping up. ESRCH, or another errno and nothing is mapped.
+  // `mark_remote`: whether the CPU uses the frames, too, at present.
+  int lend(Block& block, Pages pages);
+  int end_lend(Pages pages);
   void mark_remote(Pages pages, bool remote) {
     if (port_) port_->mark_remote(pages, remote);
   }
-  int vram() const { return vram_; }
   Access atomic(pid_t thread, uint64_t address) const {
     return port_ ? port_->atomic(thread, address) : Access::Read;
   }
@@ -95,7 +93,8 @@ class DeviceTable final : public PageTable {
   }
 
  private:
-  std::byte* alias(Block& block, Pages pages);
+  int give(Pages pages, bool writable);
+  std::byte* alias(Block& block, Pages pages) const { return alias_.at(vram_, block, pages); }
   // Takes the rights and keeps the frames. False: that is still to be done, by punching the frames out if
   // those are the rights.
   bool take_rights(Pages pages);
@@ -111,8 +110,7 @@ class DeviceTable final : public PageTable {
   SignalRights signal_;
   DeviceRights& rights_;
   const uint64_t keep_bytes_; // frames are kept over a zap while there are fewer bytes of them
-  Mapping alias_;             // kMostBlocks slots of kBlock; a slot is mapped when first used
-  Mapping alias_made_;        // one byte a slot
+  FileAlias alias_;
   FrameMap frames_, left_;
   std::atomic<unsigned> starting_{0};
   std::atomic<bool> ended_{false};

@@ -43,7 +43,7 @@ int HostTable::replaced(Block& block, Pages pages, bool merged) {
 // A thread may have got an entry for some before its accesses were caught.
 int HostTable::show(Block& block, Pages pages) {
   const int error = uffd_.map_frames(pages, true);
-  return error == EEXIST ? map_or_zero(block, pages, true) : error;
+  return error == EEXIST || error == EFAULT ? map_or_zero(block, pages, true) : error;
 }
 
 // One mapping has one descriptor: in between nobody catches anything.

@@ -6,6 +6,7 @@
 //   bit  48      first page of an allocation: a fault does not grow across it
 //   bits 49..51  what the CPU's mapping is: MAP_SHARED; read-only; pages of a regular file
 //   bits 57..58  and: huge pages of hugetlbfs; executable
+//   bit  62      and: of a shared mapping, devices can map its object
 //   bit  60      gone: the program has unmapped the page; until its owners go too, nobody can have it
 //   bits 52..53  how the CPU's accesses are caught: Tracker
 //   bit  54      watched: a protector is armed on the page
@@ -19,8 +20,8 @@
 // INVARIANTS
 //   - Single writer or many readers: at most one processor is Exclusive, and then no other is Shared.
 //   - A device is Remote where it has the CPU's own frame mapped, for atomics over the link. The CPU is
-//     Exclusive then; or Invalid, where its mapping was taken away so that the device has the frame alone.
-//     The page is private memory, and nobody else has any right.
+//     Exclusive then, and other devices are Remote, too, or Invalid; or the CPU is Invalid, where its mapping
+//     was taken away so that one device has the frame alone.
 //   - A watched page has no writer: a lone holder is Shared.
 //   - The pages of a huge page are all managed and all alike (PageState::like): they are locked and treated
 //   as one.
@@ -48,6 +49,7 @@ struct MemoryKind {
   bool file = false;      // pages of a regular file
   bool huge = false;      // huge pages of hugetlbfs, of one block each
   bool executable = false;
+  bool open = false; // shared: devices can map its object
 };
 
 class PageState {
@@ -64,7 +66,7 @@ class PageState {
   constexpr uint32_t holds() const { return static_cast<uint32_t>(word_); }
   constexpr void set_holds(uint32_t holds) { word_ = (word_ & ~uint64_t{0xffffffff}) | holds; }
   constexpr bool untouched() const { return holds() == 0; }
-  // The device that is Remote, 0 if none is.
+  // The first device that is Remote, 0 if none is.
   constexpr Processor remote() const {
     const uint32_t both = holds() & (holds() >> 1) & 0x55555555;
     return both ? static_cast<Processor>(__builtin_ctz(both) / 2) : Processor{0};
@@ -84,11 +86,11 @@ class PageState {
   constexpr void set_start(bool on) { put(kStart, on); }
 
   constexpr MemoryKind kind() const {
-    return {has(kSharedMapping), has(kReadOnly), has(kFile), has(kHuge), has(kExecutable)};
+    return {has(kSharedMapping), has(kReadOnly), has(kFile), has(kHuge), has(kExecutable), has(kOpen)};
   }
   constexpr void set_kind(MemoryKind kind) {
     put(kSharedMapping, kind.shared), put(kReadOnly, kind.read_only), put(kFile, kind.file);
-    put(kHuge, kind.huge), put(kExecutable, kind.executable);
+    put(kHuge, kind.huge), put(kExecutable, kind.executable), put(kOpen, kind.open);
   }
   constexpr bool shared_mapping() const { return has(kSharedMapping); }
   constexpr bool read_only() const { return has(kReadOnly); }
@@ -102,7 +104,7 @@ class PageState {
   // Whether the CPU's mapping and tracker are the same.
   constexpr bool same_memory(PageState other) const {
     constexpr uint64_t kCompared =
-        kSharedMapping | kReadOnly | kFile | kHuge | kExecutable | uint64_t{3} << kTrackerShift;
+        kSharedMapping | kReadOnly | kFile | kHuge | kExecutable | kOpen | uint64_t{3} << kTrackerShift;
     return ((word_ ^ other.word_) & kCompared) == 0;
   }
 
@@ -134,7 +136,7 @@ class PageState {
                             kReadOnly = kBit << 50, kFile = kBit << 51, kWatched = kBit << 54,
                             kMerged = kBit << 55, kLocked = kBit << 56, kHuge = kBit << 57,
                             kExecutable = kBit << 58, kLinked = kBit << 59, kGone = kBit << 60,
-                            kViewed = kBit << 61;
+                            kViewed = kBit << 61, kOpen = kBit << 62;
   constexpr bool has(uint64_t flag) const { return word_ & flag; }
   constexpr void put(uint64_t flag, bool on) { word_ = on ? word_ | flag : word_ & ~flag; }
   uint64_t word_ = 0;

@@ -22,12 +22,6 @@ bool unguarded(PageState state) {
   return state.tracker() == Tracker::Async && state.hold(kCpu) == Hold::Shared;
 }
 
-// Whether a device can map the CPU's frame: private memory, whose frame can be put where both reach it.
-bool mappable(PageState state) {
-  const MemoryKind kind = state.kind();
-  return !kind.shared && !kind.file && !kind.huge;
-}
-
 // p alone, with as much right as protectors and other owners of the page leave.
 PageState only(PageState state, Processor p, Access access) {
   const bool may_write = !state.watched() && (access != Access::Read || !state.several());
@@ -58,32 +52,42 @@ bool is_enough(PageState state, Access access) {
   return access == Access::Alone ? state.hold(kCpu) == Hold::Invalid : access != Access::Own;
 }
 
-// A step towards an access by p that goes beyond what a device's remote mapping of the page allows.
-Transition end_remote(PageState state, Processor p, Access access) {
-  const Processor q = state.remote();
+// A step towards an access by p that goes beyond what p may do with a page that some devices map.
+Transition join_or_end(PageState state, Processor p, Access access) {
   PageState next = state;
   if (state.hold(kCpu) == Hold::Invalid) {
     next.set(kCpu, Hold::Exclusive);
-    return {.step = Step::Admit, .source = q, .next = next};
+    return {.step = Step::Admit, .source = state.remote(), .next = next};
   }
-  if (p == q && access == Access::Alone) {
-    next.set(kCpu, Hold::Invalid);
-    return {.step = Step::Exclude, .next = next};
+  const uint16_t devices = holders_but(state, kCpu);
+  if (access == Access::Own) {
+    next.set_holds(0);
+    next.set(kCpu, Hold::Exclusive);
+    return {.step = Step::Recall, .zap = devices, .next = next};
   }
-  next.set(q, Hold::Invalid);
-  return {.step = Step::Recall, .source = q, .next = next};
+  if (access == Access::Alone) {
+    next.set_holds(0);
+    next.set(p, Hold::Remote);
+    return {.step = Step::Exclude, .zap = static_cast<uint16_t>(devices & ~(1u << p)), .next = next};
+  }
+  next.set(p, Hold::Remote);
+  return {.step = Step::Remote, .next = next};
 }
 
 } // namespace
 
-bool lendable(PageState state) { return mappable(state) && !state.merged(); }
+// Private memory's frame can be put where devices reach it, but a huge page's.
+bool lendable(PageState state) {
+  const MemoryKind kind = state.kind();
+  return kind.shared ? kind.open : !kind.huge;
+}
 
 Transition transition(PageState state, Processor p, Access access, ProtocolPolicy policy) {
   const Hold mine = state.hold(p);
   const bool read = access == Access::Read;
   if (mine == Hold::Exclusive || (read && mine == Hold::Shared)) return {.next = state};
   if (mine == Hold::Remote && is_enough(state, access)) return {.next = state};
-  if (state.remote()) return end_remote(state, p, access);
+  if (state.remote()) return join_or_end(state, p, access);
   if (!read && state.watched()) {
     PageState next = state;
     next.set_watched(false);
@@ -144,7 +148,7 @@ const char* broken_rule(PageState state) {
     readers += state.hold(q) == Hold::Shared;
   }
   if (writers > 1) return "more than one processor may write";
-  if (remote > 1 || (remote && (readers || (writers && state.hold(kCpu) != Hold::Exclusive))))
+  if (remote && (readers || (state.hold(kCpu) != Hold::Exclusive && (writers || remote > 1))))
     return "a device maps a frame that is not the CPU's alone";
   if (writers && readers) return "one processor may write while another holds a copy";
   if ((writers || remote) && state.watched()) return "somebody may write a page that a protector watches";

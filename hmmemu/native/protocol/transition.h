@@ -8,15 +8,16 @@
 //            if there is one, copy to p read-only      zap all others, map at p writable           (migrate)
 //            (duplicate)
 //   nobody   zeros at p, writable                      zeros at p, writable                    (first touch)
-//   Remote   hit, also where p is the CPU; others: the page is the CPU's alone first     (recall)
+//   Remote   hit, also where p is the CPU; another device maps the frame, too            (remote)
 //            a CPU that lost its mapping gets it back first                              (admit)
 //   watched  as above, but p may not write             tell the protectors, page watched no more, then
 //                                                      as above                                     (notify)
 //
 // Atomic by p, where the link has the operation: nothing if p is X or Remote. Else the CPU gets the page
 // alone, as by a write of its own, and p maps the CPU's frame (remote). Memory whose frames p cannot map: as
-// a write. Own by p: as a write, but that Remote is not enough. Alone by p: as Atomic, but that the CPU's
-// mapping of the frame goes meanwhile (exclude); no content moves.
+// a write. Own by p: as a write, but that Remote is not enough: of a page that devices map, all lose it first
+// (recall). Alone by p: as Atomic, but that the mappings of the CPU and of other devices go meanwhile
+// (exclude); no content moves.
 //
 // Without read duplication a read takes the only copy, as a write does. ORDER of the actions, which makes
 // them safe while every processor keeps running: protect -> take the content -> zap -> map. At no moment can
@@ -44,10 +45,10 @@ enum class Step : uint8_t {
   None,    // p has the rights already
   Notify,  // protectors first; then ask again
   Admit,   // the CPU's mapping of a frame that a device had alone comes back; then ask again
-  Recall,  // the device that is Remote loses its mapping; then ask again
+  Recall,  // the devices that are Remote lose their mappings; then ask again
   Home,    // a write of the CPU first; then ask again
   Remote,  // p maps the CPU's frame; the CPU may lose its mapping
-  Exclude, // p has the CPU's frame mapped, and the CPU loses its mapping
+  Exclude, // p maps the CPU's frame, and the CPU and other devices lose their mappings
   FirstTouch,
   Duplicate, // read-only copy at p
   Migrate,   // the only copy moves to p
@@ -59,11 +60,17 @@ struct Transition {
   Step step = Step::None;
   Processor source = kCpu; // where the content comes from (Duplicate, Migrate)
   bool protect = false;    // `source` may be writing: write-protect it first
-  uint16_t zap = 0;        // processors whose copy goes, one bit each
+  uint16_t zap = 0;        // processors whose copy, or mapping, goes, one bit each
   PageState next;
 
   friend bool operator==(const Transition&, const Transition&) = default;
 };
+
+// About pages that stay in the CPU's memory (driver/remote.cpp).
+inline bool is_over_the_link(const Transition& t) {
+  return t.step == Step::Admit || t.step == Step::Recall || t.step == Step::Home || t.step == Step::Remote ||
+         t.step == Step::Exclude;
+}
 
 struct ProtocolPolicy {
   bool read_duplication = true;

@@ -68,11 +68,11 @@ Greeting Control::greeting(uint64_t limit_ns) {
   return greeting;
 }
 
-Answer Control::ask(Request& request, uint64_t limit_ns) {
+Answer Control::ask(Request& request, uint64_t limit_ns, int fd) {
   const uint64_t deadline = now_ns() + limit_ns;
   request.id = next_id_++;
   const size_t bytes = offsetof(Request, text) + request.text_bytes;
-  if (!send_packet(socket_.get(), &request, bytes, -1, MSG_DONTWAIT))
+  if (!send_packet(socket_.get(), &request, bytes, fd, MSG_DONTWAIT))
     fail(errno == EAGAIN ? kNoAnswer : kEnded);
   for (;;) {
     Reply reply;

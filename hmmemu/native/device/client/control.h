@@ -29,7 +29,8 @@ class Control {
 
   // Both throw hmm::Failure(Device) if the process has ended or does not answer in time.
   Greeting greeting(uint64_t limit_ns);
-  Answer ask(Request& request, uint64_t limit_ns);
+  // `fd` goes along, if there is one.
+  Answer ask(Request& request, uint64_t limit_ns, int fd = -1);
 
  private:
   // Waits until a packet is there, and reads it.

@@ -105,6 +105,7 @@ DeviceProcess& DeviceProcess::owned() {
 
 void DeviceProcess::abandon() {
   for (OwnedFd* fd : {&memory_.fd, &vram_, &bell_, &userfaultfd_, &pidfd_}) fd->reset();
+  for (HostFrames& frames : host_frames_) frames.fd.reset();
   control_.close();
   port_.shootdown.detach();
   memory_.channel = nullptr; // not mapped here
@@ -185,6 +186,8 @@ void DeviceProcess::start() {
   }
   try {
     greet();
+    const std::lock_guard hold(control_lock_);
+    for (const HostFrames& frames : host_frames_) tell(frames);
   } catch (const Failure&) {
     end_locked();
     throw;
@@ -293,6 +296,27 @@ void DeviceProcess::map(uint64_t address, uint64_t length) {
          "the device process cannot map " + what + ": " + answer.text);
 }
 
+// What the next process is told.
+void DeviceProcess::drop_frames(uint64_t address, uint64_t length) {
+  const std::lock_guard hold(owned().control_lock_);
+  std::vector<HostFrames> kept;
+  const auto keep = [&](const HostFrames& f, uint64_t begin, uint64_t end) {
+    if (begin >= end) return;
+    kept.push_back(
+        {OwnedFd(fcntl(f.fd.get(), F_DUPFD_CLOEXEC, 3)), begin, end - begin, f.offset + (begin - f.address)});
+  };
+  for (HostFrames& f : host_frames_) {
+    const uint64_t end = f.address + f.length;
+    if (!f.length || end <= address || f.address >= address + length) {
+      kept.push_back(std::move(f));
+      continue;
+    }
+    keep(f, f.address, address);
+    keep(f, address + length, end);
+  }
+  host_frames_ = std::move(kept);
+}
+
 Answer DeviceProcess::ask_about(RequestKind kind, uint64_t address, uint64_t length, bool writes) {
   check_pages(address, length);
   Request request{};
@@ -325,8 +349,39 @@ OwnedFd DeviceProcess::share(uint64_t address) {
 }
 
 void DeviceProcess::unmap(uint64_t address, uint64_t length) {
+  check_pages(address, length);
+  drop_frames(address, length);
   if (const Answer answer = ask_about(kRequestUnmap, address, length); answer.status != kStatusOk)
     fail(FailureKind::Device, "the device process cannot unmap " + hex(address) + ": " + answer.text);
+}
+
+// Caller must hold control_lock_. False: the device may not write that object.
+bool DeviceProcess::tell(const HostFrames& frames) {
+  Request request{};
+  request.kind = kRequestFrames;
+  request.address = frames.address;
+  request.length = frames.length;
+  request.offset = frames.offset;
+  return control_.ask(request, kAskLimit, frames.fd.get()).status == kStatusOk;
+}
+
+bool DeviceProcess::tell_frames(int fd, uint64_t address, uint64_t length, uint64_t offset) {
+  if (tracker_ == kTrackerLaunch) return true;
+  if (length) check_pages(address, length);
+  HostFrames frames{OwnedFd(fcntl(fd, F_DUPFD_CLOEXEC, 3)), address, length, offset};
+  if (!frames.fd) fail(FailureKind::Error, std::string("cannot keep a descriptor: ") + strerror(errno));
+  const std::lock_guard hold(owned().control_lock_);
+  if (!tell(frames)) return false;
+  host_frames_.push_back(std::move(frames));
+  return true;
+}
+
+void DeviceProcess::forget_frames(uint64_t address, uint64_t length) {
+  if (tracker_ == kTrackerLaunch) return;
+  check_pages(address, length);
+  drop_frames(address, length);
+  const std::lock_guard hold(control_lock_);
+  tell({OwnedFd(), address, length, 0});
 }
 
 Loaded DeviceProcess::load(const std::string& path, uint64_t globals, uint64_t room, bool initialise) {

@@ -18,6 +18,7 @@
 #include "spawn.h"
 #include <optional>
 #include <utility>
+#include <vector>
 
 namespace hmmemu::device {
 
@@ -48,6 +49,12 @@ class DeviceProcess {
   // restart it with the next layout and map everything again.
   void map(uint64_t address, uint64_t length);
   void unmap(uint64_t address, uint64_t length);
+  // The CPU's frames of [address, address + length) lie in an object from `offset` on, which `fd` (O_PATH)
+  // names; a length of 0: all those of private memory lie in the file `fd`, at their addresses. `fd` stays
+  // the caller's. For the next process, too, until they are unmapped or forgotten. False: the device
+  // cannot open it. Nothing is done for a GPU, which maps no frames of the CPU's.
+  bool tell_frames(int fd, uint64_t address, uint64_t length, uint64_t offset);
+  void forget_frames(uint64_t address, uint64_t length);
 
   // Tracker launch. The range's pages keep memory on the GPU until they are released, for whoever uses it
   // there (device views). 0; or a page for which the GPU lacks the right to read (to write), and nothing is
@@ -140,6 +147,12 @@ class DeviceProcess {
   void reset_channel();
   Answer ask(Request& request, uint64_t limit_ns);
   Answer ask_about(RequestKind kind, uint64_t address, uint64_t length, bool writes = false);
+  struct HostFrames {
+    OwnedFd fd;
+    uint64_t address, length, offset;
+  };
+  bool tell(const HostFrames& frames);
+  void drop_frames(uint64_t address, uint64_t length);
   uint32_t threads_with_logs() const;
 
   const std::string program_;
@@ -160,7 +173,8 @@ class DeviceProcess {
   std::mutex lifecycle_; // guards the following three and starting and ending
   bool reaped_ = true, killed_ = false;
   int exit_status_ = -1;
-  std::mutex control_lock_; // guards control_
+  std::mutex control_lock_; // guards the following two
+  std::vector<HostFrames> host_frames_;
   Control control_;
   std::mutex output_lock_;                // among takers
   std::atomic<uint32_t> most_threads_{0}; // that ran blocks in a process that has ended

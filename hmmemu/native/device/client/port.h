@@ -15,6 +15,10 @@ class Port final : public hmm::DevicePort {
   int set_rights(hmm::Pages pages, hmm::Rights rights) override;
   int give(hmm::Pages pages, hmm::Rights rights) override;
   int give_zeros(hmm::Pages pages, hmm::Rights rights) override;
+  int lend(hmm::Pages pages, bool object) override {
+    return change(pages, object ? kLendObject : kLendCommon);
+  }
+  int end_lend(hmm::Pages pages) override { return change(pages, kEndLend); }
   // Rights that are left on a GPU would have to be looked for before each launch; and content that comes to
   // such a page is not seen by it.
   bool idle() const override {

@@ -235,11 +235,18 @@ namespace hmmemu::device {
 
 using namespace cuda;
 
-const char* open_video_memory(int vram) { return cuda::open_gpu_memory(vram); }
+const char* open_video_memory(int vram, const Userfault&) { return cuda::open_gpu_memory(vram); }
 bool is_watched(uint64_t) { return false; }
 void forget_entries() {} // a kernel faults nowhere
+bool wait_for_mapping(uint64_t) { return false; }
 
-int map_video(const Userfault&, int, uint64_t address, uint64_t length) {
+// A GPU maps none of the CPU's frames.
+int share_frames(int fd, uint64_t, uint64_t, uint64_t) {
+  close(fd);
+  return EOPNOTSUPP;
+}
+
+int map_video(uint64_t address, uint64_t length) {
   try {
     return gpu().reserve(block_of(address), block_of(address + length + kGranule - 1));
   } catch (const CudaError& error) {

@@ -1,5 +1,5 @@
-// Purpose: answer the control socket: map, unmap, load, unload, ping, hold, release, share. One request at a
-// time. A long load (its constructors write shared memory, which faults to the driver) holds up later
+// Purpose: answer the control socket: map, unmap, frames, load, unload, ping, hold, release, share. One request
+// at a time. A long load (its constructors write shared memory, which faults to the driver) holds up later
 // requests only.
 #include "agent.h"
 #include "device.h"
@@ -25,8 +25,8 @@ bool send_text(int socket, const std::string& text) {
   return true;
 }
 
-LoadResult map_range(const Agent& agent, const Request& request) {
-  const int error = map_video(agent.userfault, agent.vram, request.address, request.length);
+LoadResult map_range(const Request& request) {
+  const int error = map_video(request.address, request.length);
   if (error == 0) return {kStatusOk, 0, ""};
   if (error == EEXIST) return {kStatusTaken, 0, "the device process uses that address itself"};
   return {kStatusFailed, uint64_t(error), strerror(error)};
@@ -34,6 +34,12 @@ LoadResult map_range(const Agent& agent, const Request& request) {
 
 LoadResult unmap_range(const Request& request) {
   const int error = unmap_video(request.address, request.length);
+  if (error == 0) return {kStatusOk, 0, ""};
+  return {kStatusFailed, uint64_t(error), strerror(error)};
+}
+
+LoadResult know_range(const Request& request, int fd) {
+  const int error = share_frames(fd, request.address, request.length, request.offset);
   if (error == 0) return {kStatusOk, 0, ""};
   return {kStatusFailed, uint64_t(error), strerror(error)};
 }
@@ -60,14 +66,17 @@ LoadResult share_block(const Request& request) {
   return {kStatusFailed, uint64_t(-descriptor), why.empty() ? strerror(-descriptor) : why};
 }
 
-LoadResult answer(const Agent& agent, const Request& request) {
+// `fd`: what came with the request, -1 if nothing did.
+LoadResult answer(const Request& request, int fd) {
   switch (request.kind) {
   case kRequestPing:
     return {kStatusOk, 0, ""};
   case kRequestMap:
-    return map_range(agent, request);
+    return map_range(request);
   case kRequestUnmap:
     return unmap_range(request);
+  case kRequestFrames:
+    return know_range(request, fd);
   case kRequestLoad:
     return load_module(std::string(request.text, request.text_bytes), request.address, request.length,
                        request.initialise != 0);
@@ -83,11 +92,9 @@ LoadResult answer(const Agent& agent, const Request& request) {
   return {kStatusFailed, 0, "unknown request"};
 }
 
-// False at the end of the conversation.
-bool receive(int socket, Request& request) {
-  ssize_t got;
-  do got = recv(socket, &request, sizeof request, 0);
-  while (got < 0 && errno == EINTR);
+// False at the end of the conversation. `fd`: what came along, or -1.
+bool receive(int socket, Request& request, int& fd) {
+  const ssize_t got = receive_packet(socket, &request, sizeof request, fd);
   constexpr size_t kHead = offsetof(Request, text);
   return got >= ssize_t(kHead) && request.text_bytes <= size_t(got) - kHead;
 }
@@ -111,8 +118,8 @@ void* answer_requests(void* argument) {
   unsigned char* const stack = reserve_memory(kThreadStack, kPage);
   if (stack) use_alternate_stack(stack + kPage, kThreadStack - kPage);
   static Request request;
-  while (receive(agent.control, request)) {
-    const LoadResult result = answer(agent, request);
+  for (int fd; receive(agent.control, request, fd);) {
+    const LoadResult result = answer(request, fd);
     const Reply reply{request.id, result.status, uint32_t(result.text.size()), 0, result.value};
     const bool sent = send_packet(agent.control, &reply, sizeof reply, result.descriptor);
     if (result.descriptor >= 0) close(result.descriptor);

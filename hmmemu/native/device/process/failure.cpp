@@ -132,7 +132,7 @@ void find_thread(Worker* w, const Crash& crash) {
 
 void on_fault(int signal, siginfo_t* info, void* context) {
   const auto* const registers = static_cast<const ucontext_t*>(context);
-  if (signal == SIGSEGV && resolve_page_fault(info, registers)) return;
+  if (signal == SIGSEGV && (resolve_page_fault(info, registers) || was_being_mapped(info, registers))) return;
   Crash& crash = channel->crash;
   Worker* const w = this_worker();
   if (w && w->rerun && reporter == this_thread()) {

@@ -103,6 +103,16 @@ bool post_faults_to(int bell) {
   return bell >= 0;
 }
 
+bool was_being_mapped(const siginfo_t* info, const ucontext_t* context) {
+  if (info->si_code != SEGV_ACCERR || !address_known(info)) return false;
+  const auto address = reinterpret_cast<uint64_t>(info->si_addr);
+  if (instruction_of(context) == address || access_of(context) == kAccessExecute) return false;
+  const int error = errno;
+  const bool again = wait_for_mapping(address);
+  errno = error;
+  return again;
+}
+
 bool resolve_page_fault(const siginfo_t* info, const ucontext_t* context) {
   const auto address = reinterpret_cast<uint64_t>(info->si_addr);
   if (bell_fd < 0 || !address_known(info) || !is_watched(address)) return false;

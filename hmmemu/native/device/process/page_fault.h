@@ -14,6 +14,10 @@ bool post_faults_to(int bell);
 // from within a handler.
 bool resolve_page_fault(const siginfo_t* info, const ucontext_t* context);
 
+// The same under tracker uffd, for an access in the moment in which video memory takes the place of lent
+// frames (video_memory.h): waits until that is over. True: try again.
+bool was_being_mapped(const siginfo_t* info, const ucontext_t* context);
+
 // Asks the driver for a page that this thread needs, and waits until it is there. False: nobody owns it.
 bool ask_for_page(uint64_t address, bool writes);
 

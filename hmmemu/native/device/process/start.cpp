@@ -107,12 +107,13 @@ void set_signals() {
 }
 
 const char* start_tracker(Agent& agent, int bell) {
-  if (channel->tracker != kTrackerUserfaultfd) {
-    if (!post_faults_to(bell)) return "the CPU process gave no bell";
-    return open_video_memory(agent.vram);
+  if (channel->tracker == kTrackerUserfaultfd) {
+    agent.userfault = open_userfault();
+    if (agent.userfault.fd < 0) return agent.userfault.error.c_str();
+  } else if (!post_faults_to(bell)) {
+    return "the CPU process gave no bell";
   }
-  agent.userfault = open_userfault();
-  return agent.userfault.fd < 0 ? agent.userfault.error.c_str() : nullptr;
+  return open_video_memory(agent.vram, agent.userfault);
 }
 
 const char* start_threads() {

@@ -1,15 +1,16 @@
-// Purpose: map video memory, and change rights to it when the driver asks.
-// Locks: `mapping_lock` guards `ranges` and the mappings that it lists: shared while rights change, exclusive
-// while a range is mapped or unmapped, so that no right is ever changed of memory that is no longer ours.
-// `watched` is read by signal handlers: single bits, set after a range is mapped, cleared before it goes.
+// Purpose: map video memory, and change rights to it, or lend the CPU's frames, when the driver asks.
+// Locks: `mapping_lock` guards `ranges`, `lent`, the mappings that they list and host_frames.h: shared while
+// rights change, exclusive while something is mapped or unmapped, so that no right is ever changed of memory
+// that is no longer ours. `watched` is read by signal handlers: single bits, set after a range is mapped,
+// cleared before it goes.
 #include "video_memory.h"
 #include "device.h"
 #include "failure.h"
+#include "host_frames.h"
+#include "range_set.h"
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <iterator>
-#include <map>
 #include <mutex>
 #include <shared_mutex>
 #include <sys/mman.h>
@@ -20,7 +21,10 @@ namespace {
 constexpr uint64_t kWatchedBytes = kVramBytes / kPage / 8; // address space; touched where there are ranges
 
 std::shared_mutex mapping_lock;
-std::map<uint64_t, uint64_t> ranges; // begin -> end, apart from each other
+RangeSet ranges; // what is mapped
+RangeSet lent;   // ... of which are the CPU's frames
+Userfault catcher;
+int video_file = -1;
 std::atomic<uint8_t>* watched = nullptr;
 
 // Whole bytes are stored: an arena has eight million of them.
@@ -39,56 +43,20 @@ void watch(uint64_t begin, uint64_t end, bool on) {
   }
 }
 
-// Calls act(begin, end) -> 0 or an errno for the mapped parts of [begin, end), in order.
-template <class Act> int each_mapped(uint64_t begin, uint64_t end, Act act) {
-  auto at = ranges.upper_bound(begin);
-  if (at != ranges.begin()) --at;
-  for (; at != ranges.end() && at->first < end; ++at) {
-    const uint64_t from = std::max(begin, at->first), to = std::min(end, at->second);
-    if (from >= to) continue;
-    if (const int error = act(from, to)) return error;
-  }
-  return 0;
-}
-
-void forget(uint64_t begin, uint64_t end) {
-  auto at = ranges.upper_bound(begin);
-  if (at != ranges.begin()) --at;
-  while (at != ranges.end() && at->first < end) {
-    const auto [from, to] = *at;
-    if (to <= begin) {
-      ++at;
-      continue;
-    }
-    at = ranges.erase(at);
-    if (from < begin) ranges.emplace(from, begin);
-    if (to > end) at = std::next(ranges.emplace(end, to).first);
-  }
-}
-
 int protect(uint64_t begin, uint64_t end, int protection) {
   return mprotect(reinterpret_cast<void*>(begin), end - begin, protection) ? errno : 0;
 }
 
 // One mapping a range is left. That needs no new mapping, so it cannot be refused for want of one.
 void take_all_rights() {
-  each_mapped(0, kVramBytes, [](uint64_t begin, uint64_t end) {
+  ranges.each(0, kVramBytes, [](uint64_t begin, uint64_t end) {
     if (const int error = protect(begin, end, PROT_NONE)) fail_device(strerror(error));
     return 0;
   });
 }
 
 int protect_mapped(uint64_t begin, uint64_t end, int protection) {
-  return each_mapped(begin, end, [=](uint64_t a, uint64_t b) { return protect(a, b, protection); });
-}
-
-bool all_mapped(uint64_t begin, uint64_t end) {
-  uint64_t bytes = 0;
-  each_mapped(begin, end, [&](uint64_t a, uint64_t b) {
-    bytes += b - a;
-    return 0;
-  });
-  return bytes == end - begin;
+  return ranges.each(begin, end, [=](uint64_t a, uint64_t b) { return protect(a, b, protection); });
 }
 
 int drop_entries(uint64_t address, uint64_t length) {
@@ -99,7 +67,7 @@ int drop_entries(uint64_t address, uint64_t length) {
 int set_rights(uint64_t address, uint64_t length, int protection) {
   const uint64_t end = address + length;
   const std::shared_lock hold(mapping_lock);
-  if (protection != PROT_NONE && !all_mapped(address, end)) return EFAULT;
+  if (protection != PROT_NONE && !ranges.covers(address, end)) return EFAULT;
   if (protect_mapped(address, end, protection) == 0) return 0;
   take_all_rights();
   if (protection == PROT_NONE) return 0;
@@ -108,9 +76,56 @@ int set_rights(uint64_t address, uint64_t length, int protection) {
   return error;
 }
 
+// Without rights.
+int map_frames(uint64_t begin, uint64_t end, int flags) {
+  void* const wish = reinterpret_cast<void*>(begin);
+  void* const got =
+      mmap(wish, end - begin, PROT_NONE, MAP_SHARED | MAP_NORESERVE | flags, video_file, off_t(begin));
+  if (got == MAP_FAILED) return errno;
+  if (got != wish) { // kernels before 4.17 take the address for a hint
+    munmap(got, end - begin);
+    return EEXIST;
+  }
+  madvise(got, end - begin, MADV_NOHUGEPAGE); // pages move one by one
+  return 0;
+}
+
+int catch_faults(uint64_t begin, uint64_t end) {
+  return catcher.fd < 0 ? 0 : watch_with_userfault(catcher, begin, end - begin);
+}
+
+// Those of the pages that are lent are video memory again.
+int map_own(uint64_t begin, uint64_t end) {
+  const int error = lent.each(begin, end, [](uint64_t a, uint64_t b) {
+    const int failed = map_frames(a, b, MAP_FIXED);
+    return failed ? failed : catch_faults(a, b);
+  });
+  if (!error) lent.remove(begin, end);
+  return error;
+}
+
+// Where no mapping more can be had all that is lent ends: whole mappings go, and neighbours are joined.
+int end_lend(uint64_t address, uint64_t length) {
+  const std::lock_guard hold(mapping_lock);
+  if (map_own(address, address + length) == 0) return 0;
+  if (const int error = map_own(0, kVramBytes)) fail_device(strerror(error));
+  return 0;
+}
+
+int lend(MailboxOperation operation, uint64_t address, uint64_t length) {
+  const std::lock_guard hold(mapping_lock);
+  if (!ranges.covers(address, address + length)) return EFAULT;
+  lent.add(address, address + length);
+  const int error = map_host_frames(operation, address, length);
+  if (error && map_own(address, address + length) != 0) fail_device(strerror(error));
+  return error;
+}
+
 } // namespace
 
-const char* open_video_memory(int) {
+const char* open_video_memory(int vram, const Userfault& userfault) {
+  video_file = vram;
+  catcher = userfault;
   unsigned char* const memory = reserve_memory(kWatchedBytes, 0);
   watched = reinterpret_cast<std::atomic<uint8_t>*>(memory);
   return memory ? nullptr : "no memory to watch page faults";
@@ -122,35 +137,40 @@ bool is_watched(uint64_t address) {
   return watched[page / 8].load() >> page % 8 & 1;
 }
 
-int map_video(const Userfault& userfault, int vram, uint64_t address, uint64_t length) {
+int map_video(uint64_t address, uint64_t length) {
   const std::lock_guard hold(mapping_lock);
-  void* const wish = reinterpret_cast<void*>(address);
-  void* const got =
-      mmap(wish, length, PROT_NONE, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_NORESERVE, vram, off_t(address));
-  if (got == MAP_FAILED) return errno;
-  if (got != wish) { // kernels before 4.17 take the address for a hint
-    munmap(got, length);
-    return EEXIST;
-  }
-  madvise(got, length, MADV_NOHUGEPAGE); // pages move one by one
-  if (const int error = userfault.fd < 0 ? 0 : watch_with_userfault(userfault, address, length)) {
-    munmap(got, length);
+  if (const int error = map_frames(address, address + length, MAP_FIXED_NOREPLACE)) return error;
+  if (const int error = catch_faults(address, address + length)) {
+    munmap(reinterpret_cast<void*>(address), length);
     return error;
   }
-  ranges.emplace(address, address + length);
-  if (userfault.fd < 0) watch(address, address + length, true);
+  ranges.add(address, address + length);
+  watch(address, address + length, true);
   return 0;
 }
 
 int unmap_video(uint64_t address, uint64_t length) {
   const std::lock_guard hold(mapping_lock);
-  if (watched)
-    each_mapped(address, address + length, [](uint64_t begin, uint64_t end) {
-      watch(begin, end, false);
-      return 0;
-    });
-  forget(address, address + length);
+  ranges.each(address, address + length, [](uint64_t begin, uint64_t end) {
+    watch(begin, end, false);
+    return 0;
+  });
+  ranges.remove(address, address + length);
+  lent.remove(address, address + length);
+  forget_frames(address, length);
   return munmap(reinterpret_cast<void*>(address), length) ? errno : 0;
+}
+
+int share_frames(int fd, uint64_t address, uint64_t length, uint64_t offset) {
+  const std::lock_guard hold(mapping_lock);
+  if (fd < 0) return forget_frames(address, length), 0;
+  return know_frames(fd, address, length, offset);
+}
+
+bool wait_for_mapping(uint64_t address) {
+  if (catcher.fd < 0 || !is_watched(address)) return false;
+  const std::shared_lock hold(mapping_lock);
+  return true;
 }
 
 int change_table(MailboxOperation operation, uint64_t address, uint64_t length) {
@@ -163,23 +183,30 @@ int change_table(MailboxOperation operation, uint64_t address, uint64_t length) 
     return set_rights(address, length, PROT_READ);
   case kRightsWrite:
     return set_rights(address, length, PROT_READ | PROT_WRITE);
+  case kLendCommon:
+  case kLendObject:
+    return lend(operation, address, length);
+  case kEndLend:
+    return end_lend(address, length);
   default: // of a GPU
     return EINVAL;
   }
 }
 
 void forget_entries() {
-  const std::shared_lock hold(mapping_lock);
-  if (watched) return take_all_rights();
-  each_mapped(0, kVramBytes, [](uint64_t begin, uint64_t end) {
+  const std::lock_guard hold(mapping_lock);
+  if (const int error = map_own(0, kVramBytes)) fail_device(strerror(error));
+  if (catcher.fd < 0) return take_all_rights();
+  ranges.each(0, kVramBytes, [](uint64_t begin, uint64_t end) {
     if (const int error = drop_entries(begin, end - begin)) fail_device(strerror(error));
     return 0;
   });
 }
 
+// The CPU's frame goes from here, so that the worker's store faults.
 void own_page(hmm_worker*, const void* address) {
   const uint64_t page = reinterpret_cast<uint64_t>(address) & ~uint64_t(kPage - 1);
-  change_table(watched ? kRightsNone : kDropEntries, page, kPage);
+  end_lend(page, kPage);
 }
 
 // The memory is the file, which the CPU process has.

@@ -7,6 +7,9 @@
 // made, all rights are taken away at once, which leaves one mapping a range, and the driver gives them again
 // to the pages that then fault. INVARIANT: the device never has more rights than the driver gave it; it may
 // have less.
+//
+// Pages may be lent: then the CPU's own frames (host_frames.h) are mapped in place of video memory, with all
+// rights. Nobody catches accesses there; when that ends, video memory is back, without rights or entries.
 #pragma once
 #include "device/protocol.h"
 #include "userfault.h"
@@ -15,17 +18,23 @@
 
 namespace hmmemu::device {
 
-// Maps [address, address + length) of the video memory `vram` at its own address and watches it, with
-// `userfault` or, if that has no descriptor, by rights. 0 or an errno; EEXIST if the range is in use here.
+// Before the first mapping. Null, or why it cannot be had. `vram` is the file of frames; `userfault` has no
+// descriptor under trackers signal and launch.
+const char* open_video_memory(int vram, const Userfault& userfault);
+
+// Maps [address, address + length) of the video memory at its own address and watches it, with the
+// userfaultfd or by rights. 0 or an errno; EEXIST if the range is in use here.
 // Agent thread only, as is unmap_video.
-int map_video(const Userfault& userfault, int vram, uint64_t address, uint64_t length);
+int map_video(uint64_t address, uint64_t length);
 int unmap_video(uint64_t address, uint64_t length);
+// As know_frames, or forget_frames if there is no descriptor (host_frames.h).
+int share_frames(int fd, uint64_t address, uint64_t length, uint64_t offset);
 
-// Trackers signal and launch, before the first mapping. Null, or why it cannot be had. `vram` is the file of
-// frames.
-const char* open_video_memory(int vram);
+// An access was refused while the page's mapping was being replaced: waits until that is done. False: that
+// was not why. Async-signal-safe for threads that are in none of these functions.
+bool wait_for_mapping(uint64_t address);
 
-// Tracker signal: whether the page of `address` is mapped video memory. Async-signal-safe.
+// Whether the page of `address` is mapped video memory. Async-signal-safe.
 bool is_watched(uint64_t address);
 
 // Does what the driver asks. 0 or an errno. Parts of the range that are not mapped count as done if rights

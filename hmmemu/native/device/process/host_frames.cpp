@@ -1,0 +1,86 @@
+// Purpose: know the files that the CPU's frames lie in, and map them.
+// Invariant: objects do not overlap; each has a descriptor of its own.
+#include "host_frames.h"
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <fcntl.h>
+#include <iterator>
+#include <map>
+#include <sys/mman.h>
+#include <unistd.h>
+
+namespace hmmemu::device {
+namespace {
+
+struct Object {
+  uint64_t end;
+  int fd;
+  uint64_t offset; // in the file, of the first byte
+};
+
+std::map<uint64_t, Object> objects; // by begin
+int common = -1;
+
+int map_at(uint64_t begin, uint64_t end, int fd, uint64_t offset) {
+  void* const got = mmap(reinterpret_cast<void*>(begin), end - begin, PROT_READ | PROT_WRITE,
+                         MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, off_t(offset));
+  return got == MAP_FAILED ? errno : 0;
+}
+
+int map_objects(uint64_t begin, uint64_t end) {
+  while (begin < end) {
+    auto after = objects.upper_bound(begin);
+    if (after == objects.begin()) return ENXIO;
+    const auto& [first, object] = *std::prev(after);
+    if (object.end <= begin) return ENXIO;
+    const uint64_t last = std::min(end, object.end);
+    if (const int error = map_at(begin, last, object.fd, object.offset + (begin - first))) return error;
+    begin = last;
+  }
+  return 0;
+}
+
+} // namespace
+
+int know_frames(int fd, uint64_t address, uint64_t length, uint64_t offset) {
+  if (length == 0) {
+    if (common >= 0) close(common);
+    common = fd;
+    return 0;
+  }
+  char name[32];
+  snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+  const int opened = open(name, O_RDWR | O_CLOEXEC);
+  const int error = opened < 0 ? errno : 0;
+  close(fd);
+  if (error) return error;
+  forget_frames(address, length);
+  objects.emplace(address, Object{address + length, opened, offset});
+  return 0;
+}
+
+void forget_frames(uint64_t address, uint64_t length) {
+  const uint64_t end = address + length;
+  auto at = objects.upper_bound(address);
+  if (at != objects.begin()) --at;
+  while (at != objects.end() && at->first < end) {
+    const auto [first, object] = *at;
+    if (object.end <= address) {
+      ++at;
+      continue;
+    }
+    at = objects.erase(at);
+    const int fd = object.fd;
+    if (first < address) objects.emplace(first, Object{address, dup(fd), object.offset});
+    if (object.end > end) objects.emplace(end, Object{object.end, dup(fd), object.offset + (end - first)});
+    close(fd);
+  }
+}
+
+int map_host_frames(MailboxOperation operation, uint64_t address, uint64_t length) {
+  if (operation == kLendObject) return map_objects(address, address + length);
+  return common < 0 ? ENXIO : map_at(address, address + length, common, address);
+}
+
+} // namespace hmmemu::device
