@@ -289,9 +289,7 @@ def test_an_object_out_of_reach_moves(
     assert list(shared[::1024]) == [12] * PAGES
 
 
-def test_an_object_that_nobody_may_map_any_more_moves(
-    two: hmm.AddressSpace, module: hmm.RawModule
-) -> None:
+def test_an_object_that_nobody_may_map_any_more_moves(two: hmm.AddressSpace, module: hmm.RawModule) -> None:
     fd = os.memfd_create("sealed", os.MFD_ALLOW_SEALING)
     os.truncate(fd, 4 * N)
     x = np.frombuffer(mmap.mmap(fd, 4 * N), np.uint32)
