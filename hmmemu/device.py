@@ -434,11 +434,11 @@ class Device:
 
         False: it cannot open that for writing. What is unmapped is forgotten.
         """
-        return bool(self._ask(self.process.tell_frames, fd, begin, end - begin, offset))
+        return bool(self.ask(self.process.tell_frames, fd, begin, end - begin, offset))
 
     def forget_frames(self, begin: int, end: int) -> None:
         """Has the process forget what `tell_frames` said of a range."""
-        self._ask(self.process.forget_frames, begin, end - begin)
+        self.ask(self.process.forget_frames, begin, end - begin)
 
     def _relocate(self, ranges: list[PageRange]) -> None:
         """The way of `_restart`, with nothing lost: launches under way end first."""

@@ -1,6 +1,6 @@
-// Purpose: answer the control socket: map, unmap, frames, load, unload, ping, hold, release, share. One request
-// at a time. A long load (its constructors write shared memory, which faults to the driver) holds up later
-// requests only.
+// Purpose: answer the control socket: map, unmap, frames, load, unload, ping, hold, release, share. One
+// request at a time. A long load (its constructors write shared memory, which faults to the driver) holds up
+// later requests only.
 #include "agent.h"
 #include "device.h"
 #include "device/packets.h"
