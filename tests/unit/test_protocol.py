@@ -17,7 +17,7 @@ PROCESSORS = 4
 OWNED = 1 << 32
 INVALID, SHARED, EXCLUSIVE, REMOTE = range(4)
 SHARED_MAPPING, FILE, WATCHED, ASYNC, MERGED, HUGE = 1 << 49, 1 << 51, 1 << 54, 2 << 52, 1 << 55, 1 << 57
-OPEN = 1 << 61  # devices can map the object
+OPEN = 1 << 62  # devices can map the object
 FULL = ("read", "write", "atomic", "own", "alone")  # what a device may want; the CPU the first two
 
 
