@@ -113,6 +113,9 @@ void change_block(MailboxOperation operation, uint64_t begin, uint64_t end) {
   if (gives(operation) || operation == kStore) variables_came(begin, end);
   switch (operation) {
   case kDropEntries:
+  case kLendCommon: // never asked for: a GPU maps none of the CPU's frames
+  case kLendObject:
+  case kEndLend:
     break;
   case kRightsNone:
     return take(begin, end, kNone);
