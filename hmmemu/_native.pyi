@@ -167,7 +167,7 @@ class DeviceProcess:
         block: Sequence[int],
         shared: int,
         params: bytes,
-        reaches: Sequence[tuple[int, int, bool]] = (),
+        reaches: Sequence[tuple[int, int, int]] = (),
         confined: bool = False,
         flags: int = 0,
         extents: bytes = b"",

@@ -14,22 +14,29 @@ from typing import TYPE_CHECKING, Any
 
 import hmmemu.reach as reach
 from hmmemu._native import DeviceProcess
-from hmmemu.arguments import Pointer
+from hmmemu.arguments import Parameter, Pointer
+from hmmemu.cuda_sharing import Sharing, find_sharing
 from hmmemu.device import Device
-from hmmemu.errors import CompileError, OutOfMemoryError, UnsupportedError
+from hmmemu.errors import ArgumentError, CompileError, OutOfMemoryError, UnsupportedError
 from hmmemu.gpus import PROGRAM, Gpu
+from hmmemu.link import Fallback
 from hmmemu.ranges import PageRange
 from hmmemu.reach import Reach
 from hmmemu.trace import CAUSES
 
 if TYPE_CHECKING:
     from hmmemu.compiler import Compiled
-    from hmmemu.modules import LoadedModule
+    from hmmemu.modules import LoadedKernel, LoadedModule
     from hmmemu.space import AddressSpace
 
 
 _BLOCK = 2 << 20  # bytes; what a GPU maps at a time
 _PAGE_KERNELS = files("hmmemu.kernels") / "pages.cu"
+
+
+def _parameter(kernel: LoadedKernel, pointer: Pointer) -> Parameter | None:
+    """The argument that an array is for; None if a launch only reaches it."""
+    return kernel.parameters[pointer.parameter] if pointer.parameter >= 0 else None
 
 
 class CudaDevice(Device):
@@ -48,6 +55,13 @@ class CudaDevice(Device):
         self.target = f"compute capability {gpu.capability[0]}.{gpu.capability[1]}"
         self.shared_bytes = gpu.shared_bytes
         self._not_compiled = ""
+        self._sources: dict[str, tuple[str, dict[str, Any]]] = {}  # of modules, by key, with the options
+        self._shares: dict[tuple[str, str], Sharing] = {}  # by module and kernel
+        if space.fallback not in (Fallback.MIGRATE, Fallback.EXCLUSIVE):
+            raise ArgumentError(
+                f"fallback={space.fallback.value!r} is for emulated devices: on a GPU, atomic operations that the link "
+                "lacks are done in its memory (fallback='migrate')"
+            )
         super().__init__(space, index, 1, why)
 
     def _start(self, space: AddressSpace, workers: int) -> DeviceProcess:
@@ -89,7 +103,9 @@ class CudaDevice(Device):
         """Compiles CUDA C++ with NVRTC; see `hmmemu.cuda_compile`."""
         from hmmemu.cuda_compile import compile_module
 
-        return compile_module(code, self.gpu.capability, **how)
+        compiled = compile_module(code, self.gpu.capability, **how)
+        self._sources[compiled.key] = code, how
+        return compiled
 
     def open_view(self, pointer: Pointer) -> AbstractContextManager[Any]:
         """See `hmmemu.cuda_view.open_view`."""
@@ -101,17 +117,33 @@ class CudaDevice(Device):
     def _names_reach(self) -> bool:
         return True
 
-    def _reached(self, pointers: Sequence[Pointer], module: LoadedModule) -> list[Reach]:
+    def _reached(
+        self, pointers: Sequence[Pointer], module: LoadedModule, compiled: Compiled, kernel: LoadedKernel
+    ) -> list[Reach]:
         """The pages of the arrays and of the module's variables; they are brought here, too, many at a time.
 
-        What the CPU takes back before the kernel begins comes again, by page faults of the device process.
+        What the CPU takes back before the kernel begins comes again, by page faults of the device process. What the
+        kernel shares with the CPU stays where it is.
         """
-        runs = reach.merge([*reach.pages(pointers), *module.places()])
+        sharing = self._sharing(compiled.key, kernel.name)
+        shared: list[Pointer] = []
+        others: list[Pointer] = []
+        for pointer in pointers:
+            with_cpu = pointer.array.flags.writeable and sharing.with_cpu(_parameter(kernel, pointer))
+            (shared if with_cpu else others).append(pointer)
+        runs = reach.merge([*reach.pages(others), *module.places()])
         self.check_room([(begin, end) for begin, end, _ in runs])
         access, cause = self.space.session.access, CAUSES.index("launch")
-        for begin, end, writes in runs:
-            self.ask(access, begin, end, self.processor, writes, cause)
-        return runs
+        for begin, end, use in runs:
+            self.ask(access, begin, end, self.processor, use == reach.WRITES, cause)
+        return runs + [(begin, end, reach.SHARES) for begin, end, _ in reach.pages(shared)]
+
+    def _sharing(self, module: str, kernel: str) -> Sharing:
+        found = self._shares.get((module, kernel))
+        if found is None:
+            code, how = self._sources[module]
+            found = self._shares[module, kernel] = find_sharing(code, kernel, self.space.link, **how)
+        return found
 
     def check_room(self, pages: Sequence[PageRange]) -> None:
         """Raises OutOfMemoryError unless the pages can be on the GPU at a time, in whole blocks, beside open views."""

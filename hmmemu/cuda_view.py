@@ -80,7 +80,8 @@ def _hold(device: CudaDevice, pages: PageRange, writes: bool) -> None:
     begin, end = pages
     session, deadline = device.space.session, time.monotonic() + _HOLD_SECONDS
     while True:
-        device.ask(session.access, begin, end, device.processor, writes, CAUSES.index("launch"))
+        # A prefetch takes pages from where the CPU and kernels share them.
+        device.ask(session.access, begin, end, device.processor, writes, CAUSES.index("prefetch"))
         session.mark_viewed(begin, end, True)
         if not (missing := device.ask(device.process.hold, begin, end - begin, writes)):
             return

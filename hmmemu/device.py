@@ -29,7 +29,7 @@ from hmmemu.arguments import Pointer, pack
 from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError, SpaceClosedError
 from hmmemu.failure import describe_crash
 from hmmemu.link import Fallback
-from hmmemu.modules import LoadedModule
+from hmmemu.modules import LoadedKernel, LoadedModule
 from hmmemu.ranges import Array, PageRange, describe, subtract
 from hmmemu.reach import Reach
 
@@ -232,7 +232,7 @@ class Device:
         extents = packed.extents() if compiled.counts else b""
         if self._names_reach and self.space.policy.reaches == "registered":
             pointers += reach.whole(self.space.arrays())
-        reached = self._reached(pointers, module) if self._names_reach else []
+        reached = self._reached(pointers, module, compiled, kernel) if self._names_reach else []
         ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block, reached, extents=extents)
         if pointers:
             self._pending.append((ticket, pointers))
@@ -244,9 +244,11 @@ class Device:
         """Whether the device is told what memory a launch reaches."""
         return self.space.check_reach
 
-    def _reached(self, pointers: Sequence[Pointer], module: LoadedModule) -> list[Reach]:
+    def _reached(
+        self, pointers: Sequence[Pointer], module: LoadedModule, compiled: Compiled, kernel: LoadedKernel
+    ) -> list[Reach]:
         """What a launch may touch. Here, for the check: the arrays, and the variables of all modules."""
-        variables = [(begin, begin + size, True) for begin, size in list(self._variables.values())]
+        variables = [(begin, begin + size, reach.WRITES) for begin, size in list(self._variables.values())]
         return reach.pages(pointers) + variables
 
     def _queue(self, compiled: Compiled, name: str, *shape: Any, **more: Any) -> int:

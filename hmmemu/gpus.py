@@ -70,6 +70,7 @@ class Gpu:
             "unified addresses with the CPU": self.unified_addresses,
             "virtual memory management (cuMemMap; a virtual GPU may lack it)": self.virtual_memory,
             "memory that processes share by file descriptors": self.file_descriptors,
+            "the CPU's memory at the CPU's addresses (cuMemHostRegister)": self.host_pointers,
         }
         missing = [words for words, there in needs.items() if not there]
         if self.compute_mode == _PROHIBITED:

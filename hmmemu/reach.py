@@ -16,7 +16,10 @@ from hmmemu.arguments import In, Intent, Out, Pointer
 from hmmemu.errors import ArgumentError
 from hmmemu.ranges import Array, describe, extent
 
-Reach = tuple[int, int, bool]  # whole pages [begin, end), and whether the kernel may write there
+# Whole pages [begin, end), and what the kernel does there: ReachUse of native/device/protocol.h. SHARES: it reads and
+# writes, and so does the CPU while it runs.
+Reach = tuple[int, int, int]
+READS, WRITES, SHARES = range(3)
 
 
 def named(kernel: str, reaches: Sequence[Any]) -> tuple[Pointer, ...]:

@@ -65,12 +65,13 @@ def analyse(source: Source, name_expressions: Sequence[str] = ()) -> Analysis:
     found.shared = {
         text(n): v for v in source.variables if v.function is None and v.has("__shared__") for n in v.names
     }
-    volatile = _volatile_names(source)
+    volatile = volatile_names(source)
+    looking = _looking(source, volatile)
     for function in source.functions:
         loops = _loops(function)
         if spins := [loop for loop in loops if _waits(loop, volatile)]:
             found.spins[function] = spins
-        if turns := [loop for loop in loops if loop not in spins and _may_wait(loop, volatile)]:
+        if turns := [loop for loop in loops if loop not in spins and _may_wait(loop, volatile, looking)]:
             found.turns[function] = turns
     _find_needs(found)
     graph = mention_graph(source)
@@ -247,7 +248,8 @@ def _loops(function: Function) -> list[Node]:
     return [n for n in walk(function.body) if n.type in _LOOPS] if function.body is not None else []
 
 
-def _volatile_names(source: Source) -> set[str]:
+def volatile_names(source: Source) -> set[str]:
+    """What is declared volatile, by name."""
     names: set[str] = set()
     for node in walk(source.root):
         if node.type in ("declaration", "parameter_declaration", "field_declaration") and any(
@@ -284,12 +286,23 @@ def _waits(loop: Node, volatile: set[str]) -> bool:
     return _is_atomic(condition) and _does_nothing(body)
 
 
-def _may_wait(loop: Node, volatile: set[str]) -> bool:
+def _looking(source: Source, volatile: set[str]) -> set[str]:
+    """Functions that look at what others write, by name: a loop may ask one of them whether to go on."""
+    return {
+        f.name
+        for f in source.functions
+        if not f.is_kernel and f.body and (_reads_volatile(f.body, volatile) or _meets_others(f.body))
+    }
+
+
+def _may_wait(loop: Node, volatile: set[str], looking: set[str]) -> bool:
     """Whether what others write may decide how often a loop runs.
 
     Rather yes than no: it costs little (and under tracker `async` what driver/waiting.cpp says).
     """
     parts = [loop.child_by_field_name("condition")]
+    if parts[0] is not None and any(n.type == "identifier" and text(n) in looking for n in walk(parts[0])):
+        return True
     if loop.type != "for_statement" or parts[0] is None:
         parts.append(loop.child_by_field_name("body"))
     return any(_reads_volatile(p, volatile) or _meets_others(p) for p in parts if p is not None)

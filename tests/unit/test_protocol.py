@@ -18,7 +18,7 @@ OWNED = 1 << 32
 INVALID, SHARED, EXCLUSIVE, REMOTE = range(4)
 SHARED_MAPPING, FILE, WATCHED, ASYNC, MERGED, HUGE = 1 << 49, 1 << 51, 1 << 54, 2 << 52, 1 << 55, 1 << 57
 OPEN = 1 << 62  # devices can map the object
-FULL = ("read", "write", "atomic", "own", "alone")  # what a device may want; the CPU the first two
+FULL = ("read", "write", "atomic", "own", "alone", "share")  # what a device may want; the CPU the first two
 
 
 class Step(NamedTuple):
@@ -267,6 +267,8 @@ def test_atomics_over_the_link_find_the_last_write_and_lose_none() -> None:
                 page.memories.copy[at] = latest = number
             if access == "own":
                 assert holds(page.state)[p] == EXCLUSIVE
+            if access == "share":
+                assert holds(page.state)[p] == REMOTE
             if access == "alone":
                 assert [q for q in range(3) if holds(page.state)[q] != INVALID] == [p]
             together |= holds(page.state) == (EXCLUSIVE, REMOTE, REMOTE, INVALID)
@@ -302,9 +304,21 @@ def test_the_frame_stays_where_it_is_while_cpu_and_device_take_turns() -> None:
     assert not {"duplicate", "migrate", "upgrade"} & set(page.steps)
 
 
+def test_a_device_gives_up_what_it_has_to_share_it() -> None:
+    for before in reachable(True):
+        page = Serving()
+        page.state = before
+        page.memories.copy = [7 if h != INVALID else None for h in holds(before)]
+        page.access(1, "share")
+        assert holds(page.state) == (EXCLUSIVE, REMOTE, INVALID, INVALID)
+        assert all(
+            step(page.state, p, a).name == "none" for p, a in ((0, "write"), (1, "share"), (1, "write"))
+        )
+
+
 def test_devices_join_whoever_uses_the_cpus_frame() -> None:
     remote = word(EXCLUSIVE, REMOTE)
-    for access in ("read", "write", "atomic"):
+    for access in ("read", "write", "atomic", "share"):
         assert step(remote, 2, access) == Step("remote", 0, False, 0, word(EXCLUSIVE, REMOTE, REMOTE))
         assert step(word(INVALID, REMOTE), 2, access) == Step("admit", 1, False, 0, remote)
     both = word(EXCLUSIVE, REMOTE, REMOTE)
@@ -322,7 +336,7 @@ def test_who_wants_the_frame_alone_sends_all_others_away() -> None:
     assert step(word(INVALID, REMOTE), 2, "alone").name == "admit"
 
 
-@pytest.mark.parametrize("access", ["atomic", "alone"])
+@pytest.mark.parametrize("access", ["atomic", "alone", "share"])
 def test_which_memory_a_device_can_map(access: str) -> None:
     """Shared memory if its object can be opened; private memory unless it is huge pages."""
     for state, kind in itertools.product(
@@ -333,13 +347,13 @@ def test_which_memory_a_device_can_map(access: str) -> None:
         assert step(word(EXCLUSIVE) | kind, 1, access).name == "remote"
 
 
-@pytest.mark.parametrize("access", ["atomic", "alone"])
+@pytest.mark.parametrize("access", ["atomic", "alone", "share"])
 def test_a_merged_page_is_the_cpus_own_before_a_device_maps_it(access: str) -> None:
     for state in (word(SHARED), word(SHARED, SHARED)):
         assert step(state | MERGED, 1, access) == Step("home", 0, False, 0, state | MERGED)
 
 
-@pytest.mark.parametrize("access", ["atomic", "alone"])
+@pytest.mark.parametrize("access", ["atomic", "alone", "share"])
 def test_a_watched_page_is_told_of_before_an_atomic(access: str) -> None:
     assert step(word(SHARED) | WATCHED, 1, access).name == "notify"
 

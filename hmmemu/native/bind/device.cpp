@@ -51,7 +51,7 @@ template <class Attempt> bool attempt_until(uint64_t deadline, Attempt attempt) 
   throw nb::python_error();
 }
 
-using Reaches = std::vector<std::tuple<uint64_t, uint64_t, bool>>;
+using Reaches = std::vector<std::tuple<uint64_t, uint64_t, unsigned>>; // begin, end, ReachUse
 
 uint64_t launch(DeviceProcess& d, uint64_t kernel, Three grid, Three block, uint32_t shared, nb::bytes params,
                 const Reaches& reaches, bool confined, uint32_t flags, nb::bytes extents,
@@ -66,7 +66,7 @@ uint64_t launch(DeviceProcess& d, uint64_t kernel, Three grid, Three block, uint
                   extents.data(),
                   extents.size() / sizeof(hmm_extent),
                   {}};
-  for (const auto& [begin, end, writes] : reaches) spec.reaches.push_back({begin, end, writes});
+  for (const auto& [begin, end, use] : reaches) spec.reaches.push_back({begin, end, use});
   spec.confined = confined;
   uint64_t ticket = 0;
   if (!attempt_until(deadline_of(timeout),

@@ -56,7 +56,8 @@ Access access_of(const std::string& name) {
   if (name == "atomic") return Access::Atomic;
   if (name == "own") return Access::Own;
   if (name == "alone") return Access::Alone;
-  throw Failure(FailureKind::Error, "an access is read, write, atomic, own or alone, not " + name);
+  if (name == "share") return Access::Share;
+  throw Failure(FailureKind::Error, "an access is read, write, atomic, own, alone or share, not " + name);
 }
 
 nb::tuple py_transition(uint64_t word, unsigned p, const std::string& access, bool read_duplication,

@@ -35,7 +35,12 @@ enum SlotKind : uint32_t { kSlotLaunch = 1, kSlotMarker = 2 };
 // Memory that a launch may touch, in whole pages. Tracker launch: the device has it before the kernel begins.
 struct Reach {
   uint64_t begin, end;
-  uint64_t writes;
+  uint64_t use; // ReachUse
+};
+enum ReachUse : uint64_t {
+  kReachReads,
+  kReachWrites,
+  kReachShares, // reads and writes, and so does the CPU, while the kernel runs
 };
 inline constexpr uint32_t kReaches = 1u << 16; // of all launches under way
 
@@ -73,9 +78,8 @@ enum MailboxOperation : uint32_t {
   kRightsNone,      // tracker signal: what the device may do with the range from now on
   kRightsRead,
   kRightsWrite,
-  // Trackers userfaultfd and signal: the CPU's frames are mapped there, to read and write, those of private
-  // memory or of the object that kRequestFrames told of; video memory is there again, without entries or
-  // rights.
+  // The CPU's frames are mapped there, to read and write, those of private memory or of the object that
+  // kRequestFrames told of; video memory is there again, without entries or rights.
   kLendCommon,
   kLendObject,
   kEndLend,
@@ -124,6 +128,8 @@ enum Wanted : uint64_t {
   kWantedNothing = 0,
   kWantedAtomic, // an atomic operation that the link can do where the page is
   kWantedOwn,    // ... that the link lacks: it needs the page without the CPU
+  kWantedShare,  // no operation yet: the page is to be where CPU and device reach it, for as long as a kernel
+                 // runs
 };
 
 struct alignas(64) FaultSlot {

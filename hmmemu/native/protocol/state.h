@@ -37,8 +37,9 @@ inline constexpr unsigned kMaxProcessors = 16;
 
 enum class Hold : uint8_t { Invalid = 0, Shared = 1, Exclusive = 2, Remote = 3 };
 // Atomic: a device's atomic operation that its link can do where the page is. Own: a device wants the page to
-// itself, in its own memory. Alone: a device wants the page to itself, where it is.
-enum class Access : uint8_t { Read = 1, Write = 2, Atomic = 3, Own = 4, Alone = 5 };
+// itself, in its own memory. Alone: a device wants the page to itself, where it is. Share: as Atomic, and the
+// device gives up the page if it has it: what it runs next must not keep the CPU from it.
+enum class Access : uint8_t { Read = 1, Write = 2, Atomic = 3, Own = 4, Alone = 5, Share = 6 };
 enum class Tracker : uint8_t { Uffd = 0, Signal = 1, Async = 2 };
 inline constexpr unsigned kTrackers = 3;
 

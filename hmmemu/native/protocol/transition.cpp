@@ -84,8 +84,8 @@ bool lendable(PageState state) {
 
 Transition transition(PageState state, Processor p, Access access, ProtocolPolicy policy) {
   const Hold mine = state.hold(p);
-  const bool read = access == Access::Read;
-  if (mine == Hold::Exclusive || (read && mine == Hold::Shared)) return {.next = state};
+  const bool read = access == Access::Read, can_map = !read && lendable(state);
+  if ((mine == Hold::Exclusive && !(access == Access::Share && can_map)) || (read && mine == Hold::Shared)) return {.next = state};
   if (mine == Hold::Remote && is_enough(state, access)) return {.next = state};
   if (state.remote()) return join_or_end(state, p, access);
   if (!read && state.watched()) {
@@ -93,7 +93,7 @@ Transition transition(PageState state, Processor p, Access access, ProtocolPolic
     next.set_watched(false);
     return {.step = Step::Notify, .next = next};
   }
-  if ((access == Access::Atomic || access == Access::Alone) && lendable(state)) {
+  if ((access == Access::Atomic || access == Access::Alone || access == Access::Share) && can_map) {
     PageState next = state;
     if (state.hold(kCpu) != Hold::Exclusive) return {.step = Step::Home, .next = next};
     next.set(p, Hold::Remote);

@@ -17,7 +17,7 @@
 // alone, as by a write of its own, and p maps the CPU's frame (remote). Memory whose frames p cannot map: as
 // a write. Own by p: as a write, but that Remote is not enough: of a page that devices map, all lose it first
 // (recall). Alone by p: as Atomic, but that the mappings of the CPU and of other devices go meanwhile
-// (exclude); no content moves.
+// (exclude); no content moves. Share by p: as Atomic, also if p is X.
 //
 // Without read duplication a read takes the only copy, as a write does. ORDER of the actions, which makes
 // them safe while every processor keeps running: protect -> take the content -> zap -> map. At no moment can

@@ -11,6 +11,9 @@
 //  shows as wrong
 //    data. From memory that is not pinned it is copied at the call, as CUDA does.
 //  * Fresh memory holds 0xA5.
+//  * A kernel whose parameters point to memory of the program's fails, unless that was registered for kernels
+//  and still has the frames that it had then (a GPU goes on with those, whatever the program's mapping
+//  shows).
 // A module is the path of a shared object, as text: one that hmmemu's own compiler made for the emulated
 // device, whose kernels run here with the loader of the unit tests (../loader); or any other, and a kernel is
 // a C function of it: void name(const void* params, const unsigned dims[6], unsigned shared). A compiled
@@ -21,7 +24,8 @@
 // FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us,
 // kernel_us (a program's kernels alone, later still), gate (a file: they begin when it is gone), bad (the
 // result of kernels of this name), version, mode, novmm, atomics (pcie, none, all: what the link to the CPU
-// carries), coherent, nopointers, bus, elsewhere (addresses that are asked for are not given),
+// carries), coherent, nopointers, bus, otherwise (registered memory
+// is elsewhere for kernels), elsewhere (addresses that are asked for are not given),
 // fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from 1). `lock` guards
 // the tables; each stream has its own for its queue.
 #include <atomic>
@@ -34,7 +38,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <algorithm>
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -63,6 +69,7 @@ enum {
   kNotReady = 600,
   kIllegalAddress = 700,
   kAssert = 710,
+  kAlreadyRegistered = 712,
   kLaunchFailed = 719
 };
 using Address = unsigned long long;
@@ -114,7 +121,12 @@ struct Mapped {
 std::map<Address, Allocation> allocations;
 std::map<Address, size_t> reservations;
 std::map<Address, Mapped> mappings;
-std::map<Address, size_t> pinned;
+struct Pinned {
+  size_t bytes;
+  bool mapped;                  // for kernels
+  std::vector<uint64_t> frames; // that the GPU has: those of now
+};
+std::map<Address, Pinned> pinned;
 Address next_memory = 1;
 size_t used = 0;
 unsigned running = 0; // operations of streams
@@ -146,15 +158,55 @@ bool usable(Address at, size_t bytes) {
 
 bool is_pinned(const void* host, size_t bytes) {
   const auto at = reinterpret_cast<Address>(host);
-  for (const auto& [begin, size] : pinned)
-    if (at >= begin && at + bytes <= begin + size) return true;
+  for (const auto& [begin, p] : pinned)
+    if (at >= begin && at + bytes <= begin + p.bytes) return true;
   return false;
+}
+
+// Memory of the program that kernels may use.
+bool is_mapped(Address at, size_t bytes) {
+  const auto host = pinned.upper_bound(at);
+  return host != pinned.begin() && std::prev(host)->second.mapped &&
+         at + bytes <= std::prev(host)->first + std::prev(host)->second.bytes;
 }
 
 std::map<Address, size_t> variables; // of modules
 bool is_variable(Address at, size_t bytes) {
   const auto found = variables.find(at);
   return found != variables.end() && found->second == bytes;
+}
+
+// The frames of pages, as far as this process may know them (as root); else zeros.
+std::vector<uint64_t> frames(Address at, size_t bytes) {
+  std::vector<uint64_t> words(bytes / 4096);
+  const int file = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+  if (file < 0 || pread(file, words.data(), words.size() * 8, off_t(at / 4096 * 8)) < 0)
+    std::fill(words.begin(), words.end(), 0);
+  if (file >= 0) close(file);
+  for (uint64_t& word : words) word &= (1ull << 55) - 1;
+  return words;
+}
+
+// Whether a kernel may use the memory that its parameters point to: nothing of the program's but what was
+// pinned for it, and is still what it was then.
+bool may_use(const std::vector<char>& block) {
+  std::lock_guard guard(lock);
+  for (size_t i = 0; i + 8 <= block.size(); i += 8) {
+    Address at;
+    memcpy(&at, &block[i], 8);
+    auto place = reservations.upper_bound(at);
+    if (place != reservations.begin() && at < std::prev(place)->first + std::prev(place)->second) continue;
+    auto host = pinned.upper_bound(at);
+    if (host != pinned.begin() && at < std::prev(host)->first + std::prev(host)->second.bytes) {
+      const auto& [begin, p] = *std::prev(host);
+      if (!p.mapped || frames(begin, p.bytes) != p.frames) return false;
+      continue;
+    }
+    unsigned char resident;
+    if (mincore(reinterpret_cast<void*>(at / 4096 * 4096), 4096, &resident) == 0)
+      return false; // other memory
+  }
+  return true;
 }
 
 // ---- streams ----
@@ -484,10 +536,26 @@ int cuMemSetAccess(Address at, size_t bytes, const void*, size_t) {
   if (running) set_rights(true);
   return 0;
 }
-int cuMemHostRegister_v2(void* host, size_t bytes, unsigned) {
+int cuMemHostRegister_v2(void* host, size_t bytes, unsigned flags) {
+  HERE;
+  const auto at = reinterpret_cast<Address>(host);
+  if (at % 4096 || bytes % 4096 || !bytes) return kInvalid;
+  if (madvise(host, bytes, MADV_POPULATE_WRITE))
+    return kInvalid; // all of it is to be memory that may be written
+  std::lock_guard guard(lock);
+  for (const auto& [begin, size] : reservations)
+    if (at < begin + size && begin < at + bytes) return kInvalid; // the GPU's own
+  for (const auto& [begin, p] : pinned)
+    if (at < begin + p.bytes && begin < at + bytes) return kAlreadyRegistered;
+  pinned[at] = {bytes, (flags & 2) != 0, frames(at, bytes)};
+  return 0;
+}
+int cuMemHostGetDevicePointer_v2(Address* there, void* host, unsigned flags) {
   HERE;
   std::lock_guard guard(lock);
-  pinned[reinterpret_cast<Address>(host)] = bytes;
+  const auto found = pinned.find(reinterpret_cast<Address>(host));
+  if (flags || found == pinned.end() || !found->second.mapped) return kInvalid;
+  *there = found->first + (number("otherwise", 0) ? 4096 : 0);
   return 0;
 }
 int cuMemHostUnregister(void* host) {
@@ -526,7 +594,7 @@ int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream* stream)
   HERE;
   std::lock_guard guard(lock);
   for (const Address at : {to, from})
-    if (!is_variable(at, bytes) && !usable(at, bytes)) return kInvalid;
+    if (!is_variable(at, bytes) && !usable(at, bytes) && !is_mapped(at, bytes)) return kInvalid;
   stream->add([=] { memcpy(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes); });
   return 0;
 }
@@ -636,6 +704,11 @@ int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
     const std::string gate = of_the_helper ? "" : setting("gate");
     usleep(of_the_helper ? 0 : useconds_t(number("kernel_us", 0)));
     for (int ms = 0; ms < 20000 && !gate.empty() && access(gate.c_str(), F_OK) == 0; ++ms) usleep(1000);
+    if (!may_use(block)) {
+      std::lock_guard guard(lock);
+      broken = kIllegalAddress;
+      return;
+    }
     alignas(64) char aligned[4096];
     memcpy(aligned, block.data(), block.size());
     if (kernel.plain) {

@@ -366,7 +366,6 @@ bool DeviceProcess::tell(const HostFrames& frames) {
 }
 
 bool DeviceProcess::tell_frames(int fd, uint64_t address, uint64_t length, uint64_t offset) {
-  if (tracker_ == kTrackerLaunch) return true;
   if (length) check_pages(address, length);
   HostFrames frames{OwnedFd(fcntl(fd, F_DUPFD_CLOEXEC, 3)), address, length, offset};
   if (!frames.fd) fail(FailureKind::Error, std::string("cannot keep a descriptor: ") + strerror(errno));
@@ -377,7 +376,6 @@ bool DeviceProcess::tell_frames(int fd, uint64_t address, uint64_t length, uint6
 }
 
 void DeviceProcess::forget_frames(uint64_t address, uint64_t length) {
-  if (tracker_ == kTrackerLaunch) return;
   check_pages(address, length);
   drop_frames(address, length);
   const std::lock_guard hold(control_lock_);

@@ -72,7 +72,11 @@ hmm::Access Port::atomic(pid_t thread, uint64_t address) const {
   case kWantedAtomic:
     return hmm::Access::Atomic;
   case kWantedOwn:
-    return channel_->link.fallback == HMM_FALLBACK_EXCLUSIVE ? hmm::Access::Alone : hmm::Access::Own;
+    return channel_->tracker != kTrackerLaunch && channel_->link.fallback == HMM_FALLBACK_EXCLUSIVE
+               ? hmm::Access::Alone
+               : hmm::Access::Own;
+  case kWantedShare:
+    return hmm::Access::Share;
   default:
     return hmm::Access::Read;
   }
@@ -88,7 +92,7 @@ int Port::forbids(pid_t thread, uint64_t page, bool write) const {
   int error = EACCES;
   each_reach(*channel_, slot, [&](const Reach& reach) {
     if (page + 4096 <= reach.begin || page >= reach.end) return true;
-    error = write && !reach.writes ? EROFS : 0;
+    error = write && reach.use == kReachReads ? EROFS : 0;
     return error != 0;
   });
   return error;

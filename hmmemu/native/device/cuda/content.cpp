@@ -40,7 +40,7 @@ Range around(uint64_t begin, uint64_t end) {
 std::vector<Range> pages_of(const Slot& slot, bool written_only) {
   std::vector<Range> all, merged;
   device::each_reach(*channel, slot, [&](const device::Reach& reach) {
-    if (reach.writes || !written_only) all.push_back(around(reach.begin, reach.end));
+    if (reach.use != device::kReachReads || !written_only) all.push_back(around(reach.begin, reach.end));
     return true;
   });
   std::sort(all.begin(), all.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
@@ -157,11 +157,14 @@ void close_view(uint64_t first, uint64_t last) {
 void send_content(const Slot& slot) {
   const std::lock_guard hold(one_sender);
   send_coming(pages_of(slot, false));
-  for (const Range& range : pages_of(slot, true)) {
-    if (first_unlike(range.begin, range.end, kAhead, kAhead) == range.end) continue;
-    take_snapshots(range);
-    add_bits(range, kAhead);
-  }
+  for (const Range& range : pages_of(slot, true))
+    for (uint64_t at = range.begin, to; at < range.end; at = to) {
+      to = std::min(range.end, at / kGranule * kGranule + kGranule);
+      if (!uses_own_memory(at)) continue; // the file is what the kernel uses
+      if (first_unlike(at, to, kAhead, kAhead) == to) continue;
+      take_snapshots({at, to});
+      add_bits({at, to}, kAhead);
+    }
 }
 
 void bring_home(uint64_t begin, uint64_t end) {

@@ -4,6 +4,9 @@
 #include "keeper.h"
 
 #include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <sys/mman.h>
 #include <unistd.h>
 
 namespace hmmemu::cuda {
@@ -58,16 +61,48 @@ int GpuMemory::reserve(uint64_t begin, uint64_t end) {
     }
     uint64_t to = at + kGranule;
     while (to < end && !is_reserved(to)) to += kGranule;
-    Address got = 0;
-    cuda_.reserve("reserve " + what(to - at, at), &got, to - at, kGranule, at, 0);
-    if (got != at) {
-      cuda_.unreserve("give up " + what(to - at, got), got, to - at);
-      return EEXIST; // what was reserved before stays: addresses cost nothing
-    }
+    // What was held before stays: addresses cost nothing.
+    if (!try_addresses(at, to - at) || !hold_addresses(at, to - at, false)) return EEXIST;
     reservations_[at] = to;
     at = to;
   }
   return 0;
+}
+
+// Whether the GPU can have these addresses.
+bool GpuMemory::try_addresses(uint64_t begin, uint64_t bytes) const {
+  Address got = 0;
+  cuda_.reserve("reserve " + what(bytes, begin), &got, bytes, kGranule, begin, 0);
+  cuda_.unreserve("give up " + what(bytes, got), got, bytes);
+  return got == begin;
+}
+
+// CUDA gives up a reservation as a whole only, and a block may need its addresses for the CPU's memory
+// (host_blocks.h). So addresses are held by a mapping, and reserved block by block.
+bool GpuMemory::hold_addresses(uint64_t begin, uint64_t bytes, bool replace) const {
+  void* const at =
+      mmap(reinterpret_cast<void*>(begin), bytes, PROT_NONE,
+           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (replace ? MAP_FIXED : MAP_FIXED_NOREPLACE), -1, 0);
+  if (at != MAP_FAILED) return true;
+  if (errno == EEXIST) return false;
+  throw CudaError(kOutOfMemory, "cannot hold addresses for " + what(bytes, begin) + ": " + strerror(errno));
+}
+
+// From the mapping that holds them. Nothing of this process comes between as a rule, and is told if it does.
+void GpuMemory::take_addresses(uint64_t block) const {
+  munmap(reinterpret_cast<void*>(block), kGranule);
+  Address got = 0;
+  cuda_.reserve("reserve " + what(kGranule, block), &got, kGranule, kGranule, block, 0);
+  if (got == block) return;
+  cuda_.unreserve("give up " + what(kGranule, got), got, kGranule);
+  hold_again(block);
+  throw CudaError(0, "cannot reserve " + what(kGranule, block) + ": the GPU gives other addresses now");
+}
+
+void GpuMemory::hold_again(uint64_t block) const {
+  if (!hold_addresses(block, kGranule, false))
+    throw CudaError(0, "cannot hold addresses for " + what(kGranule, block) +
+                           ": other memory of this process is there now");
 }
 
 void GpuMemory::begin_use(uint64_t block) {
@@ -90,10 +125,14 @@ void GpuMemory::make(uint64_t block) {
   do result = cuda_.create.ask(&memory, kGranule, &properties, 0);
   while (result == kOutOfMemory && make_room());
   check(result, cuda_.create.name(), "allocate " + what(kGranule, block));
+  bool placed = false;
   try {
     keep_safe(block, memory);
+    take_addresses(block);
+    placed = true;
     open(block, memory);
   } catch (const CudaError&) {
+    if (placed && cuda_.unreserve.ask(block, kGranule) == kSuccess) hold_again(block);
     cuda_.release.ask(memory);
     throw;
   }
@@ -231,8 +270,20 @@ void GpuMemory::give_up(std::map<uint64_t, Granule>::iterator granule) {
   const auto [block, content] = *granule;
   cuda_.unmap("unmap " + what(kGranule, block), block, kGranule);
   granules_.erase(granule);
+  cuda_.unreserve("give up the addresses of " + what(kGranule, block), block, kGranule);
+  hold_again(block);
   forget(block);
   cuda_.release("free " + what(kGranule, block), content.memory);
+}
+
+void GpuMemory::surrender(uint64_t block) {
+  const std::lock_guard hold(lock_);
+  const auto found = granules_.find(block);
+  if (found == granules_.end()) return;
+  if (found->second.uses)
+    throw CudaError(0, "cannot share " + what(kGranule, block) +
+                           " with the CPU while a device view has it: close the view first");
+  give_up(found);
 }
 
 } // namespace hmmemu::cuda

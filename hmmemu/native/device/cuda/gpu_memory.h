@@ -1,9 +1,9 @@
 // Memory of one GPU at the addresses of the CPU process's arrays.
 //
-// Addresses are reserved by blocks of 2 MiB, and a block gets memory, a granule, when it is first needed, at
-// its own address. A granule stays when nothing in it is in use any more, for the next time; when the GPU has
-// no memory left, those go first. Content comes and goes through the video memory file, whose offsets are
-// addresses (crossing.h).
+// Addresses are held by blocks of 2 MiB, which a mapping without rights keeps others from, and a block gets
+// memory, a granule, when it is first needed, at its own address. A granule stays when nothing in it is in
+// use any more, for the next time; when the GPU has no memory left, those go first. Content comes and goes
+// through the video memory file, whose offsets are addresses (crossing.h).
 //
 // Beside a granule there may be its shadow: as much memory somewhere else, for what the file holds of the
 // block (comparison.h). Shadows are for what memory is left: they go before anything else does, then the
@@ -31,7 +31,8 @@ class GpuMemory {
   GpuMemory(int index, int file, std::function<bool(uint64_t)> in_use, std::function<void(uint64_t)> lost);
   GpuMemory(const GpuMemory&) = delete;
 
-  // The addresses of whole blocks become the GPU's: 0, or EEXIST if this process uses some of them itself.
+  // The addresses of whole blocks are held for the GPU: 0, or EEXIST if this process uses some of them
+  // itself, or the GPU cannot.
   int reserve(uint64_t begin, uint64_t end);
 
   // A block that has memory for as long as this lives. Throws CudaError(kOutOfMemory) if there is none left.
@@ -59,6 +60,11 @@ class GpuMemory {
   // A granule for a lane's buffer, at an address of its own; 0: there is no memory.
   Address scratch();
 
+  // The block's memory is given up, if it has any. Throws CudaError: a view has it. Its content is lost, and
+  // its addresses may be used for something else until hold_place holds them again.
+  void surrender(uint64_t block);
+  void hold_place(uint64_t block) { hold_addresses(block, kGranule, true); }
+
   bool reserved(uint64_t address);
   Gpu gpu() const { return gpu_; }
   int file() const { return file_; }
@@ -80,6 +86,10 @@ class GpuMemory {
   void begin_use(uint64_t block);
   void end_use(uint64_t block);
   void make(uint64_t block);
+  bool try_addresses(uint64_t begin, uint64_t bytes) const;
+  bool hold_addresses(uint64_t begin, uint64_t bytes, bool replace) const;
+  void take_addresses(uint64_t block) const;
+  void hold_again(uint64_t block) const;
   void keep_safe(uint64_t block, Memory memory);
   void open(Address at, Memory memory);
   Shadow make_elsewhere();

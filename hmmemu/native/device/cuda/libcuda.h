@@ -127,6 +127,7 @@ template <class... Args> class Call<Result(Args...)> {
   CALL(set_access, cuMemSetAccess, Result(Address, size_t, const AccessRights*, size_t))                     \
   CALL(pin, cuMemHostRegister_v2, Result(void*, size_t, unsigned))                                           \
   CALL(unpin, cuMemHostUnregister, Result(void*))                                                            \
+  CALL(host_address, cuMemHostGetDevicePointer_v2, Result(Address*, void*, unsigned))                        \
   CALL(copy_in, cuMemcpyHtoDAsync_v2, Result(Address, const void*, size_t, Stream*))                         \
   CALL(copy_out, cuMemcpyDtoHAsync_v2, Result(void*, Address, size_t, Stream*))                              \
   CALL(copy_now, cuMemcpyDtoH_v2, Result(void*, Address, size_t))                                            \

@@ -18,12 +18,14 @@ enum PageBits : uint8_t {
   kNone = 0,
   kRead = 1,
   kWrite = 2,
+  kLent = 3,   // the page is the CPU's own frame, which both may write; it has no other bits but kObject
   kRight = 3,  // these two bits
   kComing = 4, // the file has its content, and the GPU has not
   kAhead = 8,  // the GPU has newer content than the file
   kShadowed = 16,
   kZeros = 32,  // with kComing: its content is zeros
   kViewed = 64, // a device view may write it at any time: it counts as kAhead for as long
+  kObject = 128, // with kLent: the frame is one of the object that the page shows, not of the common frames
 };
 
 extern std::atomic<uint8_t>* page_bits; // by page number; touched where there are ranges

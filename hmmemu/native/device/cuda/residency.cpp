@@ -8,6 +8,7 @@
 #include "device/process/video_memory.h"
 #include "content.h"
 #include "gpu_memory.h"
+#include "host_blocks.h"
 #include "keeper.h"
 #include "page_bits.h"
 #include "variables.h"
@@ -15,6 +16,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -29,6 +32,7 @@ constexpr uint64_t kBringLimit = 300'000'000'000; // ns
 
 std::atomic<uint64_t>* tickets = nullptr; // for each block, the last launch that uses it
 std::unique_ptr<GpuMemory> memory;
+std::unique_ptr<HostBlocks> hosts;
 
 uint64_t block_of(uint64_t address) { return address / kGranule * kGranule; }
 std::atomic<uint64_t>& ticket_of(uint64_t address) { return tickets[address / kGranule]; }
@@ -54,28 +58,37 @@ void lose_shadow(uint64_t block) {
     if (bits(page).load() & kShadowed) bits(page).fetch_and(uint8_t(~kShadowed));
 }
 
+bool is_own(uint64_t block) { return hosts->place(block) == HostBlocks::kOwn; }
+
 // The rights go first; what the GPU alone has comes to the file once no kernel uses it.
 void take(uint64_t begin, uint64_t end, PageBits left) {
   uint8_t had = 0;
   for (uint64_t page = begin; page < end; page += kPage)
-    if (right(page) > left) had |= set_right(page, left);
+    if (const uint8_t now = right(page); now > left) // the block may hold an older copy of what was lent
+      had |= set_right(page, now == kLent ? kNone : left);
   if (had & (kWrite | kComing)) wait_until_sent();
   if (had & kWrite) {
     wait_until_unused(block_of(begin));
-    bring_home(begin, end);
+    if (is_own(block_of(begin))) bring_home(begin, end);
   }
   if (left != kNone) return;
   for (uint64_t page = begin; page < end; page += kPage)
     if (bits(page).load() != 0) bits(page).store(0);
 }
 
-// The content is in the file.
+// The content is in the file, which is what the GPU uses where the block is not its own.
 void give(uint64_t begin, uint64_t end, PageBits wanted, uint8_t content = kComing) {
+  if (!is_own(block_of(begin))) content = 0;
   for (uint64_t page = begin; page < end; page += kPage)
     if (right(page) == kNone)
       bits(page).store(uint8_t(wanted | content));
     else if (right(page) < wanted)
       set_right(page, wanted);
+}
+
+// The pages are the CPU's frames: their content is there, and not the GPU's.
+void lend(uint64_t begin, uint64_t end, uint8_t whose) {
+  for (uint64_t page = begin; page < end; page += kPage) bits(page).store(uint8_t(kLent | whose));
 }
 
 // No launch may use the pages meanwhile; afterwards they have the rights that they had. Calls act(rights).
@@ -92,31 +105,45 @@ template <class Act> void withhold(uint64_t begin, uint64_t end, PageBits left, 
 }
 
 void fetch(uint64_t begin, uint64_t end) {
-  withhold(begin, end, kRead, [&](const uint8_t*) { bring_home(begin, end); });
+  withhold(begin, end, kRead, [&](const uint8_t*) {
+    if (is_own(block_of(begin))) bring_home(begin, end);
+  });
 }
 
 void store(uint64_t begin, uint64_t end) {
   withhold(begin, end, kNone, [&](const uint8_t* had) {
     for (uint64_t page = begin, i = 0; page < end; page += kPage, i++)
-      bits(page).store(had[i] == kNone ? 0 : kComing);
+      if (had[i] != kLent) bits(page).store(had[i] == kNone || !is_own(block_of(begin)) ? 0 : kComing);
   });
 }
 
 bool gives(MailboxOperation operation) {
   return operation == kRightsRead || operation == kRightsWrite || operation == kZerosRead ||
-         operation == kZerosWrite;
+         operation == kZerosWrite || operation == kLendCommon || operation == kLendObject;
+}
+
+// Other frames than before are to be where the GPU uses the CPU's memory.
+bool changes_frames(MailboxOperation operation) {
+  return operation == kRightsNone || operation == kLendCommon || operation == kLendObject ||
+         operation == kEndLend;
 }
 
 void change_block(MailboxOperation operation, uint64_t begin, uint64_t end) {
-  if (!gives(operation) && !has_pages(block_of(begin))) return; // nothing is there
-  const GpuMemory::Use use(*memory, block_of(begin));
+  const uint64_t block = block_of(begin);
+  const std::shared_lock hold(hosts->lock_of(block));
+  if (changes_frames(operation)) hosts->spoil(block);
+  if (!gives(operation) && !has_pages(block)) return; // nothing is there
+  std::optional<GpuMemory::Use> use;
+  if (is_own(block)) use.emplace(*memory, block);
   if (gives(operation) || operation == kStore) variables_came(begin, end);
   switch (operation) {
   case kDropEntries:
-  case kLendCommon: // never asked for: a GPU maps none of the CPU's frames
-  case kLendObject:
-  case kEndLend:
     break;
+  case kLendCommon:
+    return lend(begin, end, 0);
+  case kLendObject:
+    return lend(begin, end, kObject);
+  case kEndLend:
   case kRightsNone:
     return take(begin, end, kNone);
   case kRightsRead:
@@ -142,19 +169,46 @@ template <class Act> void each_block(const Slot& slot, Act act) {
   });
 }
 
-struct Missing {
-  uint64_t address = 0; // 0: nothing is missing
-  bool writes = false;
-};
+bool has_lent(uint64_t block) {
+  for (uint64_t page = block; page < block + kGranule; page += kPage)
+    if (right(page) == kLent) return true;
+  return false;
+}
 
-Missing first_missing(const Slot& slot) {
-  Missing missing;
-  each_reach(*channel, slot, [&](const Reach& reach) {
-    const uint64_t page = first_without(reach.begin, reach.end, reach.writes != 0);
-    if (page) missing = {page, reach.writes != 0};
-    return !page;
-  });
-  return missing;
+// From the CPU's memory. Without room it stays there: over the link, then. Lock held, exclusively.
+void put_on_gpu(uint64_t block) {
+  hosts->unpin(block);
+  if (!has_pages(block)) return;
+  try {
+    const GpuMemory::Use use(*memory, block);
+    for (uint64_t page = block; page < block + kGranule; page += kPage)
+      if (right(page) != kNone) bits(page).fetch_or(kComing);
+  } catch (const CudaError& error) {
+    if (error.result != kOutOfMemory) throw;
+    hosts->pin(block);
+  }
+}
+
+// All that the GPU alone has is in the file afterwards, and its memory is gone. Lock held, exclusively.
+void leave_gpu(uint64_t block) {
+  if (has_pages(block)) {
+    const GpuMemory::Use use(*memory, block);
+    bring_home(block, block + kGranule);
+  }
+  memory->surrender(block);
+  for (uint64_t page = block; page < block + kGranule; page += kPage)
+    if (bits(page).load() & ~(kRight | kObject)) bits(page).fetch_and(kRight | kObject);
+}
+
+// The block becomes the CPU's memory if a page of it is lent, and the GPU's if none is. While no kernel uses
+// it.
+void put(uint64_t block) {
+  const std::lock_guard hold(hosts->lock_of(block));
+  const bool lent = has_lent(block);
+  if (!lent && !is_own(block)) return put_on_gpu(block);
+  if (!lent || hosts->place(block) == HostBlocks::kHost) return;
+  if (is_own(block)) leave_gpu(block);
+  hosts->pin(block);
 }
 
 // Worker 0 hears of it, too, and says which kernel it was.
@@ -175,6 +229,7 @@ const char* open_gpu_memory(int file) {
   if (const char* const why = start_keeper(file, page_bits, kAhead | kViewed)) return why;
   try {
     memory = std::make_unique<GpuMemory>(int(channel->gpu), file, in_use, lose_shadow);
+    hosts = std::make_unique<HostBlocks>(*memory, file);
   } catch (const CudaError& failed) {
     error = failed.what();
     return error.c_str();
@@ -188,6 +243,18 @@ std::atomic<uint8_t>* page_bits = nullptr;
 
 GpuMemory& gpu() { return *memory; }
 
+bool uses_own_memory(uint64_t address) { return is_own(block_of(address)); }
+
+bool make_own(uint64_t block) {
+  const std::lock_guard hold(hosts->lock_of(block));
+  if (is_own(block)) return true;
+  hosts->spoil(block); // said first, as with rights: a kernel that begins now sees it, or we its ticket
+  if (may_be_running(block) || has_lent(block)) return false;
+  memory->enter_context();
+  put_on_gpu(block);
+  return is_own(block);
+}
+
 uint64_t first_without(uint64_t begin, uint64_t end, bool writes) {
   end = (end + kPage - 1) / kPage * kPage;
   for (uint64_t page = begin / kPage * kPage; page < end;) {
@@ -199,37 +266,127 @@ uint64_t first_without(uint64_t begin, uint64_t end, bool writes) {
   return 0;
 }
 
-// Marks the launch's blocks and sees whether all is there; then its content is sent, else the marks are gone
-// again.
-static Missing mark_and_look(const Slot& slot, uint64_t ticket) {
-  const Sending sending;
-  each_block(slot, [&](uint64_t block) { ticket_of(block).store(ticket); });
-  const Missing missing = first_missing(slot);
-  if (missing.address) {
-    each_block(slot, [&](uint64_t block) { ticket_of(block).store(0); }); // whoever waits for us need not
+namespace {
+
+// One launch on its way to having its pages. Worker 0.
+class Bringing {
+ public:
+  Bringing(const Slot& slot, uint64_t ticket) : slot_(slot), ticket_(ticket) {}
+
+  // False: nobody owns the page at refused().
+  bool run() {
+    each_page([&](uint64_t page, const Reach& reach) {
+      return reach.use == kReachShares || right(page) != kLent || shared_here(page) ||
+             ask({page, reach.use == kReachWrites, kWantedOwn});
+    });
+    each_block(slot_, [&](uint64_t block) {
+      if (!is_own(block) && !has_lent(block) && !shared_here(block, kGranule)) put(block);
+    });
+    for (const uint64_t deadline = now_ns() + kBringLimit; !refused_.address;) {
+      Page missing;
+      if (mark_and_look(missing)) return true;
+      if (now_ns() > deadline)
+        fail_launch(ticket_,
+                    "the kernel's pages were taken away faster than they came, for 300 s: does the CPU "
+                    "write to its arrays all the time?");
+      if (missing.address)
+        ask(missing);
+      else
+        each_block(slot_, [&](uint64_t block) { put(block); });
+    }
+    return false;
+  }
+
+  struct Page {
+    uint64_t address = 0; // 0: none
+    bool writes = false;
+    Wanted wanted = kWantedNothing;
+  };
+  const Page& refused() const { return refused_; }
+
+ private:
+  // Marks the launch's blocks and sees whether all is there; then its content is sent, else the marks are
+  // gone again.
+  bool mark_and_look(Page& missing) const {
+    const Sending sending;
+    each_block(slot_, [&](uint64_t block) { ticket_of(block).store(ticket_); });
+    missing = first_missing();
+    if (!missing.address && placed()) {
+      send_content(slot_);
+      return true;
+    }
+    each_block(slot_, [&](uint64_t block) { ticket_of(block).store(0); }); // whoever waits for us need not
+    return false;
+  }
+
+  template <class Act> void each_page(Act act) const {
+    each_reach(*channel, slot_, [&](const Reach& reach) {
+      for (uint64_t page = reach.begin / kPage * kPage; page < reach.end; page += kPage)
+        if (!act(page, reach)) return false;
+      return true;
+    });
+  }
+
+  // Whether the launch shares anything there.
+  bool shared_here(uint64_t address, uint64_t bytes = kPage) const {
+    return !each_reach(*channel, slot_, [&](const Reach& reach) {
+      return reach.use != kReachShares || address + bytes <= reach.begin || address >= reach.end;
+    });
+  }
+
+  // A page that cannot be lent will do as the GPU's own.
+  bool is_there(uint64_t page, uint64_t use) const {
+    const uint8_t has = right(page);
+    if (use != kReachShares) return has >= (use == kReachWrites ? kWrite : kRead);
+    return has == kLent || (has == kWrite && cannot_be_lent_.count(page));
+  }
+
+  Page first_missing() const {
+    Page missing;
+    each_page([&](uint64_t page, const Reach& reach) {
+      if (is_there(page, reach.use)) return true;
+      const bool shares = reach.use == kReachShares;
+      missing = {page, reach.use != kReachReads, shares ? kWantedShare : kWantedNothing};
+      return false;
+    });
     return missing;
   }
+
+  bool ask(Page page) {
+    std::atomic<uint64_t>& wanted = channel->faults[0].wanted; // of this thread
+    wanted = page.address | page.wanted;
+    const bool there = ask_for_page(page.address, page.writes);
+    wanted = kWantedNothing;
+    if (!there) refused_ = page;
+    if (page.wanted == kWantedShare && right(page.address) == kWrite) cannot_be_lent_.insert(page.address);
+    return there;
+  }
+
+  bool placed() const {
+    bool good = true;
+    each_block(slot_, [&](uint64_t block) {
+      const HostBlocks::Place place = hosts->place(block);
+      good &= place == HostBlocks::kHost || (place == HostBlocks::kOwn && !has_lent(block));
+    });
+    return good;
+  }
+
+  const Slot& slot_;
+  const uint64_t ticket_;
+  Page refused_;
+  std::set<uint64_t> cannot_be_lent_;
+};
+
+} // namespace
+
+void bring_pages(const Slot& slot, uint64_t ticket, const hmm_kernel& kernel, const hmm_launch& launch) {
+  Bringing bringing(slot, ticket);
   try {
-    send_content(slot);
+    if (bringing.run()) return;
   } catch (const CudaError& error) {
     fail_device(error.what());
   }
-  return {};
-}
-
-void bring_pages(const Slot& slot, uint64_t ticket, const hmm_kernel& kernel, const hmm_launch& launch) {
-  const uint64_t deadline = now_ns() + kBringLimit;
-  for (;;) {
-    const Missing missing = mark_and_look(slot, ticket);
-    if (!missing.address) return;
-    if (now_ns() > deadline)
-      fail_launch(
-          ticket,
-          "the kernel's pages were taken away faster than they came, for 300 s: does the CPU write to its "
-          "arrays all the time?");
-    if (!ask_for_page(missing.address, missing.writes))
-      fail_access(ticket, kernel, launch, missing.address, missing.writes);
-  }
+  fail_access(ticket, kernel, launch, bringing.refused().address, bringing.refused().writes);
 }
 
 } // namespace hmmemu::cuda
@@ -243,10 +400,8 @@ bool is_watched(uint64_t) { return false; }
 void forget_entries() {} // a kernel faults nowhere
 bool wait_for_mapping(uint64_t) { return false; }
 
-// A GPU maps none of the CPU's frames.
-int share_frames(int fd, uint64_t, uint64_t, uint64_t) {
-  close(fd);
-  return EOPNOTSUPP;
+int share_frames(int fd, uint64_t address, uint64_t length, uint64_t offset) {
+  return hosts->know(fd, address, length, offset);
 }
 
 int map_video(uint64_t address, uint64_t length) {
@@ -258,7 +413,11 @@ int map_video(uint64_t address, uint64_t length) {
 }
 
 // Addresses stay reserved: others may be in the same blocks, and they cost nothing.
-int unmap_video(uint64_t address, uint64_t length) { return change_table(kRightsNone, address, length); }
+int unmap_video(uint64_t address, uint64_t length) {
+  const int error = change_table(kRightsNone, address, length);
+  hosts->forget(address, length);
+  return error;
+}
 
 int change_table(MailboxOperation operation, uint64_t address, uint64_t length) {
   try {

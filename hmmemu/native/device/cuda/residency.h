@@ -18,7 +18,14 @@ class GpuMemory;
 
 GpuMemory& gpu();
 
-// The first of these pages that kernels may not read (write); 0: there is none.
+// The block's memory is the GPU's own from here on, until a launch shares a page of it. False: not now, as a
+// kernel may be running there, a page is the CPU's frame (prefetch takes it from there), or the GPU has no
+// room.
+bool make_own(uint64_t block);
+// Whether the GPU uses its own memory there, and not the CPU's. While a launch that names it is marked.
+bool uses_own_memory(uint64_t address);
+
+// The first of these pages that kernels may not read (write) in the GPU's memory; 0: there is none.
 uint64_t first_without(uint64_t begin, uint64_t end, bool writes);
 
 // Worker 0: waits until the launch has all pages that it names, and their content is there. They stay until

@@ -33,6 +33,11 @@ int hold_video(uint64_t address, uint64_t length, bool writes, uint64_t& missing
   uint64_t block = block_of(address);
   try {
     for (; block < end; block += cuda::kGranule) {
+      if (!cuda::make_own(block)) {
+        let_go(address, block);
+        missing = block;
+        return EAGAIN;
+      }
       cuda::gpu().hold(block);
       held[block]++;
     }

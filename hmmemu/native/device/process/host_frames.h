@@ -3,7 +3,7 @@
 // Private memory's are in one file, the common frames, at the offset that is their address; those of shared
 // memory and of files in the object itself, of which the CPU process sends a descriptor when it registers the
 // memory: one with O_PATH, as closing any other would end the locks that the program has on the file. Callers
-// hold `mapping_lock` of video_memory.cpp, exclusively.
+// hold a lock of their own, exclusively: `mapping_lock` of video_memory.cpp, HostBlocks::frames_lock of a GPU.
 #pragma once
 #include "device/protocol.h"
 

@@ -1,0 +1,101 @@
+// Purpose: map and pin the CPU's memory, block by block, at its addresses. Locks: see the header.
+#include "host_blocks.h"
+
+#include "device/process/device.h"
+#include "device/process/host_frames.h"
+#include "page_bits.h"
+
+#include <cerrno>
+#include <cstring>
+#include <sys/mman.h>
+
+namespace hmmemu::cuda {
+namespace {
+
+constexpr unsigned kDeviceMap = 2; // CU_MEMHOSTREGISTER_DEVICEMAP
+
+std::atomic<uint8_t>* make_places() {
+  void* const at = device::reserve_memory(device::kVramBytes / kGranule, 0);
+  if (!at) throw CudaError(kOutOfMemory, "no address space for the GPU's table of blocks (see `ulimit -v`)");
+  return static_cast<std::atomic<uint8_t>*>(at);
+}
+
+} // namespace
+
+HostBlocks::HostBlocks(GpuMemory& memory, int file) : memory_(memory), file_(file), places_(make_places()) {}
+
+void HostBlocks::spoil(uint64_t block) {
+  uint8_t pinned = kHost;
+  places_[block / kGranule].compare_exchange_strong(pinned, kStale);
+}
+
+void HostBlocks::release(uint64_t block) {
+  libcuda().unpin("unpin " + memory_.what(kGranule, block), reinterpret_cast<void*>(block));
+}
+
+int HostBlocks::know(int fd, uint64_t address, uint64_t length, uint64_t offset) {
+  const std::lock_guard hold(frames_lock_);
+  if (fd >= 0) return device::know_frames(fd, address, length, offset);
+  device::forget_frames(address, length);
+  return 0;
+}
+
+void HostBlocks::forget(uint64_t address, uint64_t length) {
+  const std::lock_guard hold(frames_lock_);
+  device::forget_frames(address, length);
+}
+
+// Over the file. 0 or an errno.
+int HostBlocks::map_lent(uint64_t block) {
+  const std::lock_guard hold(frames_lock_);
+  int error = 0;
+  for (const uint8_t object : {0, int(kObject)})
+    each_run(
+        block, block + kGranule,
+        [=](uint8_t has) { return (has & (kRight | kObject)) == (kLent | object); },
+        [&](uint64_t begin, uint64_t end) {
+          if (!error)
+            error = device::map_host_frames(object ? device::kLendObject : device::kLendCommon, begin,
+                                            end - begin);
+        });
+  return error;
+}
+
+void HostBlocks::map(uint64_t block) {
+  void* const at = mmap(reinterpret_cast<void*>(block), kGranule, PROT_READ | PROT_WRITE,
+                        MAP_SHARED | MAP_FIXED | MAP_NORESERVE, file_, off_t(block));
+  const int error = at == MAP_FAILED ? errno : map_lent(block);
+  if (error)
+    throw CudaError(kOutOfMemory, "cannot map the CPU's memory at " + memory_.what(kGranule, block) + ": " +
+                                      strerror(error));
+}
+
+void HostBlocks::pin(uint64_t block) {
+  std::atomic<uint8_t>& place = places_[block / kGranule];
+  if (place.load() != kOwn) release(block);
+  void* const at = reinterpret_cast<void*>(block);
+  const std::string doing = "map the CPU's memory for " + memory_.what(kGranule, block);
+  bool pinned = false;
+  try {
+    map(block);
+    libcuda().pin(doing, at, kGranule, kDeviceMap);
+    pinned = true;
+    Address there = 0;
+    libcuda().host_address(doing, &there, at, 0);
+    if (there != block) throw CudaError(0, "cannot " + doing + ": the GPU has it at another address");
+  } catch (const CudaError&) {
+    if (pinned) libcuda().unpin.ask(at);
+    memory_.hold_place(block);
+    place = kOwn;
+    throw;
+  }
+  place = kHost;
+}
+
+void HostBlocks::unpin(uint64_t block) {
+  release(block);
+  memory_.hold_place(block);
+  places_[block / kGranule] = kOwn;
+}
+
+} // namespace hmmemu::cuda

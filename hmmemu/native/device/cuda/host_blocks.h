@@ -1,0 +1,59 @@
+// Blocks in which a GPU uses the CPU's memory: pinned, over the link, at the CPU's own addresses.
+//
+// Memory of a GPU is mapped by blocks of 2 MiB (gpu_memory.h), so a block is either the GPU's own or the
+// CPU's. It becomes the CPU's when a kernel is to run that shares one of its pages with the CPU. The block's
+// pages are the CPU's frames where they are lent, and all others those of the video memory file: content that
+// comes and goes need not be copied, only rights change.
+//
+// INVARIANTS
+//   - What is pinned stays what it was when it was pinned: a frame that the driver frees (a hole in the file)
+//     lives on for the GPU alone, and so does what was there before a page was lent. So a block of which a
+//     frame may have gone or changed is kStale, and is pinned again before a kernel may use it.
+//   - Blocks change their place while no kernel runs, by worker 0, with lock_of(block) held exclusively; all
+//     else that is done with a block holds it shared. Nobody waits for a page with it held. frames_lock comes
+//     after it, and guards what is known of the CPU's frames (process/host_frames.h).
+#pragma once
+#include "gpu_memory.h"
+#include <atomic>
+#include <mutex>
+#include <shared_mutex>
+
+namespace hmmemu::cuda {
+
+class HostBlocks {
+ public:
+  enum Place : uint8_t { kOwn, kHost, kStale };
+
+  // Throws CudaError: no address space.
+  HostBlocks(GpuMemory& memory, int file);
+  HostBlocks(const HostBlocks&) = delete;
+
+  Place place(uint64_t block) const { return Place(places_[block / kGranule].load()); }
+  std::shared_mutex& lock_of(uint64_t block) { return locks_[block / kGranule % kLocks]; }
+  // A frame of the block may have gone, or changed. Lock held, shared.
+  void spoil(uint64_t block);
+
+  // As device::share_frames; and what was said of unmapped memory is forgotten.
+  int know(int fd, uint64_t address, uint64_t length, uint64_t offset);
+  void forget(uint64_t address, uint64_t length);
+
+  // The block has no memory of the GPU's any more, or was kStale; now it is kHost. Throws CudaError; it is
+  // kOwn then.
+  void pin(uint64_t block);
+  // It is kOwn, without memory.
+  void unpin(uint64_t block);
+
+ private:
+  static constexpr unsigned kLocks = 64;
+  void release(uint64_t block);
+  void map(uint64_t block);
+  int map_lent(uint64_t block);
+
+  GpuMemory& memory_;
+  const int file_;
+  std::atomic<uint8_t>* const places_; // for each block
+  std::shared_mutex locks_[kLocks];
+  std::mutex frames_lock_;
+};
+
+} // namespace hmmemu::cuda

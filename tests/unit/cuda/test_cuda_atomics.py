@@ -1,0 +1,232 @@
+"""Memory that a kernel on a GPU shares with the CPU while it runs: mapped host memory, on the stand-in for libcuda."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import hmmemu as hmm
+from hmmemu.kernels import WORKLOADS
+
+SOURCE = r"""
+extern "C" __global__ void count(int* hits, int n) { for (int i = 0; i < n; ++i) atomicAdd_system(hits, 1); }
+extern "C" __global__ void lowest(int* low, int n) { for (int i = 0; i < n; ++i) atomicMin_system(low, -i); }
+extern "C" __global__ void echo(volatile int* ask, volatile int* answer, int rounds) {
+  for (int r = 1; r <= rounds; ++r) {
+    while (*ask < r) { }
+    __threadfence_system();
+    *answer = r;
+  }
+}
+extern "C" __global__ void fill(int* x, long long n, int value) {
+  for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n; i += gridDim.x * (long long)blockDim.x)
+    x[i] = value;
+}
+extern "C" __global__ void total(const int* x, long long n, unsigned long long* sum) {
+  for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < n; i += gridDim.x * (long long)blockDim.x)
+    atomicAdd(sum, x[i]);
+}
+extern "C" __global__ void many(int* hits, int n) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) atomicAdd_system(&hits[i], i);
+}
+"""
+
+
+@pytest.fixture
+def kernels():
+    return hmm.RawModule(SOURCE, filename="atomics.cu")
+
+
+def launch(space, kernels, name, *args, grid=(1,), block=(1,), **options):
+    kernels.get_function(name)(grid, block, args, device=space.devices[0], **options)
+
+
+def beside(stream, act):
+    """How often `act` was done while the stream worked."""
+    done = 0
+    while not stream.done:
+        act()
+        done += 1
+    return done
+
+
+def test_counters_from_both_sides(gpu, kernels):
+    """The link has the operation: the page stays, and nobody waits for the kernel."""
+    space = gpu("delay_us=100,kernel_us=100000")
+    hits, stream = space.zeros(1, np.int32), hmm.Stream()
+    hits[0] = 5
+    launch(space, kernels, "count", hits, np.int32(20_000), stream=stream)
+    time.sleep(0.02)
+    own = beside(stream, lambda: hmm.atomic_add(hits, 0, 1))
+    stream.synchronize()
+    assert own > 10 and hits[0] == 20_005 + own
+    assert space.residency(hits) == ["XR"]
+
+
+def test_an_operation_that_the_link_lacks_is_done_on_the_gpu(gpu, kernels):
+    """The CPU waits until the kernel has ended; both are right."""
+    space = gpu("delay_us=100,kernel_us=200000")
+    low, stream = space.zeros(1, np.int32), hmm.Stream()
+    launch(space, kernels, "lowest", low, np.int32(1000), stream=stream)
+    time.sleep(0.1)
+    assert not stream.done
+    assert hmm.atomic_min(low, 0, -5) == -999 and stream.done
+    assert space.residency(low) == ["X-"]
+
+
+@pytest.mark.parametrize("atomics", ["pcie", "none", "all"])
+def test_a_kernel_that_waits_for_the_cpu(gpu, kernels, atomics):
+    """Loads and stores work on every link."""
+    space = gpu(f"delay_us=100,atomics={atomics}")
+    ask, answer = space.zeros(1, np.int32), space.zeros(1, np.int32)
+    for _ in range(2):  # the second time they are there already
+        ask[0] = answer[0] = 0
+        stream = hmm.Stream()
+        launch(space, kernels, "echo", ask, answer, np.int32(20), stream=stream)
+        deadline = time.monotonic() + 60
+        for turn in range(1, 21):
+            hmm.atomic_store(ask, 0, turn)
+            while hmm.atomic_load(answer, 0) != turn:
+                assert time.monotonic() < deadline
+        stream.synchronize()
+
+
+def test_pages_go_back_to_the_gpu_and_come_again(gpu, kernels):
+    """One block after the other use: shared, the GPU's, shared. Neighbours in the block keep what they hold."""
+    space = gpu("delay_us=100")
+    hits = space.zeros(5000, np.int32)
+    x = space.zeros(60_000, np.int32)  # mostly in the same 2 MiB
+    for turn in range(1, 4):
+        launch(space, kernels, "fill", x, np.int64(x.size), np.int32(turn), grid=(4,), block=(64,))
+        launch(space, kernels, "many", hits, np.int32(hits.size), grid=(80,), block=(64,))
+        assert set(space.residency(hits)) == {"XR"}
+        launch(space, kernels, "many", hits, np.int32(hits.size), grid=(80,), block=(64,))
+        assert np.array_equal(hits, 2 * turn * np.arange(5000)) and (x == turn).all()
+        sums = space.zeros(1, np.uint64)
+        launch(space, kernels, "total", hits, np.int64(hits.size), sums)
+        assert sums[0] == 2 * turn * sum(range(5000))
+        launch(space, kernels, "fill", hits, np.int64(hits.size), np.int32(7))
+        assert set(space.residency(hits)) == {"-X"}  # a kernel that shares nothing has it as before
+        assert (hits == 7).all()
+        hits[:] = 2 * turn * np.arange(5000)
+
+
+def test_what_the_gpu_alone_has_is_in_the_block_that_is_shared(gpu, kernels):
+    space = gpu("delay_us=100")
+    x, hits = space.zeros(3000, np.int32), space.zeros(1, np.int32)
+    y = space.zeros(3000, np.int32)
+    for z, value in ((x, 3), (y, 4)):
+        launch(space, kernels, "fill", z, np.int64(z.size), np.int32(value))
+    assert space.residency(x)[0] == "-X"
+    launch(space, kernels, "count", hits, np.int32(3))
+    assert space.residency(x)[0] == "-X"  # nothing of theirs moved, to the driver
+    sums = space.zeros(1, np.uint64)
+    launch(space, kernels, "total", x, np.int64(x.size), sums)
+    assert sums[0] == 9000 and (x == 3).all() and (y == 4).all() and hits[0] == 3
+
+
+def test_the_same_array_shared_and_not(gpu, kernels):
+    """Two arguments on one page: it is shared."""
+    module = hmm.RawModule(
+        'extern "C" __global__ void two(int* hits, int* x) { atomicAdd_system(hits, 1); *x = 5; }'
+    )
+    space = gpu()
+    memory = space.zeros(8, np.int32)
+    module.get_function("two")((2,), (4,), (memory[:1], memory[4:]), device=space.devices[0])
+    assert memory.tolist() == [8, 0, 0, 0, 5, 0, 0, 0] and space.residency(memory) == ["XR"]
+
+
+def test_freed_and_unregistered_while_lent(gpu, kernels):
+    space = gpu()
+    for _ in range(3):
+        hits = space.zeros(3000, np.int32)
+        launch(space, kernels, "many", hits, np.int32(hits.size), grid=(50,), block=(64,))
+        assert np.array_equal(hits, np.arange(3000))
+        del hits
+        plain = np.zeros(3000, np.int32)
+        launch(space, kernels, "many", plain, np.int32(plain.size), grid=(50,), block=(64,))
+        assert np.array_equal(plain, np.arange(3000))
+        space.unregister(plain)
+        plain += 1
+        assert plain[5] == 6
+    hits = space.zeros(3072, np.int32)  # whole pages
+    launch(space, kernels, "many", hits, np.int32(hits.size), grid=(50,), block=(64,))
+    space.discard(hits)
+    assert not hits.any()
+    launch(space, kernels, "many", hits, np.int32(hits.size), grid=(50,), block=(64,))
+    assert np.array_equal(hits, np.arange(3072))
+
+
+def test_two_threads_and_the_kernel(gpu, kernels):
+    space = gpu("delay_us=100,kernel_us=50000")
+    hits, stream = space.zeros(1, np.int32), hmm.Stream()
+
+    def add():
+        for _ in range(5000):
+            hmm.atomic_add(hits, 0, 1)
+
+    threads = [threading.Thread(target=add) for _ in range(2)]
+    launch(space, kernels, "count", hits, np.int32(50_000), stream=stream)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    stream.synchronize()
+    assert hits[0] == 60_000
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("fail=cuMemHostRegister_v2:1:1", "map the CPU's memory for .*: cuMemHostRegister_v2: invalid arg"),
+        ("fail=cuMemHostGetDevicePointer_v2:1", "cuMemHostGetDevicePointer_v2: invalid argument"),
+        ("otherwise=1", "the GPU has it at another address"),
+    ],
+)
+def test_memory_that_cannot_be_mapped(gpu, kernels, settings, words):
+    space = gpu(settings)
+    hits, x = space.full(1, 3, np.int32), space.zeros(1000, np.int32)
+    with pytest.raises(hmm.DeviceError, match=words):
+        launch(space, kernels, "count", hits, np.int32(5))
+    assert hits[0] == 3 and not x.any()
+
+
+def test_a_gpu_that_dies_with_lent_pages(gpu, kernels):
+    space = gpu("fail=cuLaunchKernel:1:3")
+    hits, x = space.zeros(1, np.int32), space.zeros(1000, np.int32)
+    launch(space, kernels, "count", hits, np.int32(5))
+    launch(
+        space, kernels, "fill", x, np.int64(x.size), np.int32(2)
+    )  # lies in the block that is the CPU's now
+    with pytest.raises(hmm.DeviceError, match="cuLaunchKernel"):
+        launch(space, kernels, "count", hits, np.int32(5))
+    assert hits[0] == 5 and (x == 2).all()
+
+
+def test_fallbacks_that_no_gpu_has(gpu):
+    with pytest.raises(hmm.ArgumentError, match="fallback='silent' is for emulated devices"):
+        gpu(fallback="silent")
+    assert gpu(fallback="exclusive").fallback == "exclusive"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "histogram",
+        "shared_histogram",
+        "task_queue",
+        "compaction",
+        "padding",
+        "transposition",
+        "bfs_switch",
+        "sssp",
+        "ransac",
+    ],
+)
+def test_workloads(gpu, name):
+    outcome = WORKLOADS[name].run(gpu("delay_us=50"), "tiny")
+    assert outcome.verified, outcome.mismatch
