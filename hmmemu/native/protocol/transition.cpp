@@ -85,7 +85,8 @@ bool lendable(PageState state) {
 Transition transition(PageState state, Processor p, Access access, ProtocolPolicy policy) {
   const Hold mine = state.hold(p);
   const bool read = access == Access::Read, can_map = !read && lendable(state);
-  if ((mine == Hold::Exclusive && !(access == Access::Share && can_map)) || (read && mine == Hold::Shared)) return {.next = state};
+  if ((mine == Hold::Exclusive && !(access == Access::Share && can_map)) || (read && mine == Hold::Shared))
+    return {.next = state};
   if (mine == Hold::Remote && is_enough(state, access)) return {.next = state};
   if (state.remote()) return join_or_end(state, p, access);
   if (!read && state.watched()) {

@@ -20,9 +20,16 @@ std::atomic<uint8_t>* make_places() {
   return static_cast<std::atomic<uint8_t>*>(at);
 }
 
+uint64_t make_trial() {
+  const auto at = reinterpret_cast<uint64_t>(device::reserve_memory(2 * kGranule, 0));
+  if (!at) throw CudaError(kOutOfMemory, "no address space to map the CPU's memory (see `ulimit -v`)");
+  return (at + kGranule - 1) / kGranule * kGranule;
+}
+
 } // namespace
 
-HostBlocks::HostBlocks(GpuMemory& memory, int file) : memory_(memory), file_(file), places_(make_places()) {}
+HostBlocks::HostBlocks(GpuMemory& memory, int file)
+    : memory_(memory), file_(file), places_(make_places()), trial_(make_trial()) {}
 
 void HostBlocks::spoil(uint64_t block) {
   uint8_t pinned = kHost;
@@ -45,18 +52,27 @@ void HostBlocks::forget(uint64_t address, uint64_t length) {
   device::forget_frames(address, length);
 }
 
+// Somewhere else: what stands at the pages themselves may be in use.
+int HostBlocks::try_lend(device::MailboxOperation operation, uint64_t begin, uint64_t end) {
+  const std::lock_guard hold(frames_lock_);
+  const uint64_t at = trial_ + begin % kGranule;
+  const int error = device::map_host_frames(operation, begin, end - begin, at);
+  mmap(reinterpret_cast<void*>(at), end - begin, PROT_NONE,
+       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+  return error;
+}
+
 // Over the file. 0 or an errno.
 int HostBlocks::map_lent(uint64_t block) {
   const std::lock_guard hold(frames_lock_);
   int error = 0;
   for (const uint8_t object : {0, int(kObject)})
     each_run(
-        block, block + kGranule,
-        [=](uint8_t has) { return (has & (kRight | kObject)) == (kLent | object); },
+        block, block + kGranule, [=](uint8_t has) { return (has & (kRight | kObject)) == (kLent | object); },
         [&](uint64_t begin, uint64_t end) {
           if (!error)
             error = device::map_host_frames(object ? device::kLendObject : device::kLendCommon, begin,
-                                            end - begin);
+                                            end - begin, begin);
         });
   return error;
 }

@@ -13,6 +13,7 @@
 //     else that is done with a block holds it shared. Nobody waits for a page with it held. frames_lock comes
 //     after it, and guards what is known of the CPU's frames (process/host_frames.h).
 #pragma once
+#include "device/protocol.h"
 #include "gpu_memory.h"
 #include <atomic>
 #include <mutex>
@@ -37,6 +38,9 @@ class HostBlocks {
   int know(int fd, uint64_t address, uint64_t length, uint64_t offset);
   void forget(uint64_t address, uint64_t length);
 
+  // Whether the CPU's frames of pages of one block can be mapped: 0 or an errno.
+  int try_lend(device::MailboxOperation operation, uint64_t begin, uint64_t end);
+
   // The block has no memory of the GPU's any more, or was kStale; now it is kHost. Throws CudaError; it is
   // kOwn then.
   void pin(uint64_t block);
@@ -52,6 +56,7 @@ class HostBlocks {
   GpuMemory& memory_;
   const int file_;
   std::atomic<uint8_t>* const places_; // for each block
+  const uint64_t trial_;               // a block of addresses, guarded by frames_lock_
   std::shared_mutex locks_[kLocks];
   std::mutex frames_lock_;
 };

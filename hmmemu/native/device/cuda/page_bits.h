@@ -23,8 +23,8 @@ enum PageBits : uint8_t {
   kComing = 4, // the file has its content, and the GPU has not
   kAhead = 8,  // the GPU has newer content than the file
   kShadowed = 16,
-  kZeros = 32,  // with kComing: its content is zeros
-  kViewed = 64, // a device view may write it at any time: it counts as kAhead for as long
+  kZeros = 32,   // with kComing: its content is zeros
+  kViewed = 64,  // a device view may write it at any time: it counts as kAhead for as long
   kObject = 128, // with kLent: the frame is one of the object that the page shows, not of the common frames
 };
 
@@ -57,6 +57,17 @@ inline uint64_t first_unlike(uint64_t begin, uint64_t end, uint8_t mask, uint8_t
     begin += kPage;
   }
   return end;
+}
+
+// Calls act(begin, end, right) for each run of pages that have the same right, until one says false; whether
+// none did. Rights may change meanwhile.
+template <class Act> bool each_right(uint64_t begin, uint64_t end, Act act) {
+  for (uint64_t to; begin < end; begin = to) {
+    const uint8_t has = right(begin);
+    to = first_unlike(begin, end, kRight, has);
+    if (to != begin && !act(begin, to, has)) return false;
+  }
+  return true;
 }
 
 // Calls act(begin, end) for each run of pages to which wanted(byte) says true.

@@ -170,9 +170,7 @@ template <class Act> void each_block(const Slot& slot, Act act) {
 }
 
 bool has_lent(uint64_t block) {
-  for (uint64_t page = block; page < block + kGranule; page += kPage)
-    if (right(page) == kLent) return true;
-  return false;
+  return !each_right(block, block + kGranule, [](uint64_t, uint64_t, uint8_t has) { return has != kLent; });
 }
 
 // From the CPU's memory. Without room it stays there: over the link, then. Lock held, exclusively.
@@ -275,10 +273,7 @@ class Bringing {
 
   // False: nobody owns the page at refused().
   bool run() {
-    each_page([&](uint64_t page, const Reach& reach) {
-      return reach.use == kReachShares || right(page) != kLent || shared_here(page) ||
-             ask({page, reach.use == kReachWrites, kWantedOwn});
-    });
+    take_lent();
     each_block(slot_, [&](uint64_t block) {
       if (!is_own(block) && !has_lent(block) && !shared_here(block, kGranule)) put(block);
     });
@@ -319,10 +314,22 @@ class Bringing {
     return false;
   }
 
-  template <class Act> void each_page(Act act) const {
+  // Calls act(begin, end, right, use) for runs of pages, until one says false.
+  template <class Act> void each_run_of_pages(Act act) const {
     each_reach(*channel, slot_, [&](const Reach& reach) {
-      for (uint64_t page = reach.begin / kPage * kPage; page < reach.end; page += kPage)
-        if (!act(page, reach)) return false;
+      return each_right(
+          reach.begin / kPage * kPage, (reach.end + kPage - 1) / kPage * kPage,
+          [&](uint64_t begin, uint64_t end, uint8_t has) { return act(begin, end, has, reach.use); });
+    });
+  }
+
+  // What is the CPU's frame still and need not be comes to the GPU.
+  void take_lent() {
+    each_run_of_pages([&](uint64_t begin, uint64_t end, uint8_t has, uint64_t use) {
+      if (has != kLent || use == kReachShares) return true;
+      for (uint64_t page = begin; page < end; page += kPage)
+        if (right(page) == kLent && !shared_here(page) && !ask({page, use == kReachWrites, kWantedOwn}))
+          return false;
       return true;
     });
   }
@@ -334,19 +341,20 @@ class Bringing {
     });
   }
 
-  // A page that cannot be lent will do as the GPU's own.
-  bool is_there(uint64_t page, uint64_t use) const {
-    const uint8_t has = right(page);
-    if (use != kReachShares) return has >= (use == kReachWrites ? kWrite : kRead);
-    return has == kLent || (has == kWrite && cannot_be_lent_.count(page));
+  // The first page that is not there; `end` if all are. A page that cannot be lent will do as the GPU's own.
+  uint64_t first_not_there(uint64_t begin, uint64_t end, uint8_t has, uint64_t use) const {
+    if (use != kReachShares) return has >= (use == kReachWrites ? kWrite : kRead) ? end : begin;
+    if (has == kLent) return end;
+    while (has == kWrite && begin < end && cannot_be_lent_.count(begin)) begin += kPage;
+    return begin;
   }
 
   Page first_missing() const {
     Page missing;
-    each_page([&](uint64_t page, const Reach& reach) {
-      if (is_there(page, reach.use)) return true;
-      const bool shares = reach.use == kReachShares;
-      missing = {page, reach.use != kReachReads, shares ? kWantedShare : kWantedNothing};
+    each_run_of_pages([&](uint64_t begin, uint64_t end, uint8_t has, uint64_t use) {
+      const uint64_t page = first_not_there(begin, end, has, use);
+      if (page == end) return true;
+      missing = {page, use != kReachReads, use == kReachShares ? kWantedShare : kWantedNothing};
       return false;
     });
     return missing;
@@ -426,7 +434,10 @@ int change_table(MailboxOperation operation, uint64_t address, uint64_t length) 
         if (gives(operation)) return EFAULT;
         continue;
       }
-      change_block(operation, at, std::min(end, block_of(at) + kGranule));
+      const uint64_t to = std::min(end, block_of(at) + kGranule);
+      if (operation == kLendObject) // its program may have forbidden it
+        if (const int error = hosts->try_lend(operation, at, to)) return error;
+      change_block(operation, at, to);
     }
   } catch (const CudaError& error) {
     if (error.result == kOutOfMemory && gives(operation)) return ENOMEM;

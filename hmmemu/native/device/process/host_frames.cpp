@@ -22,20 +22,21 @@ struct Object {
 std::map<uint64_t, Object> objects; // by begin
 int common = -1;
 
-int map_at(uint64_t begin, uint64_t end, int fd, uint64_t offset) {
-  void* const got = mmap(reinterpret_cast<void*>(begin), end - begin, PROT_READ | PROT_WRITE,
+int map_at(uint64_t at, uint64_t length, int fd, uint64_t offset) {
+  void* const got = mmap(reinterpret_cast<void*>(at), length, PROT_READ | PROT_WRITE,
                          MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, off_t(offset));
   return got == MAP_FAILED ? errno : 0;
 }
 
-int map_objects(uint64_t begin, uint64_t end) {
+int map_objects(uint64_t begin, uint64_t end, uint64_t at) {
   while (begin < end) {
     auto after = objects.upper_bound(begin);
     if (after == objects.begin()) return ENXIO;
     const auto& [first, object] = *std::prev(after);
     if (object.end <= begin) return ENXIO;
     const uint64_t last = std::min(end, object.end);
-    if (const int error = map_at(begin, last, object.fd, object.offset + (begin - first))) return error;
+    if (const int error = map_at(at, last - begin, object.fd, object.offset + (begin - first))) return error;
+    at += last - begin;
     begin = last;
   }
   return 0;
@@ -78,9 +79,9 @@ void forget_frames(uint64_t address, uint64_t length) {
   }
 }
 
-int map_host_frames(MailboxOperation operation, uint64_t address, uint64_t length) {
-  if (operation == kLendObject) return map_objects(address, address + length);
-  return common < 0 ? ENXIO : map_at(address, address + length, common, address);
+int map_host_frames(MailboxOperation operation, uint64_t address, uint64_t length, uint64_t at) {
+  if (operation == kLendObject) return map_objects(address, address + length, at);
+  return common < 0 ? ENXIO : map_at(at, length, common, address);
 }
 
 } // namespace hmmemu::device

@@ -3,7 +3,8 @@
 // Private memory's are in one file, the common frames, at the offset that is their address; those of shared
 // memory and of files in the object itself, of which the CPU process sends a descriptor when it registers the
 // memory: one with O_PATH, as closing any other would end the locks that the program has on the file. Callers
-// hold a lock of their own, exclusively: `mapping_lock` of video_memory.cpp, HostBlocks::frames_lock of a GPU.
+// hold a lock of their own, exclusively: `mapping_lock` of video_memory.cpp, HostBlocks::frames_lock of a
+// GPU.
 #pragma once
 #include "device/protocol.h"
 
@@ -15,8 +16,8 @@ namespace hmmemu::device {
 int know_frames(int fd, uint64_t address, uint64_t length, uint64_t offset);
 void forget_frames(uint64_t address, uint64_t length);
 
-// Maps the CPU's frames in place of what is there, to read and write. 0; ENXIO: nobody told where they lie;
-// else an errno. A part may be mapped then.
-int map_host_frames(MailboxOperation operation, uint64_t address, uint64_t length);
+// Maps the CPU's frames of [address, address + length) at `at`, in place of what is there, to read and write.
+// 0; ENXIO: nobody told where they lie; else an errno. A part may be mapped then.
+int map_host_frames(MailboxOperation operation, uint64_t address, uint64_t length, uint64_t at);
 
 } // namespace hmmemu::device

@@ -116,7 +116,7 @@ int lend(MailboxOperation operation, uint64_t address, uint64_t length) {
   const std::lock_guard hold(mapping_lock);
   if (!ranges.covers(address, address + length)) return EFAULT;
   lent.add(address, address + length);
-  const int error = map_host_frames(operation, address, length);
+  const int error = map_host_frames(operation, address, length, address);
   if (error && map_own(address, address + length) != 0) fail_device(strerror(error));
   return error;
 }

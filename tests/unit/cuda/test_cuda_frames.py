@@ -1,0 +1,165 @@
+"""Where the CPU's frames lie that kernels on a GPU share: private memory, shared memory, files; on the stand-in for libcuda."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import threading
+
+import numpy as np
+import pytest
+
+import hmmemu as hmm
+
+SOURCE = r"""
+extern "C" __global__ void add(unsigned* x, int times) {
+  for (int i = 0; i < times; ++i) atomicAdd_system(x + threadIdx.x * 1024, 1u);
+}
+extern "C" __global__ void store(unsigned* x, unsigned value) { x[threadIdx.x * 1024 + 1] = value; }
+"""
+PAGES = 4
+N = PAGES * 1024
+HUGE = 2 << 20
+F_ADD_SEALS, F_SEAL_FUTURE_WRITE = 1033, 0x10
+
+
+def of_memfd(flags, size, seals=0):
+    fd = os.memfd_create("frames", flags)
+    os.truncate(fd, size)
+    memory = mmap.mmap(fd, size)
+    if seals:
+        fcntl.fcntl(fd, F_ADD_SEALS, seals)
+    os.close(fd)
+    return np.frombuffer(memory, np.uint32)[:N]
+
+
+def private_file(folder):
+    (folder / "file").write_bytes(bytes(4 * N))
+    return np.memmap(folder / "file", np.uint32, "c")
+
+
+KINDS = {
+    "private": lambda _: np.frombuffer(mmap.mmap(-1, 4 * N, flags=mmap.MAP_PRIVATE), np.uint32),
+    "private file": private_file,
+    "shared": lambda _: np.frombuffer(mmap.mmap(-1, 4 * N), np.uint32),
+    "memfd": lambda _: of_memfd(0, 4 * N),
+    "file": lambda folder: np.memmap(folder / "file", np.uint32, "w+", shape=N),
+    "huge": lambda _: of_memfd(os.MFD_HUGETLB, HUGE),
+}
+
+
+@pytest.fixture
+def module():
+    return hmm.RawModule(SOURCE, filename="frames.cu")
+
+
+@pytest.fixture(params=KINDS)
+def x(request, tmp_path):
+    """Four pages, or a part of a huge one, full of sevens."""
+    if request.param == "huge":
+        request.getfixturevalue("huge_pages")
+    memory = KINDS[request.param](tmp_path)
+    memory[:] = 7
+    return memory
+
+
+def run(module, kernel, x, value, device, **options):
+    module.get_function(kernel)(1, PAGES, (x, np.uint32(value)), device=device, **options)
+
+
+def test_shared_and_the_gpus_in_turn(gpu, module, x):
+    space = gpu("delay_us=100")
+    for turn in range(1, 4):
+        run(module, "add", x, 5, space.devices[0])
+        assert set(space.residency(x)) == {"XR"}
+        x[::1024] += 1
+        run(module, "add", x, 5, space.devices[0])
+        run(module, "store", x, turn, space.devices[0])
+        assert set(space.residency(x)) == {"-X"}  # nothing is shared
+        assert list(x[::1024]) == [7 + 11 * turn] * PAGES and list(x[1::1024]) == [turn] * PAGES
+    assert list(x[2::1024]) == [7] * PAGES
+
+
+def test_while_the_cpu_adds_too(gpu, module, x):
+    space, stream = gpu("delay_us=100,kernel_us=20000"), hmm.Stream()
+    run(module, "add", x, 3000, space.devices[0], stream=stream)
+    threads = [
+        threading.Thread(target=lambda: [hmm.atomic_add(x, 1024, 1) for _ in range(2000)]) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    stream.synchronize()
+    assert list(x[::1024]) == [3007, 7007, 3007, 3007]
+
+
+@pytest.mark.parametrize("device", ["cuda,emulated", "emulated,cuda"])
+def test_by_a_gpu_and_an_emulated_device(gpu, module, x, device):
+    space = gpu("delay_us=100", device=device, policy=hmm.Policy(grow=False))
+    for both in (space.devices, space.devices[::-1]):
+        for one in both:
+            run(module, "add", x, 5, one)
+            space.synchronize()
+        assert set(space.residency(x)) == {"XRR"}
+    streams = [hmm.Stream() for _ in space.devices]
+    for one, stream in zip(space.devices, streams, strict=True):
+        run(module, "add", x, 1000, one, stream=stream)
+    for stream in streams:
+        stream.synchronize()
+    assert list(x[::1024]) == [7 + 4 * 5 + 2 * 1000] * PAGES and x[2] == 7
+
+
+def test_what_a_gpu_does_not_share_and_another_device_does(gpu, module, x):
+    space = gpu("delay_us=100", device="cuda,emulated")
+    for turn in range(1, 4):
+        run(module, "add", x, 5, space.devices[1])
+        space.synchronize()
+        run(module, "store", x, turn, space.devices[0])
+    assert list(x[::1024]) == [22] * PAGES and list(x[1::1024]) == [3] * PAGES
+
+
+def test_pages_of_all_kinds_in_one_block(gpu, module, tmp_path):
+    """What is mapped for the GPU there is put together from several files."""
+    memory = mmap.mmap(-1, 4 * HUGE, flags=mmap.MAP_PRIVATE)
+    begin = np.frombuffer(memory, np.uint8).ctypes.data
+    block = (begin + HUGE - 1) // HUGE * HUGE - begin
+    private = np.frombuffer(memory, np.uint32, N, block)
+    private[:] = 7
+    space = gpu("delay_us=100")
+    arrays = [private, np.frombuffer(memory, np.uint32, N, block + 4 * N + 4096)]
+    arrays[1][:] = 7
+    for turn in range(1, 4):
+        for array in arrays:
+            run(module, "add", array, 5, space.devices[0])
+        run(module, "store", arrays[turn % 2], turn, space.devices[0])
+    assert all(list(array[::1024]) == [22] * PAGES for array in arrays)
+    assert arrays[0][1] == 2 and arrays[1][1] == 3
+
+
+def test_memory_that_the_helper_may_not_write_moves(gpu, module):
+    space = gpu("delay_us=100")
+    x = of_memfd(os.MFD_ALLOW_SEALING, 4 * N, F_SEAL_FUTURE_WRITE)
+    run(module, "add", x, 5, space.devices[0])
+    assert set(space.residency(x)) == {"-X"}
+    assert list(x[::1024]) == [5] * PAGES
+
+
+def test_registered_anew(gpu, module, x):
+    space = gpu("delay_us=100")
+    for turn in range(1, 4):
+        run(module, "add", x, 5, space.devices[0])
+        space.unregister(x)
+        x[::1024] += 1
+        assert list(x[::1024]) == [7 + 6 * turn] * PAGES
+
+
+def test_a_helper_started_again_knows_the_frames(gpu, module, x):
+    space = gpu("fail=cuLaunchKernel:1:3")
+    run(module, "add", x, 5, space.devices[0])
+    run(module, "add", x, 5, space.devices[0])
+    with pytest.raises(hmm.DeviceError, match="cuLaunchKernel"):
+        run(module, "add", x, 5, space.devices[0])
+    run(module, "add", x, 5, space.devices[0])
+    assert set(space.residency(x)) == {"XR"} and list(x[::1024]) == [22] * PAGES
