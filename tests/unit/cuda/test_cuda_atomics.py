@@ -75,7 +75,9 @@ def test_an_operation_that_the_link_lacks_is_done_on_the_gpu(gpu, kernels):
     time.sleep(0.1)
     assert not stream.done
     assert hmm.atomic_min(low, 0, -5) == -999 and stream.done
-    assert space.residency(low) == ["X-"]
+    assert space.residency(low) == [
+        "SS" if space.tracker == "async" else "X-"
+    ]  # async: stores are noticed later
 
 
 @pytest.mark.parametrize("atomics", ["pcie", "none", "all"])
