@@ -1,8 +1,9 @@
 // Purpose: map video memory, and change rights to it, or lend the CPU's frames, when the driver asks.
 // Locks: `mapping_lock` guards `ranges`, `lent`, the mappings that they list and host_frames.h: shared while
 // rights change, exclusive while something is mapped or unmapped, so that no right is ever changed of memory
-// that is no longer ours. `watched` is read by signal handlers: single bits, set after a range is mapped,
-// cleared before it goes.
+// that is no longer ours. `watched` is read by signal handlers: a bit for each page at which a fault may be
+// right. Without userfaultfd that is every page, set after a range is mapped; with it, one that was lent and
+// is being mapped anew, set before it is lent. Cleared before the range goes.
 #include "video_memory.h"
 #include "device.h"
 #include "failure.h"
@@ -34,6 +35,7 @@ void watch(uint64_t begin, uint64_t end, bool on) {
     count = std::min(8 - page % 8, last - page);
     const uint8_t bits = uint8_t(((1u << count) - 1) << page % 8);
     std::atomic<uint8_t>& byte = watched[page / 8];
+    if (!on && byte.load(std::memory_order_relaxed) == 0) continue; // it may never have been touched
     if (count == 8)
       byte.store(on ? bits : 0, std::memory_order_relaxed);
     else if (on)
@@ -115,6 +117,7 @@ int end_lend(uint64_t address, uint64_t length) {
 int lend(MailboxOperation operation, uint64_t address, uint64_t length) {
   const std::lock_guard hold(mapping_lock);
   if (!ranges.covers(address, address + length)) return EFAULT;
+  if (catcher.fd >= 0) watch(address, address + length, true);
   lent.add(address, address + length);
   const int error = map_host_frames(operation, address, length, address);
   if (error && map_own(address, address + length) != 0) fail_device(strerror(error));
@@ -145,7 +148,7 @@ int map_video(uint64_t address, uint64_t length) {
     return error;
   }
   ranges.add(address, address + length);
-  watch(address, address + length, true);
+  if (catcher.fd < 0) watch(address, address + length, true);
   return 0;
 }
 

@@ -34,7 +34,7 @@ int share_frames(int fd, uint64_t address, uint64_t length, uint64_t offset);
 // was not why. Async-signal-safe for threads that are in none of these functions.
 bool wait_for_mapping(uint64_t address);
 
-// Whether the page of `address` is mapped video memory. Async-signal-safe.
+// Where there is no userfaultfd: whether the page of `address` is mapped video memory. Async-signal-safe.
 bool is_watched(uint64_t address);
 
 // Does what the driver asks. 0 or an errno. Parts of the range that are not mapped count as done if rights
