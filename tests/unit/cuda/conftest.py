@@ -6,6 +6,7 @@ import sys
 import types
 
 import fakecuda
+import fakecupy
 import pytest
 
 import hmmemu as hmm
@@ -40,3 +41,11 @@ def gpu(stand_in):
     yield open_space
     for space in opened:
         space.close()
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """fakecupy.py is what `import cupy` finds."""
+    module = fakecupy.make(fakecuda.library())
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    return module

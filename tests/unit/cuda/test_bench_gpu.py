@@ -11,8 +11,6 @@ import sqlite3
 import subprocess
 import sys
 
-import fakecuda
-import fakecupy
 import numpy as np
 import pytest
 
@@ -22,13 +20,6 @@ from hmmemu.bench.result import Result
 
 SIZE = 2 << 20
 PAGES = SIZE // 4096
-
-
-@pytest.fixture
-def cupy(monkeypatch):
-    module = fakecupy.make(fakecuda.library())
-    monkeypatch.setitem(sys.modules, "cupy", module)
-    return module
 
 
 @pytest.fixture

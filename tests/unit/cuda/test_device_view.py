@@ -12,20 +12,11 @@ import sys
 import threading
 import time
 
-import fakecuda
-import fakecupy
 import numpy as np
 import pytest
 from test_cuda_device import SOURCE, run
 
 import hmmemu as hmm
-
-
-@pytest.fixture
-def cupy(monkeypatch):
-    module = fakecupy.make(fakecuda.library())
-    monkeypatch.setitem(sys.modules, "cupy", module)
-    return module
 
 
 @pytest.fixture
