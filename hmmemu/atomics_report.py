@@ -197,7 +197,7 @@ def _name_at(device: Device, low: int, high: int) -> str:
     """The variable or array that lies there."""
     space = device.space
     named = [(begin, end, f"{name} (__device__)") for begin, end, name in device.variables()]
-    for begin, end, label in [*space.arena.allocations(), *space.registry.allocations()]:
+    for begin, end, label in space.memory.allocations():
         named.append((begin, end, f"{label} at {begin:#x}"))
     names = [name for begin, end, name in named if begin <= high and low < end]
     covering = [name for begin, end, name in named if begin <= low and high < end]

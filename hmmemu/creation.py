@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from numpy.typing import DTypeLike
 
+from hmmemu.arrays import Order, Shape
 from hmmemu.device import Device
 from hmmemu.device_view import DeviceView
 from hmmemu.ranges import Array
-from hmmemu.space import Shape, current_space
+from hmmemu.space import current_space
 from hmmemu.trace import Stats
-
-Order: TypeAlias = Literal["C", "F"]
 
 
 def empty(shape: Shape, dtype: DTypeLike = float, order: Order = "C") -> Array:

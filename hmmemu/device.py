@@ -26,6 +26,7 @@ from hmmemu import _native
 from hmmemu._native import DeviceProcess
 from hmmemu.arena import page_up
 from hmmemu.arguments import Pointer, pack
+from hmmemu.before_launch import make_ready
 from hmmemu.errors import ArgumentError, DeviceError, KernelTimeout, RangeError, SpaceClosedError
 from hmmemu.failure import describe_crash
 from hmmemu.link import Fallback
@@ -124,7 +125,7 @@ class Device:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.space.leave_device()
+        self.space.leave_device(self)
 
     # ------------------------------------------------------------------------------------------- memory
 
@@ -134,7 +135,7 @@ class Device:
         Raises:
             RangeError: the array is not in the address space.
         """
-        memory = self.space.require(array)
+        memory = self.space.memory.require(array)
         if array.size == 0:
             return array.copy()
         raw = np.empty(memory.end - memory.begin, np.uint8)
@@ -150,7 +151,7 @@ class Device:
             RangeError: the array is not in the address space.
             ArgumentError: it is read-only or not contiguous. ViewError: a device view uses it.
         """
-        self.space.require(array)
+        self.space.memory.require(array)
         if not array.flags.writeable or not array.flags.c_contiguous:
             raise ArgumentError(f"the {describe(array)} is read-only or not contiguous; write needs neither")
         self.space.views.refuse([Pointer(0, array, array.ctypes.data, True, False)], "device.write")
@@ -191,15 +192,15 @@ class Device:
         address, room = known or (0, 0)
         answer = self.ask(self.process.load, str(compiled.path), address, room, known is None)
         if isinstance(answer, int):  # the module has variables: this many bytes of shared memory for them
-            address = self.space.arena.take(answer, f"variables of {compiled.path.name}")
+            address = self.space.memory.arena.take(answer, f"variables of {compiled.path.name}")
             room = page_up(answer)
             try:
                 answer = self.ask(self.process.load, str(compiled.path), address, room, True)
             except BaseException:
-                self.space.arena.abandon(address)
+                self.space.memory.arena.abandon(address)
                 raise
             self._variables[compiled.source_key] = (address, room)
-        module = LoadedModule(json.loads(answer), self.space.view)
+        module = LoadedModule(json.loads(answer), self.space.memory.view)
         if known is None:
             module.initialise()
         return module
@@ -226,12 +227,10 @@ class Device:
         packed = pack(kernel.name, kernel.parameters, kernel.parameter_bytes, args)
         pointers = packed.pointers + reach.named(kernel.name, reaches)
         self.space.views.refuse(pointers, f"kernel {kernel.name}")
-        for pointer in pointers:
-            self.space.prepare(pointer, self)
-        self.space.notice_before_launch(pointers, self)
+        make_ready(self.space.memory, self.space.policy, pointers, self.processor)
         extents = packed.extents() if compiled.counts else b""
         if self._names_reach and self.space.policy.reaches == "registered":
-            pointers += reach.whole(self.space.arrays())
+            pointers += reach.whole(self.space.memory.arrays())
         reached = self._reached(pointers, module, compiled, kernel) if self._names_reach else []
         ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block, reached, extents=extents)
         if pointers:
@@ -390,13 +389,13 @@ class Device:
             first, last = self.process.completed_ticket + 1, self.process.last_ticket
             if error is None:
                 refused, errno = self.space.session.take_refusal(self.processor)
-                error = describe_crash(self.process.crash(), refused, errno, self.space)
+                error = describe_crash(self.process.crash(), refused, errno, self.space.memory)
             self.space.session.detach(self.processor)
             failure = _Failure(first, last, error)
             self._failures.append(failure)
             self._modules.clear()
             self._pending.clear()
-            self._start_again(self.process.layout, self.space.mapped_ranges())
+            self._start_again(self.process.layout, self.space.memory.mapped_ranges())
             return failure
 
     # ------------------------------------------------------------------------------------ address space
@@ -452,9 +451,9 @@ class Device:
             self._modules.clear()
             layout = self.process.layout + 1
             try:
-                self._start_again(layout, self.space.mapped_ranges())
+                self._start_again(layout, self.space.memory.mapped_ranges())
             except RangeError:
-                self._start_again(layout, subtract(self.space.mapped_ranges(), ranges))
+                self._start_again(layout, subtract(self.space.memory.mapped_ranges(), ranges))
                 raise
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from hmmemu._native import Session
 from hmmemu.arguments import In, Intent, Out, Pointer
+from hmmemu.before_launch import make_ready
 from hmmemu.errors import ArgumentError, ViewError
 from hmmemu.ranges import PageRange, describe, extent, root, subtract
 
@@ -58,8 +59,7 @@ class DeviceView:
             space.views.add(self)
             stack.callback(space.views.remove, self, space.session)
             if self.pointer.array.size:
-                space.prepare(self.pointer, self.device)
-                space.notice_before_launch([self.pointer], self.device)
+                make_ready(space.memory, space.policy, [self.pointer], self.device.processor)
             self.device.synchronize(space.timeout)
             self._array = stack.enter_context(self.device.open_view(self.pointer))
             self._open = stack.pop_all()
@@ -168,7 +168,7 @@ def _check_pages(space: AddressSpace, array: Any) -> None:
     begin, end = memory.pages
     if (
         memory.begin == memory.end
-        or memory.begin in space.arena
+        or memory.begin in space.memory.arena
         or (whole.begin <= begin and end <= whole.end)
     ):
         return

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import errno
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hmmemu.arena import PAGE, page_down
 from hmmemu.errors import DeviceError, KernelAssertion, KernelError, KernelFault, OutOfMemoryError
+from hmmemu.memory import Memory
 from hmmemu.truncation import describe
-
-if TYPE_CHECKING:
-    from hmmemu.space import AddressSpace
 
 _AFTERWARDS = "The device was started again and its memory came home; what the kernel wrote is undefined."
 
 
 def describe_crash(
-    crash: dict[str, Any] | None, refused: int, refused_errno: int, space: AddressSpace
+    crash: dict[str, Any] | None, refused: int, refused_errno: int, memory: Memory
 ) -> DeviceError:
     """The error for a device process that ended.
 
     Args:
         crash: the record that it left (`DeviceProcess.crash`), or None.
         refused: the last address that the driver refused to it, 0 if none; `refused_errno` says why.
-        space: to name the array nearest to an address.
+        memory: of the space, to name the array nearest to an address.
     """
     if crash and crash["kind"] == "kernel":  # what is refused to a process that ends is no reason
         text = str(crash["message"])
@@ -39,17 +37,17 @@ def describe_crash(
         where = _where(crash) if crash else "the device"
         return KernelFault(f"{where}: illegal access to {refused:#x}: {describe(refused)}. {_AFTERWARDS}")
     if refused and refused_errno in (errno.EACCES, errno.EROFS):
-        return _beyond_reach(crash, refused, refused_errno, space)
+        return _beyond_reach(crash, refused, refused_errno, memory)
     if refused and refused_errno == errno.EPERM:
         where = _where(crash) if crash else "the device"
-        nearest = space.nearest(refused)
+        nearest = memory.whereabouts(refused)
         return KernelFault(
             f"{where}: write to {refused:#x}, memory mapped read-only; {nearest}. {_AFTERWARDS}"
         )
     if refused and refused_errno != errno.EFAULT:
-        memory = OutOfMemoryError(f"page {refused:#x}: errno {refused_errno}")
+        cause = OutOfMemoryError(f"page {refused:#x}: errno {refused_errno}")
         error = DeviceError(f"the device has no memory for page {refused:#x}. {_AFTERWARDS}")
-        error.__cause__ = memory
+        error.__cause__ = cause
         return error
     if crash is None:
         return DeviceError(
@@ -57,16 +55,16 @@ def describe_crash(
         )
     if crash["kind"] != "signal":
         return DeviceError(f"{crash['message']} {_AFTERWARDS}")
-    return _signal(crash, refused, space)
+    return _signal(crash, refused, memory)
 
 
 def _beyond_reach(
-    crash: dict[str, Any] | None, refused: int, refused_errno: int, space: AddressSpace
+    crash: dict[str, Any] | None, refused: int, refused_errno: int, memory: Memory
 ) -> KernelFault:
     """Memory that the launch does not name (`AddressSpace(check_reach=True)`)."""
     address = crash["address"] if crash and crash["address_known"] else refused
     where = _where(crash) if crash else "the device"
-    found = space.nearest_array(address)
+    found = memory.nearest(address)
     if found is None:
         array = "memory that was freed meanwhile"
     else:
@@ -84,7 +82,7 @@ def _beyond_reach(
     )
 
 
-def _signal(crash: dict[str, Any], refused: int, space: AddressSpace) -> DeviceError:
+def _signal(crash: dict[str, Any], refused: int, memory: Memory) -> DeviceError:
     where = _where(crash)
     if crash["stack_overflow"]:
         return KernelFault(
@@ -95,7 +93,7 @@ def _signal(crash: dict[str, Any], refused: int, space: AddressSpace) -> DeviceE
         access = {"read": "read from", "write": "write to"}.get(crash["access"], "access to")
         if address is None or not (crash["address_known"] or refused):
             return KernelFault(f"{where}: illegal {access} an unknown address. {_AFTERWARDS}")
-        nearest = space.nearest(address)
+        nearest = memory.whereabouts(address)
         return KernelFault(
             f"{where}: illegal {access} {address:#x}, which nobody owns; {nearest}. {_AFTERWARDS}"
         )

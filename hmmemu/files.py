@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from hmmemu.arena import page_down
+from hmmemu.arrays import Shape
 from hmmemu.errors import ArgumentError
 from hmmemu.file_parts import show_again
 from hmmemu.ranges import Array
-from hmmemu.space import AddressSpace, Shape, cpu, current_space
+from hmmemu.space import AddressSpace, cpu, current_space
 
 _FLAGS = {"r": os.O_RDONLY, "r+": os.O_RDWR, "w+": os.O_RDWR | os.O_CREAT | os.O_TRUNC}
 
@@ -219,7 +220,7 @@ class SharedFile:
         with self._lock:
             if self._fd < 0:
                 return
-            if self._session() is not None and self._pages in self.space.registry:
+            if self._session() is not None and self._pages in self.space.memory.registry:
                 self.space.unregister(self._pages)
             os.close(self._fd)
             self._fd = -1
@@ -245,7 +246,7 @@ class SharedFile:
 
     def _show_again(self) -> None:
         """The file may have grown: all its mappings show what they can of it."""
-        parts = self.space.registry.file_parts()
+        parts = self.space.memory.registry.file_parts()
         mine = {(part.device, part.inode) for part in parts if part.begin == self._range()[0]}
         for part in parts:
             if (part.device, part.inode) in mine:

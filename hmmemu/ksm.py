@@ -12,15 +12,12 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hmmemu._native import break_pages, merge_pages, page_record
 from hmmemu.arena import PAGE
 from hmmemu.errors import ArgumentError, RangeError
+from hmmemu.memory import Memory
 from hmmemu.ranges import Array, PageRange, extent
-
-if TYPE_CHECKING:
-    from hmmemu.space import AddressSpace
 
 _merging = threading.Lock()
 
@@ -88,16 +85,16 @@ class Owner:
     """where the driver sees the page's own memory, for shared memory; else 0"""
 
 
-def merge(space: AddressSpace, arrays: Sequence[Array], max_mappings: int | None) -> MergeResult:
+def merge(memory: Memory, arrays: Sequence[Array], max_mappings: int | None) -> MergeResult:
     """See `AddressSpace.merge`."""
     if max_mappings is not None and max_mappings < 1:
         raise ArgumentError(f"max_mappings={max_mappings!r}: a number of mappings, 1 or more")
     for array in arrays:
-        space.register(array)
+        memory.register(array)
     ranges = _joined([extent(array).inner_pages for array in arrays if array.size])
     with _merging:
         around, before = proportional_size(ranges)
-        done = merge_pages(space.session_or_raise(), ranges, max_mappings or 0)
+        done = merge_pages(memory.session_or_raise(), ranges, max_mappings or 0)
         after = proportional_size(around)[1]
     return MergeResult(
         scanned=done["scanned"],
@@ -114,19 +111,18 @@ def merge(space: AddressSpace, arrays: Sequence[Array], max_mappings: int | None
     )
 
 
-def unmerge(space: AddressSpace, array: Array) -> None:
+def unmerge(memory: Memory, array: Array) -> None:
     """See `AddressSpace.unmerge`."""
-    memory = space.require(array)
-    break_pages(space.session, *memory.pages)
+    break_pages(memory.session, *memory.require(array).pages)
 
 
-def record(space: AddressSpace, array: Array, page: int) -> list[Owner]:
+def record(memory: Memory, array: Array, page: int) -> list[Owner]:
     """See `AddressSpace.record`."""
-    begin, end = space.require(array).pages
+    begin, end = memory.require(array).pages
     count = (end - begin) // PAGE
     if not 0 <= page < count:
         raise RangeError(f"page {page} of an array that lies on {count} pages")
-    _, owners = page_record(space.session_or_raise(), begin + page * PAGE)
+    _, owners = page_record(memory.session_or_raise(), begin + page * PAGE)
     return sorted((Owner(*owner) for owner in owners), key=lambda owner: owner.address)
 
 

@@ -234,6 +234,8 @@ class DirtyLogs:
 
     def collect(self, memory: Array, root: Array) -> NDArray[np.intp]:
         """See `AddressSpace.dirty`."""
+        if memory.size == 0:
+            return np.empty(0, np.intp)
         first, end = pages = extent(memory).pages
         with self._lock:
             known = self._logs.get(pages)
@@ -267,6 +269,8 @@ class Snapshot:
     """
 
     def __init__(self, session: Session, memory: Array) -> None:
+        if memory.size == 0:
+            raise ArgumentError(f"the {describe(memory)} has no pages to keep")
         self.memory = memory
         self._session = session
         self._first, self._end = extent(memory).pages

@@ -5,7 +5,7 @@ by a weak reference whose callback is native (`RangeGuard`: it must end before a
 same memory).
 
 LOCK: `Registry._lock` orders registrations. Their ends may come anywhere in the interpreter, within the lock too: the
-table is changed by single dict operations only, so that neither they nor readers need it.
+table is changed by single dict operations only, so that neither they nor readers need it. So is `_registries`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class Registry:
         self._devices = devices
         self._lock = threading.RLock()
         self._table: dict[int, _Registration] = {}
+        _registries[id(self)] = self
 
     def __contains__(self, array: Array) -> bool:
         return id(root(array)) in self._table
@@ -162,6 +163,16 @@ class Registry:
     def _map(self, fresh: list[PageRange]) -> None:
         for device in self._devices:
             device.map(fresh)
+
+
+_registries: weakref.WeakValueDictionary[int, Registry] = weakref.WeakValueDictionary()
+
+
+def find_file(address: int) -> FilePart | None:
+    """The part of a regular file that lies at an address, in any address space of this process."""
+    registries = [registry for ref in _registries.valuerefs() if (registry := ref()) is not None]
+    found = (registry.file_at(address) for registry in registries)
+    return next((part for part in found if part is not None), None)
 
 
 def _whole_pages(mapping: Mapping) -> PageRange:

@@ -1,44 +1,41 @@
 """AddressSpace: one memory for this process and its devices.
 
-No lock of its own: the arena, the registry, each device and the native session guard themselves.
+The public face. What belongs to the space is known to `hmmemu.memory`, who has entered it to `hmmemu.spaces`, what is
+done to memory before a launch to `hmmemu.before_launch`; devices, protectors, views and merging have modules of their
+own.
+
+No lock of its own: the memory, each device and the native session guard themselves.
 """
 
 from __future__ import annotations
 
 import atexit
-import math
-import os
-import threading
-import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
-
-import numpy as np
-from numpy.typing import DTypeLike
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import hmmemu.ksm as ksm
 from hmmemu._native import Session
-from hmmemu.arena import Arena, ArenaMemory
-from hmmemu.arguments import Pointer
+from hmmemu.arrays import ArrayMaker
 from hmmemu.atomics_report import AtomicsReport
 from hmmemu.choices import choose_devices, choose_tracker
 from hmmemu.device import Device
 from hmmemu.device_view import DeviceView, OpenViews
-from hmmemu.errors import ArgumentError, RangeError, SpaceClosedError
+from hmmemu.errors import ArgumentError
 from hmmemu.ksm import MergeResult
 from hmmemu.link import Fallback, Link, find_fallback, find_link
+from hmmemu.memory import Memory
+from hmmemu.page_states import held_by, in_letters
 from hmmemu.policy import Policy
 from hmmemu.protect import DirtyLogs, Protection, Protector, Protectors, Snapshot
-from hmmemu.ranges import Array, PageRange, Range, describe, extent, root
+from hmmemu.ranges import Array, root
 from hmmemu.reach import is_checked
-from hmmemu.registry import Registry
-from hmmemu.trace import CAUSES, Stats, read_stats
+from hmmemu.spaces import Entered, Spaces
+from hmmemu.trace import Stats, read_stats
 
 if TYPE_CHECKING:
     from hmmemu.gpus import Gpu
 
-Shape: TypeAlias = int | Sequence[int]
 Location: TypeAlias = "Device | _Cpu"
 
 ARENA_BYTES = 256 << 30  # address space, not memory
@@ -57,20 +54,7 @@ class _Cpu:
 cpu = _Cpu()
 
 
-class _Owner:
-    """Owns one allocation; numpy arrays keep it alive. Holds the arena's mapping, not the space."""
-
-    def __init__(self, memory: ArenaMemory, address: int, size: int) -> None:
-        self._memory = memory
-        self.__array_interface__ = {
-            "version": 3,
-            "data": (address, False),
-            "shape": (size,),
-            "typestr": "|u1",
-        }
-
-
-class AddressSpace:
+class AddressSpace(ArrayMaker):
     """Memory shared by the CPU and one or more devices, kept coherent page by page.
 
     Args:
@@ -123,9 +107,6 @@ class AddressSpace:
         self.policy, self.check_reach = policy or Policy(), is_checked(check_reach)
         self.timeout = timeout
         self.device_memory = device_memory
-        self._pid = os.getpid()
-        self._owners: weakref.WeakValueDictionary[int, _Owner] = weakref.WeakValueDictionary()
-        self._threads = threading.local()
         self.session = Session(
             self.policy.grow and not self.check_reach,  # what comes along makes no fault
             self.policy.threshold,
@@ -134,21 +115,21 @@ class AddressSpace:
             self.policy.thrashing,
         )
         self._devices: list[Device] = []
-        self.registry = Registry(self.session, self._devices)
+        self._entered_devices: Entered[Device] = Entered()
+        self.memory = Memory(self.session, self._devices, arena_bytes)
         self._protectors = Protectors(self.session)
         self._dirty_logs = DirtyLogs(self.session)
         self.views = OpenViews()
         self.counting: AtomicsReport | None = None  # the report that is being made
         try:
-            self.arena = Arena(self.session, arena_bytes)
             for index, (gpu, why) in enumerate(chosen):
                 self._devices.append(self._make_device(gpu, index, workers or 0, why))
                 self.session.set_capacity(self._devices[-1].processor, device_memory or 0)
-                self._devices[-1].map([(self.arena.memory.begin, self.arena.memory.end)])
+                self._devices[-1].map(self.memory.mapped_ranges())
         except BaseException:
             self.close()
             raise
-        _open_spaces[id(self)] = self
+        _spaces.opened(self)
 
     def _make_device(self, gpu: Gpu | None, index: int, workers: int, why: str) -> Device:
         if gpu is None:
@@ -161,17 +142,17 @@ class AddressSpace:
 
     def __enter__(self) -> AddressSpace:
         self.session_or_raise()
-        _stack().append(self)
+        _spaces.entered.enter(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _stack().remove(self)
+        _spaces.entered.leave(self)
         self.close()
 
     def __repr__(self) -> str:
-        if self._pid != os.getpid():
+        if self.memory.is_inherited:
             return "<hmmemu.AddressSpace of the parent process>"
         state = "open" if self.session.open else "closed"
         tracker = f"tracker {self.tracker} ({self.tracker_why})"
@@ -183,7 +164,7 @@ class AddressSpace:
         Kernels that still run are waited for, `timeout` seconds (None: the space's own `timeout`). A failure of
         theirs is raised after everything is closed.
         """
-        if self._pid != os.getpid() or not self.session.open:
+        if self.memory.is_inherited or not self.session.open:
             return
         failure: BaseException | None = None
         for device in self.devices:
@@ -196,9 +177,8 @@ class AddressSpace:
         for device in self.devices:
             self.session.detach(device.processor)
             device.close()
-        self.session.close()
-        self.registry.forget_all()
-        _open_spaces.pop(id(self), None)
+        self.memory.close()
+        _spaces.closed(self)
         if failure is not None:
             raise failure
 
@@ -208,95 +188,15 @@ class AddressSpace:
         Raises:
             SpaceClosedError: it was closed, or belongs to a parent process.
         """
-        if self._pid != os.getpid():
-            raise SpaceClosedError(
-                "this address space belongs to the process that this one was forked from: its arrays are plain "
-                "memory here; open an AddressSpace of your own"
-            )
-        if not self.session.open:
-            raise SpaceClosedError("the address space is closed; its arrays are plain memory now")
-        return self.session
+        return self.memory.session_or_raise()
 
     # -------------------------------------------------------------------------------------------- arrays
 
-    def empty(self, shape: Shape, dtype: DTypeLike = float, order: Literal["C", "F"] = "C") -> Array:
-        """A new shared array. Untouched pages read as zeros and use no memory.
-
-        Raises:
-            ArgumentError: the dtype holds Python objects, or the shape is not one.
-            OutOfMemoryError: the arena is full.
-        """
-        self.session_or_raise()
-        kind = np.dtype(dtype)
-        if kind.hasobject:
-            raise ArgumentError(f"dtype {kind} holds Python objects, which cannot be shared with a device")
-        dimensions = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
-        if any(n < 0 for n in dimensions):
-            raise ArgumentError(f"negative dimensions are not allowed: {shape!r}")
-        size = math.prod(int(n) for n in dimensions) * kind.itemsize
-        label = f"array of shape {dimensions}, dtype {kind}"
-        return self._allocate(size, label).view(kind).reshape(dimensions, order=order)
-
     def _allocate(self, size: int, label: str) -> Array:
-        address = self.arena.take(size, label)
-        owner = self._owners[address] = _Owner(self.arena.memory, address, size)
-        weakref.finalize(owner, self.arena.abandon, address).atexit = False
-        return np.asarray(owner)
+        return self.memory.allocate(size, label)
 
-    def zeros(self, shape: Shape, dtype: DTypeLike = float, order: Literal["C", "F"] = "C") -> Array:
-        """A new shared array of zeros; costs nothing, as untouched pages read as zeros."""
-        return self.empty(shape, dtype, order)
-
-    def ones(self, shape: Shape, dtype: DTypeLike = float, order: Literal["C", "F"] = "C") -> Array:
-        """A new shared array of ones."""
-        return self.full(shape, 1, dtype, order)
-
-    def full(
-        self, shape: Shape, fill_value: Any, dtype: DTypeLike | None = None, order: Literal["C", "F"] = "C"
-    ) -> Array:
-        """A new shared array filled with a value."""
-        array = self.empty(shape, np.asarray(fill_value).dtype if dtype is None else dtype, order)
-        array[...] = fill_value
-        return array
-
-    def asarray(self, a: Any, dtype: DTypeLike | None = None) -> Array:
-        """`a` as a shared array: itself if it lies in the arena, else a copy there."""
-        source = np.asarray(a, dtype)
-        if source.size and source.ctypes.data in self.arena:
-            return source
-        return self._copy_of(source)
-
-    def array(self, a: Any, dtype: DTypeLike | None = None) -> Array:
-        """A new shared array with the content of `a`."""
-        return self._copy_of(np.asarray(a, dtype))
-
-    def _copy_of(self, source: Array) -> Array:
-        array = self.empty(source.shape, source.dtype, _order_of(source))
-        array[...] = source
-        return array
-
-    def empty_like(self, a: Any, dtype: DTypeLike | None = None) -> Array:
-        """A new shared array with the shape, order and (unless given) dtype of `a`."""
-        source = np.asarray(a)
-        return self.empty(source.shape, dtype or source.dtype, _order_of(source))
-
-    def zeros_like(self, a: Any, dtype: DTypeLike | None = None) -> Array:
-        """As `empty_like`; zeros."""
-        return self.empty_like(a, dtype)
-
-    def ones_like(self, a: Any, dtype: DTypeLike | None = None) -> Array:
-        """As `empty_like`; ones."""
-        return self.full_like(a, 1, dtype)
-
-    def full_like(self, a: Any, fill_value: Any, dtype: DTypeLike | None = None) -> Array:
-        """As `empty_like`; filled with a value."""
-        array = self.empty_like(a, dtype)
-        array[...] = fill_value
-        return array
-
-    def view(self, address: int, size: int) -> Array:
-        """Bytes of the arena as an array of uint8 that owns nothing (for the library's own use)."""
-        return np.asarray(_Owner(self.arena.memory, address, size))
+    def _allocated(self, address: int) -> bool:
+        return address in self.memory.arena
 
     # ------------------------------------------------------------------------------------- registration
 
@@ -314,16 +214,7 @@ class AddressSpace:
                 mapping shows too: use `asarray`, which copies.
             RangeError: the memory is not mapped, or a device cannot map its addresses.
         """
-        self.session_or_raise()
-        if not isinstance(array, np.ndarray):
-            raise ArgumentError(f"register takes a numpy array, not {type(array).__name__}")
-        if self._is_shared(array, extent(array)):
-            return array
-        if array.dtype.hasobject:
-            raise ArgumentError(
-                f"the {describe(array)} holds Python objects, which cannot be shared with a device"
-            )
-        self.registry.add(array)
+        self.memory.register(array)
         return array
 
     def unregister(self, array: Array) -> None:
@@ -333,52 +224,9 @@ class AddressSpace:
             RangeError: it is not registered.
         """
         self.session_or_raise()
-        self.registry.remove(array)
-
-    def mapped_ranges(self) -> list[PageRange]:
-        """Everything that devices map: the arena and the registered pages (for the library's own use)."""
-        return [(self.arena.memory.begin, self.arena.memory.end), *self.registry.ranges()]
-
-    def _is_shared(self, array: Array, memory: Range) -> bool:
-        return memory.begin == memory.end or memory.begin in self.arena or array in self.registry
-
-    def require(self, array: Array) -> Range:
-        """Where the array lies, and RangeError unless that is in the address space (for the library's own use)."""
-        self.session_or_raise()
-        if not isinstance(array, np.ndarray):
-            raise ArgumentError(f"a numpy array is needed, not {type(array).__name__}")
-        memory = extent(array)
-        if not self._is_shared(array, memory):
-            raise RangeError(
-                f"the {describe(array)} is not in the address space: register it, or allocate it with space.empty"
-            )
-        return memory
+        self.memory.registry.remove(array)
 
     # ------------------------------------------------------------------------------------------- pages
-
-    def prepare(self, pointer: Pointer, device: Device) -> None:
-        """Gets an argument ready for a launch (for the library's own use)."""
-        if pointer.address not in self.arena:
-            self.register(pointer.array)
-        if pointer.discards and pointer.array.flags.forc:
-            self.session.discard(*extent(pointer.array).inner_pages)
-        if pointer.writes:
-            self._bring(pointer, device)
-
-    def notice_before_launch(self, pointers: Sequence[Pointer], device: Device) -> None:
-        """Gives devices what the CPU wrote without being caught, and then what a kernel only reads (for the
-        library's own use). In this order, as copies that are updated in place need not be made again.
-        """
-        self.session.notice_all_writes(True)
-        self.registry.notice_writers()
-        for pointer in pointers:
-            if not pointer.writes:
-                self._bring(pointer, device)
-
-    def _bring(self, pointer: Pointer, device: Device) -> None:
-        if self.policy.launch == "prefetch" and pointer.array.size:
-            pages = extent(pointer.array).pages
-            self.session.access(*pages, device.processor, pointer.writes, CAUSES.index("launch"))
 
     def prefetch(self, array: Array, location: Location, *, write: bool = True) -> None:
         """Brings an array's pages to a device or to `hmm.cpu`, before they are touched there.
@@ -391,7 +239,7 @@ class AddressSpace:
         Raises:
             RangeError: the array is not in the address space.
         """
-        memory = self.require(array)
+        memory = self.memory.require(array)
         if not isinstance(location, (Device, _Cpu)) or (
             isinstance(location, Device) and location not in self.devices
         ):
@@ -400,7 +248,7 @@ class AddressSpace:
 
     def discard(self, array: Array) -> None:
         """Forgets the content of an array; whole pages of it read as zeros afterwards, and use no memory."""
-        self.session.discard(*self.require(array).inner_pages)
+        self.session.discard(*self.memory.require(array).inner_pages)
 
     def device_view(self, array: Any, device: Device | None = None) -> DeviceView:
         """An array's memory on a device, for the body of a ``with`` block, in which CuPy's functions work on it.
@@ -440,15 +288,9 @@ class AddressSpace:
         Raises:
             RangeError: the array is not in the address space.
         """
-        memory = self.require(array)
-        self.session.notice_writes(*memory.pages)
-        words = np.frombuffer(self.session.snapshot(*memory.pages), np.uint64)
-        letters = np.array(["-", "S", "X", "R"])
-        columns = [letters[(words >> np.uint64(2 * p)) & np.uint64(3)] for p in range(1 + len(self.devices))]
-        result: Array = columns[0]
-        for column in columns[1:]:
-            result = np.char.add(result, column)
-        return result
+        pages = self.memory.require(array).pages
+        self.session.notice_writes(*pages)
+        return in_letters(held_by(self.session, pages, 1 + len(self.devices)))
 
     # -------------------------------------------------------------------------------------- protectors
 
@@ -465,7 +307,7 @@ class AddressSpace:
         Raises:
             RangeError: the array is not in the address space. ArgumentError: no method `on_write`, or no elements.
         """
-        self.require(memory)
+        self.memory.require(memory)
         return self._protectors.add(memory, protector)
 
     def dirty(self, array: Array) -> Array:
@@ -478,9 +320,7 @@ class AddressSpace:
         Raises:
             RangeError: the array is not in the address space.
         """
-        self.require(array)
-        if array.size == 0:
-            return np.empty(0, np.intp)
+        self.memory.require(array)
         return self._dirty_logs.collect(array, root(array))
 
     def snapshot_of(self, array: Array) -> Snapshot:
@@ -489,9 +329,7 @@ class AddressSpace:
         Raises:
             RangeError: the array is not in the address space. ArgumentError: it has no elements.
         """
-        self.require(array)
-        if array.size == 0:
-            raise ArgumentError(f"the {describe(array)} has no pages to keep")
+        self.memory.require(array)
         return Snapshot(self.session, array)
 
     # ------------------------------------------------------------------------------------- same-page merging
@@ -514,7 +352,7 @@ class AddressSpace:
             RangeError: the memory is not mapped.
         """
         self.session_or_raise()
-        return ksm.merge(self, arrays or self._all_memory(), max_mappings)
+        return ksm.merge(self.memory, arrays or self.memory.contents(), max_mappings)
 
     def unmerge(self, array: Array) -> None:
         """Gives every merged page of an array memory of its own again.
@@ -522,7 +360,7 @@ class AddressSpace:
         Raises:
             RangeError: the array is not in the address space.
         """
-        ksm.unmerge(self, array)
+        ksm.unmerge(self.memory, array)
 
     def record(self, array: Array, page: int) -> list[ksm.Owner]:
         """Who owns the frame of a page: one `Owner` a page that shares it, by address; [] if no other page does.
@@ -536,35 +374,7 @@ class AddressSpace:
         Raises:
             RangeError: the array is not in the address space, or has no such page.
         """
-        return ksm.record(self, array, page)
-
-    def _all_memory(self) -> list[Array]:
-        arena = [self.view(begin, end - begin) for begin, end, _ in self.arena.allocations()]
-        return arena + self.registry.arrays()
-
-    def arrays(self) -> list[Array]:
-        """All arrays that are alive: bytes of the arena, and registered memory (for the library's own use)."""
-        owners = [owner for ref in self._owners.valuerefs() if (owner := ref()) is not None]
-        return [np.asarray(owner) for owner in owners] + self.registry.arrays()
-
-    def nearest(self, address: int) -> str:
-        """In words, how far an address is from the nearest array (for error messages)."""
-        found = self.nearest_array(address)
-        if found is None:
-            return "there are no shared arrays"
-        begin, end, label = found
-        if address < begin:
-            where = f"{begin - address:,} bytes before the"
-        elif address >= end:
-            where = f"{address - end:,} bytes behind the end of the"
-        else:
-            where = f"{address - begin:,} bytes into the"
-        return f"it lies {where} {label} at {begin:#x}"
-
-    def nearest_array(self, address: int) -> tuple[int, int, str] | None:
-        """(begin, end, label) of the array that is nearest to an address (for the library's own use)."""
-        ranges = self.arena.allocations() + self.registry.allocations()
-        return min(ranges, key=lambda r: max(r[0] - address, address - r[1] + 1, 0), default=None)
+        return ksm.record(self.memory, array, page)
 
     # ------------------------------------------------------------------------------------ devices, stats
 
@@ -577,24 +387,17 @@ class AddressSpace:
     def current_device(self) -> Device:
         """Where launches go: the device of the innermost ``with device:``, else the first."""
         self.session_or_raise()
-        entered = self._entered_devices()
-        return entered[-1] if entered else self.devices[0]
+        return self._entered_devices.innermost or self.devices[0]
 
     def enter_device(self, device: Device) -> None:
         """Makes a device, and with it this space, the current one of the thread; see `Device.__enter__`."""
-        self._entered_devices().append(device)
-        _stack().append(self)
+        self._entered_devices.enter(device)
+        _spaces.entered.enter(self)
 
-    def leave_device(self) -> None:
+    def leave_device(self, device: Device) -> None:
         """See `Device.__exit__`."""
-        self._entered_devices().pop()
-        _stack().pop()
-
-    def _entered_devices(self) -> list[Device]:
-        if not hasattr(self._threads, "devices"):
-            self._threads.devices = []
-        devices: list[Device] = self._threads.devices
-        return devices
+        self._entered_devices.leave(device)
+        _spaces.entered.leave(self)
 
     def synchronize(self, timeout: float | None = None) -> None:
         """Waits until everything launched on any device has ended; see `Stream.synchronize`."""
@@ -620,41 +423,15 @@ class AddressSpace:
         self.session_or_raise().reset_counters()
 
 
-def _order_of(array: Array) -> Literal["C", "F"]:
-    return "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-
-
-_open_spaces: weakref.WeakValueDictionary[int, AddressSpace] = weakref.WeakValueDictionary()
-_threads = threading.local()
-_default: AddressSpace | None = None
-_default_lock = threading.Lock()
-_EXIT_SECONDS = 60.0  # kernels still running when the interpreter leaves are stopped after that
+_spaces: Spaces[AddressSpace] = Spaces()
+atexit.register(_spaces.close_all)
 
 
 def open_spaces() -> list[AddressSpace]:
     """The spaces of this process that are open (for the library's own use). Others may come and go meanwhile."""
-    return [space for reference in _open_spaces.valuerefs() if (space := reference()) is not None]
-
-
-def _stack() -> list[AddressSpace]:
-    if not hasattr(_threads, "stack"):
-        _threads.stack = []
-    stack: list[AddressSpace] = _threads.stack
-    return stack
+    return _spaces.open()
 
 
 def current_space() -> AddressSpace:
     """The space of the innermost ``with`` of this thread, else the default one, opened at first use."""
-    global _default
-    if _stack():
-        return _stack()[-1]
-    with _default_lock:
-        if _default is None or not _default.session.open:
-            _default = AddressSpace()
-        return _default
-
-
-@atexit.register
-def _close_all() -> None:
-    for space in open_spaces():
-        space.close(_EXIT_SECONDS)
+    return _spaces.current(AddressSpace)

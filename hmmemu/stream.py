@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from hmmemu.errors import ArgumentError, DeviceError
+from hmmemu.space import current_space
 
 if TYPE_CHECKING:
     from hmmemu.device import Device
@@ -109,8 +110,6 @@ class Event:
 
     def record(self, stream: Stream | None = None) -> None:
         """Marks the point behind everything launched so far on the current device."""
-        from hmmemu.space import current_space
-
         device = current_space().current_device
         ticket = device.marker()
         (stream or current_stream()).follow(device, ticket)

@@ -13,6 +13,7 @@ import threading
 
 from hmmemu import _native
 from hmmemu.errors import TruncatedError
+from hmmemu.registry import find_file
 
 
 def tell() -> None:
@@ -34,19 +35,15 @@ def tell() -> None:
 
 def describe(address: int) -> str:
     """In words, what lies at an address behind the end of a file."""
-    from hmmemu.space import open_spaces
-
-    for space in open_spaces():
-        part = space.registry.file_at(address)
-        if part is not None:
-            offset = part.offset + address - part.begin
-            size = part.size
-            there = "its size is not known" if size is None else f"it has {size:,} bytes now"
-            return (
-                f"offset {offset:,} of {part.path} lies behind the end of the file: {there}. It was truncated; "
-                "what was read there are zeros, what was written there is lost until the file grows again"
-            )
-    return f"address {address:#x} lies behind the end of a file that was truncated"
+    part = find_file(address)
+    if part is None:
+        return f"address {address:#x} lies behind the end of a file that was truncated"
+    offset, size = part.offset + address - part.begin, part.size
+    there = "its size is not known" if size is None else f"it has {size:,} bytes now"
+    return (
+        f"offset {offset:,} of {part.path} lies behind the end of the file: {there}. It was truncated; "
+        "what was read there are zeros, what was written there is lost until the file grows again"
+    )
 
 
 def _raise_in(thread: int, words: str) -> None:

@@ -93,7 +93,7 @@ def system_call(space: hmm.AddressSpace, x: np.ndarray) -> None:
         try:
             pipe.readinto(memoryview(x))
         except OSError as error:
-            watched_by_protection = space.registry.file_at(x.ctypes.data) is not None
+            watched_by_protection = space.memory.registry.file_at(x.ctypes.data) is not None
             assert error.errno == errno.EFAULT
             assert watched_by_protection or not trackers.probe(space.tracker).system_calls
             np.testing.assert_array_equal(x, ITEM)

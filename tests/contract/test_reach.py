@@ -121,7 +121,7 @@ def test_everything_registered(tracker, module):
         readonly = space.zeros(10)
         readonly.setflags(write=False)
         assert walk(space, module, pools) == 608
-        assert len(space.arrays()) >= 4
+        assert len(space.memory.arrays()) >= 4
 
 
 def test_more_arrays_than_fit_on_a_page(checked, module):
@@ -145,7 +145,7 @@ def test_variables_and_freed_memory(checked, module):
     gone = checked.zeros(5000, np.int64)
     address = gone.ctypes.data
     del gone
-    checked.arena.collect()
+    checked.memory.arena.collect()
     with pytest.raises(hmm.KernelFault, match=r"which nobody owns|does not name"):
         module.get_function("fill")((1,), (1,), (address, np.int32(5)))
 
@@ -160,7 +160,7 @@ def test_without_the_check_names_cost_nothing(space, module):
 def test_naming_registers(space, module):
     pools = chain(space, [3, 600], plain=True)
     assert walk(space, module, pools, reaches=pools) == 603
-    assert pools[1] in space.registry
+    assert pools[1] in space.memory.registry
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def test_memory_is_given_back(page_by_page: hmm.AddressSpace) -> None:
     assert space.session.device_bytes(device.processor) <= x.nbytes // 2
     assert not x[: 1000 * INTS].any() and (x[1000 * INTS :] == 5).all()
     del x
-    space.arena.collect()
+    space.memory.arena.collect()
     assert space.session.device_bytes(device.processor) == 0
     plain = np.ones(1 << 20)
     space.prefetch(space.register(plain), device)

@@ -217,7 +217,7 @@ def test_launch_can_prefetch(kernels: hmm.RawModule) -> None:
 def test_module_functions_use_the_current_space(kernels: hmm.RawModule) -> None:
     with hmm.AddressSpace() as space:
         x = hmm.ones((3, 4), np.int32)
-        assert x.ctypes.data in space.arena and hmm.current_space() is space
+        assert x.ctypes.data in space.memory.arena and hmm.current_space() is space
         assert hmm.zeros_like(x).shape == (3, 4) and hmm.full_like(x, 7).sum() == 84
         f = hmm.asarray(np.asfortranarray(np.arange(6).reshape(2, 3)))
         assert f.flags.f_contiguous and hmm.asarray(f) is f

@@ -91,7 +91,7 @@ def test_freed_memory_is_nobodys(space: hmm.AddressSpace, bad: hmm.RawModule) ->
     x, gone = space.zeros(1024, np.int32), space.zeros(1024, np.int32)
     address = gone.ctypes.data
     del gone
-    space.arena.collect()
+    space.memory.arena.collect()
     with pytest.raises(hmm.KernelFault, match="nobody owns"):
         bad.get_function("wild")(4, 32, (address, 0))
     still_works(space, bad, x)
@@ -204,6 +204,6 @@ def test_the_device_ends_with_its_parent(ending: str) -> None:
 def test_what_is_refused_to_a_kernel_that_ended_itself_is_no_reason(space: hmm.AddressSpace) -> None:
     """Pages that its other threads want while the process ends cannot be given to it."""
     crash = {"kind": "kernel", "failure": "assert", "message": "x.cu:3: Assertion failed"}
-    error = describe_crash(crash, 0x1000, errno.ENOMEM, space)
+    error = describe_crash(crash, 0x1000, errno.ENOMEM, space.memory)
     assert isinstance(error, hmm.KernelAssertion) and str(error) == "x.cu:3: Assertion failed"
-    assert "no memory for page 0x1000" in str(describe_crash(None, 0x1000, errno.ENOMEM, space))
+    assert "no memory for page 0x1000" in str(describe_crash(None, 0x1000, errno.ENOMEM, space.memory))

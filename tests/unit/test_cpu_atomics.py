@@ -179,7 +179,7 @@ def test_spaces_come_and_go_meanwhile() -> None:
     class Space:
         tracker = "uffd"
 
-    known = space_module._open_spaces
+    known = space_module._spaces._open
     kept = [Space() for _ in range(5)]
     known.update({id(space): space for space in kept})
     x, done = np.zeros(1, np.int64), threading.Event()

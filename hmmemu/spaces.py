@@ -1,0 +1,96 @@
+"""Which address spaces this process has: the open ones, those that a thread has entered by `with`, the default one.
+
+LOCK: `Spaces._lock` guards the default space. The table of open ones is changed by single dict operations; what a
+thread has entered is its own.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from hmmemu._native import Session
+
+T = TypeVar("T")
+_EXIT_SECONDS = 60.0  # kernels still running when the interpreter leaves are stopped after that
+
+
+class Space(Protocol):
+    """An address space, as far as the process is concerned."""
+
+    @property
+    def session(self) -> Session:
+        """The driver, which knows whether the space is open."""
+
+    def close(self, timeout: float | None = None) -> None:
+        """Closes it; kernels that still run are waited for, so many seconds."""
+
+
+S = TypeVar("S", bound=Space)
+
+
+class Entered(Generic[T]):
+    """What each thread has entered by `with`, the innermost last."""
+
+    def __init__(self) -> None:
+        self._threads = threading.local()
+
+    def _stack(self) -> list[T]:
+        if not hasattr(self._threads, "stack"):
+            self._threads.stack = []
+        stack: list[T] = self._threads.stack
+        return stack
+
+    def enter(self, item: T) -> None:
+        """The thread enters it."""
+        self._stack().append(item)
+
+    def leave(self, item: T) -> None:
+        """The thread leaves what it entered last; that is to be `item`."""
+        stack = self._stack()
+        del stack[len(stack) - 1 - stack[::-1].index(item)]
+
+    @property
+    def innermost(self) -> T | None:
+        """What the thread entered last and has not left; None if there is nothing."""
+        stack = self._stack()
+        return stack[-1] if stack else None
+
+
+class Spaces(Generic[S]):
+    """The address spaces of this process."""
+
+    def __init__(self) -> None:
+        self.entered: Entered[S] = Entered()
+        self._open: weakref.WeakValueDictionary[int, S] = weakref.WeakValueDictionary()
+        self._default: S | None = None
+        self._lock = threading.Lock()
+
+    def opened(self, space: S) -> None:
+        """Takes note of a space."""
+        self._open[id(space)] = space
+
+    def closed(self, space: S) -> None:
+        """Forgets it."""
+        self._open.pop(id(space), None)
+
+    def open(self) -> list[S]:
+        """Those that are open. Others may come and go meanwhile."""
+        return [space for reference in self._open.valuerefs() if (space := reference()) is not None]
+
+    def current(self, make: Callable[[], S]) -> S:
+        """The innermost one of the thread, else the default one, which is made at first use."""
+        space = self.entered.innermost
+        if space is not None:
+            return space
+        with self._lock:
+            if self._default is None or not self._default.session.open:
+                self._default = make()
+            return self._default
+
+    def close_all(self) -> None:
+        """The interpreter leaves."""
+        for space in self.open():
+            space.close(_EXIT_SECONDS)
