@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Iterable
 
 import numpy as np
 
@@ -39,13 +38,13 @@ class Memory:
 
     Args:
         session: the driver; closed if the arena cannot be had.
-        devices: those that map registered memory; read at each call.
         arena_bytes: address space for arrays; less is taken where the system grants less.
     """
 
-    def __init__(self, session: Session, devices: Iterable[Mapper], arena_bytes: int) -> None:
+    def __init__(self, session: Session, arena_bytes: int) -> None:
         self.session = session
-        self.registry = Registry(session, devices)
+        self._mappers: list[Mapper] = []
+        self.registry = Registry(session, self._mappers)
         self._pid = os.getpid()
         self._owners: weakref.WeakValueDictionary[int, _Owner] = weakref.WeakValueDictionary()
         try:
@@ -128,6 +127,15 @@ class Memory:
         return memory.begin == memory.end or memory.begin in self.arena or array in self.registry
 
     # --------------------------------------------------------------------------------- what there is, where
+
+    def map_at(self, mapper: Mapper) -> None:
+        """Has a device map all of it, from now on.
+
+        Raises:
+            RangeError: it cannot map its addresses.
+        """
+        mapper.map(self.mapped_ranges())
+        self._mappers.append(mapper)
 
     def mapped_ranges(self) -> list[PageRange]:
         """Everything that devices map: the arena and the registered pages."""

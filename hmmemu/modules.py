@@ -1,17 +1,26 @@
-"""Compiled modules as a device process has them: kernels and variables by name."""
+"""Compiled modules as a device process has them: kernels and variables by name.
+
+LOCK: `Supervisor.lock`, of the device's process: a module is loaded in one process, and its successor has none.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from hmmemu.arena import page_up
 from hmmemu.arguments import Parameter
 from hmmemu.errors import ArgumentError
-from hmmemu.ranges import Array, Range
+from hmmemu.ranges import Array, PageRange, Range
 from hmmemu.reach import Reach
+from hmmemu.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from hmmemu.compiler import Compiled
 
 T = TypeVar("T")
 _KINDS = (
@@ -76,6 +85,68 @@ class LoadedModule:
         """(begin, end, name) of every variable."""
         entries = self._variables.items()
         return [(entry["address"], entry["address"] + entry["bytes"], name) for name, entry in entries]
+
+
+class LoadedModules:
+    """The modules that a device has loaded.
+
+    Args:
+        supervisor: of the device's process.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._generation = supervisor.generation
+        self._modules: dict[str, LoadedModule] = {}
+        self._variables: dict[str, tuple[int, int]] = {}  # memory of a module's variables, kept over restarts
+
+    def load(self, compiled: Compiled) -> LoadedModule:
+        """The module, loaded if it was not."""
+        with self._supervisor.lock:
+            loaded = self._loaded()
+            module = loaded.get(compiled.key)
+            if module is None:
+                module = loaded[compiled.key] = self._load(compiled)
+            return module
+
+    def _loaded(self) -> dict[str, LoadedModule]:
+        """Those of the process that runs now."""
+        if self._generation != self._supervisor.generation:
+            self._generation = self._supervisor.generation
+            self._modules.clear()
+        return self._modules
+
+    def _load(self, compiled: Compiled) -> LoadedModule:
+        memory, ask, request = self._supervisor.memory, self._supervisor.ask, self._supervisor.process.load
+        known = self._variables.get(compiled.source_key)
+        address, room = known or (0, 0)
+        answer = ask(request, str(compiled.path), address, room, known is None)
+        if isinstance(answer, int):  # the module has variables: this many bytes of shared memory for them
+            address = memory.arena.take(answer, f"variables of {compiled.path.name}")
+            room = page_up(answer)
+            try:
+                answer = ask(request, str(compiled.path), address, room, True)
+            except BaseException:
+                memory.arena.abandon(address)
+                raise
+            self._variables[compiled.source_key] = (address, room)
+        module = LoadedModule(json.loads(answer), memory.view)
+        if known is None:
+            module.initialise()
+        return module
+
+    def variables(self) -> list[tuple[int, int, str]]:
+        """(begin, end, name) of every variable of the modules that are loaded."""
+        with self._supervisor.lock:
+            return [found for module in self._loaded().values() for found in module.variables()]
+
+    def places(self) -> list[PageRange]:
+        """The memory of the variables of every module that ever was loaded."""
+        return [(begin, begin + size) for begin, size in list(self._variables.values())]
+
+    def clear(self) -> None:
+        """The process has ended."""
+        self._modules.clear()
 
 
 def _look_up(what: str, name: str, table: dict[str, T]) -> T:

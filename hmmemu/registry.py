@@ -24,7 +24,7 @@ from hmmemu.ranges import Array, PageRange, Range, describe, extent, root
 
 
 class Mapper(Protocol):
-    """A device, as far as the registry is concerned."""
+    """A device's process, as far as the registry is concerned."""
 
     process: DeviceProcess
 

@@ -116,7 +116,7 @@ class AddressSpace(ArrayMaker):
         )
         self._devices: list[Device] = []
         self._entered_devices: Entered[Device] = Entered()
-        self.memory = Memory(self.session, self._devices, arena_bytes)
+        self.memory = Memory(self.session, arena_bytes)
         self._protectors = Protectors(self.session)
         self._dirty_logs = DirtyLogs(self.session)
         self.views = OpenViews()
@@ -125,7 +125,7 @@ class AddressSpace(ArrayMaker):
             for index, (gpu, why) in enumerate(chosen):
                 self._devices.append(self._make_device(gpu, index, workers or 0, why))
                 self.session.set_capacity(self._devices[-1].processor, device_memory or 0)
-                self._devices[-1].map(self.memory.mapped_ranges())
+                self.memory.map_at(self._devices[-1].supervisor)
         except BaseException:
             self.close()
             raise

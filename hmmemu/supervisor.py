@@ -1,0 +1,258 @@
+"""The process of a device: requests of it, waiting for it, and another one in its place when it fails.
+
+A process that fails, hangs or is in the way of memory is replaced. Its pages come home first, its address space is made
+anew, and the launches that it took with it are remembered: whoever waits for one of them is told why.
+
+LOCK: `Supervisor.lock` guards the change from a process to its successor, and what belongs to one of them (the loaded
+modules). It is never held while waiting for a kernel.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from hmmemu._native import LAYOUTS, DeviceProcess
+from hmmemu.errors import DeviceError, KernelTimeout, RangeError, SpaceClosedError
+from hmmemu.failure import describe_crash
+from hmmemu.memory import Memory
+from hmmemu.ranges import PageRange, subtract
+
+
+@dataclass
+class _Failure:
+    """A process that failed: the launches that it took with it, by ticket, and why; whether anybody was told."""
+
+    first: int
+    last: int
+    error: DeviceError
+    told: bool = False
+
+
+class Supervisor:
+    """Keeps the process of one device.
+
+    Args:
+        process: started, with its link set.
+        memory: of the device's space.
+        name: of the device, for messages.
+
+    Attributes:
+        processor: the device's number among the processors; the CPU is 0.
+        generation: how often the process was replaced. What a process was told is unknown to its successor.
+    """
+
+    def __init__(self, process: DeviceProcess, memory: Memory, name: str) -> None:
+        self.process = process
+        self.lock = threading.RLock()
+        self.generation = 0
+        self._memory: Callable[[], Memory | None] = lambda: memory
+        self._name = name
+        self._pending: deque[tuple[int, Any]] = deque()  # what launches under way must keep alive
+        self._failures: list[_Failure] = []
+        self._lost_output = 0
+        self.processor = memory.session.attach(process)
+
+    @property
+    def memory(self) -> Memory:
+        """The memory of the device's space.
+
+        Raises:
+            SpaceClosedError: it was closed, and nobody has it any more.
+        """
+        memory = self._memory()
+        if memory is None:
+            raise SpaceClosedError("the address space of this device is closed")
+        return memory
+
+    def ask(self, request: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """A request of the process; if the process is found dead, it is replaced and its error raised."""
+        generation = self.generation
+        try:
+            return request(*args, **options)
+        except KernelTimeout:
+            raise
+        except DeviceError:
+            if self._lives_on():
+                raise
+            failure = self._restart(generation, None)
+            if failure is None:
+                raise
+            failure.told = True
+            raise failure.error from None
+
+    def _lives_on(self) -> bool:
+        """Whether the process is alive; one that is just ending gets half a second to be gone."""
+        for _ in range(100):
+            if not self.process.alive:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def close(self) -> None:
+        """Ends the process. Its pages must be home.
+
+        The memory is not kept alive any more: descriptors and a lot of address space go with the last reference to the
+        space, and not when Python looks for cycles.
+        """
+        self.process.kill()
+        self._memory = weakref.ref(self.memory)
+
+    # ------------------------------------------------------------------------------------------ waiting
+
+    def keep(self, ticket: int, things: Any) -> None:
+        """Keeps what a launch works on alive until it has ended."""
+        if things:
+            self._pending.append((ticket, things))
+        self._forget_completed()
+
+    def completed(self, ticket: int) -> bool:
+        """Whether a launch or marker has ended, well or not."""
+        return self.process.completed(ticket) or self._failure_of(ticket) is not None
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Waits until everything queued has ended; see `Device.synchronize`."""
+        self.memory.session_or_raise()
+        ticket = self.process.last_ticket
+        failure = self._failure_of(ticket)
+        if failure is None or not failure.told:
+            self.wait(ticket, timeout)
+
+    def wait(self, ticket: int, timeout: float | None = None) -> None:
+        """Waits for a launch or marker; raises as `synchronize` does, and again if asked again."""
+        if self._failure_of(ticket) is None:
+            self._wait(ticket, timeout)
+        self._print_output()
+        self._forget_completed()
+        failure = self._failure_of(ticket)
+        if failure is not None:
+            failure.told = True
+            raise failure.error.with_traceback(None)
+
+    def _wait(self, ticket: int, timeout: float | None) -> None:
+        generation = self.generation
+        try:
+            outcome = self.process.wait(ticket, timeout)
+        except KeyboardInterrupt:
+            failure = self._restart(generation, DeviceError("the kernel was stopped by Ctrl-C"))
+            if failure:
+                failure.told = True
+            raise
+        if outcome == "timeout":
+            self._restart(
+                generation,
+                KernelTimeout(
+                    f"the kernel did not end within {timeout} s and was stopped; the device was started again, "
+                    "its memory came home"
+                ),
+            )
+        elif outcome == "dead":
+            self._restart(generation, None)
+
+    def _forget_completed(self) -> None:
+        while self._pending and self.process.completed(self._pending[0][0]):
+            try:
+                self._pending.popleft()
+            except IndexError:  # another thread took it
+                break
+
+    def _failure_of(self, ticket: int) -> _Failure | None:
+        return next((f for f in self._failures if f.first <= ticket <= f.last), None)
+
+    def _print_output(self) -> None:
+        text = self.process.take_output()
+        if not text:
+            return
+        sys.stdout.write(text.decode(errors="replace"))
+        lost, self._lost_output = self.process.output_dropped - self._lost_output, self.process.output_dropped
+        if lost:
+            sys.stdout.write(f"[hmmemu: {lost:,} bytes of printf output were lost: its buffer holds 1 MiB]\n")
+        sys.stdout.flush()
+
+    # ---------------------------------------------------------------------------------------- successors
+
+    def _restart(self, generation: int, error: DeviceError | None) -> _Failure | None:
+        """A process in the place of one that failed or is to be stopped; its pages come home first.
+
+        Returns the failure, its error made from the crash record unless given; None if another thread was faster.
+        """
+        with self.lock:
+            if generation != self.generation:
+                return None
+            self.generation += 1
+            memory = self.memory
+            self.process.kill()
+            first, last = self.process.completed_ticket + 1, self.process.last_ticket
+            if error is None:
+                refused, errno = memory.session.take_refusal(self.processor)
+                error = describe_crash(self.process.crash(), refused, errno, memory)
+            memory.session.detach(self.processor)
+            failure = _Failure(first, last, error)
+            self._failures.append(failure)
+            self._pending.clear()
+            self._start_again(self.process.layout, memory.mapped_ranges())
+            return failure
+
+    def _relocate(self, ranges: list[PageRange]) -> None:
+        """The way of `_restart`, with nothing lost: launches under way end first."""
+        self.synchronize()
+        with self.lock:
+            self.generation += 1
+            memory = self.memory
+            self.process.kill()
+            memory.session.detach(self.processor)
+            layout = self.process.layout + 1
+            try:
+                self._start_again(layout, memory.mapped_ranges())
+            except RangeError:
+                self._start_again(layout, subtract(memory.mapped_ranges(), ranges))
+                raise
+
+    def _start_again(self, layout: int, ranges: list[PageRange]) -> None:
+        """A new process with these ranges mapped; tries the other address layouts too."""
+        for attempt in range(LAYOUTS):
+            self.process.restart((layout + attempt) % LAYOUTS)
+            try:
+                for begin, end in ranges:
+                    self.process.map(begin, end - begin)
+            except RangeError:
+                continue
+            self.memory.session.reattach(self.processor, self.process)
+            return
+        raise RangeError(
+            f"the {self._name} cannot map all of the address space's memory in any of its {LAYOUTS} address "
+            "layouts: unregister the array registered last"
+        )
+
+    # ------------------------------------------------------------------------------------ address space
+
+    def map(self, ranges: list[PageRange]) -> None:
+        """Makes ranges that the space has now part of the device's address space, all or none.
+
+        Where the device process uses those addresses itself, it is replaced by one with another address layout.
+
+        Raises:
+            RangeError: in every layout something is in the way.
+        """
+        try:
+            for begin, end in ranges:
+                self.ask(self.process.map, begin, end - begin)
+        except RangeError:
+            self._relocate(ranges)
+
+    def tell_frames(self, fd: int, begin: int, end: int, offset: int) -> bool:
+        """Tells the process where the CPU's frames of a range lie: from `offset` on in what `fd` (O_PATH) names.
+
+        False: it cannot open that for writing. What is unmapped is forgotten.
+        """
+        return bool(self.ask(self.process.tell_frames, fd, begin, end - begin, offset))
+
+    def forget_frames(self, begin: int, end: int) -> None:
+        """Has the process forget what `tell_frames` said of a range."""
+        self.ask(self.process.forget_frames, begin, end - begin)
