@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from hmmemu.atomics import AtomicSite
-    from hmmemu.link import Fallback, Link
+    from hmmemu.link import Link
+    from hmmemu.routes import Fallback
 
 _SIZES = ((16, 1, "16"), (32, 1, "32"), (64, 1, "64"), (128, 1, "128"), (32, 4, "32x4"))
 _COLOURS = {"native": "green", "migrations": "yellow", "emulated": "yellow", "broken": "red"}
@@ -69,7 +70,8 @@ def atomics(
     Without WORKLOAD or FILE, the operations by size. The exit status is 1 if a link was asked for on which an
     operation of these kernels would be lost or stop the kernel.
     """
-    from hmmemu.link import Fallback, links
+    from hmmemu.link import links
+    from hmmemu.routes import Fallback
 
     targets = [_target(name) for name in names]
     of_gpus = [_gpu_link(name) for name in gpu_names]
@@ -170,7 +172,9 @@ def _show_links(out: Console, shown: list[Link], way: Fallback, *, one: bool) ->
 
 def _sizes_table(link: Link, way: Fallback) -> Table:
     """Operations by size on one link: native, or what is done instead; blank where CUDA has no such operation."""
-    from hmmemu.link import ALL_ATOMICS, AtomicOperation, Route
+    from hmmemu.capabilities import AtomicOperation
+    from hmmemu.link_figures import ALL_ATOMICS
+    from hmmemu.routes import Route
 
     everything = replace(link, atomics=ALL_ATOMICS)
     table = _new_table("operation", *(name for _, _, name in _SIZES))
@@ -189,7 +193,7 @@ def _sizes_table(link: Link, way: Fallback) -> Table:
 
 
 def _profiles_table(shown: list[Link]) -> Table:
-    from hmmemu.link import AtomicOperation
+    from hmmemu.capabilities import AtomicOperation
     from hmmemu.report import same_atomics
 
     groups = same_atomics(shown)

@@ -18,7 +18,7 @@ FALLBACKS = ("migrate", "exclusive", "cas-loop", "fault", "silent")
 
 def find_link(name: str, hint: str = "--link") -> Link:
     """A link by name or file; bad usage if there is none."""
-    from hmmemu.link import find_link
+    from hmmemu.link_names import find_link
 
     try:
         return find_link(name)

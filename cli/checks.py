@@ -187,8 +187,8 @@ def _nvrtc(package: str) -> Check:
 
 
 def _one_gpu(gpu: Gpu) -> list[Check]:
+    from hmmemu.capabilities import AtomicOperation
     from hmmemu.gpu_link import gpu_link
-    from hmmemu.link import AtomicOperation
 
     name = f"GPU {gpu.index}"
     link, words = gpu_link(gpu)

@@ -3,6 +3,7 @@
 from hmmemu.arguments import In, InOut, Out
 from hmmemu.atomics import AtomicSite
 from hmmemu.atomics_report import AtomicsReport, AtomicUse
+from hmmemu.capabilities import AtomicCapability, AtomicOperation
 from hmmemu.cpu_atomics import (
     atomic_add,
     atomic_and,
@@ -59,9 +60,10 @@ from hmmemu.errors import (
 from hmmemu.files import SharedFile
 from hmmemu.kernel import Kernel, RawKernel, RawModule
 from hmmemu.ksm import MergeResult, Owner
-from hmmemu.link import AtomicCapability, AtomicOperation, Fallback, Link, Route, links
+from hmmemu.link import Link, links
 from hmmemu.policy import Policy
 from hmmemu.protect import Protection, Protector, Snapshot, WrittenPages
+from hmmemu.routes import Fallback, Route
 from hmmemu.space import AddressSpace, cpu, current_space
 from hmmemu.stream import Event, Stream, current_stream, get_elapsed_time
 from hmmemu.trace import Stats

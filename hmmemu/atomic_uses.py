@@ -10,7 +10,9 @@ from typing import Any
 
 from hmmemu.arena import PAGE
 from hmmemu.atomics import AtomicInSource
-from hmmemu.link import Link, Route, find_link
+from hmmemu.link import Link
+from hmmemu.link_names import find_link
+from hmmemu.routes import Route
 
 # hmm_atomic_done in compiler/include/hmmemu/abi.h: how an operation was done.
 WAYS = ("local", "there", "moved", "native", "cas-loop", "lost", "fault", "exclusive")

@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from hmmemu.capabilities import AtomicOperation
 from hmmemu.errors import ArgumentError
-from hmmemu.link import AtomicOperation, Fallback, Link, Route, find_fallback, find_link
+from hmmemu.link import Link
 from hmmemu.link import links as profiles
+from hmmemu.link_names import find_link
+from hmmemu.routes import Fallback, Route, find_fallback
 
 if TYPE_CHECKING:
     from hmmemu.compiler.atomic_sites import Found

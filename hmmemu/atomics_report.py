@@ -8,23 +8,24 @@ LOCK: none. `modules` and `kernels` are changed by single dict operations, by th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from hmmemu.atomic_uses import WAYS, AtomicUse
 from hmmemu.atomics import arrays_of
+from hmmemu.capabilities import AtomicOperation
 from hmmemu.errors import ArgumentError, Error
-from hmmemu.link import AtomicOperation, links
+from hmmemu.link import Link, links
+from hmmemu.memory import Memory
+from hmmemu.routes import Fallback
 
 if TYPE_CHECKING:
     from hmmemu.compiler.atomic_sites import Found
     from hmmemu.device import Device
-    from hmmemu.kernel import RawModule
     from hmmemu.modules import LoadedKernel
-    from hmmemu.space import AddressSpace
 
 # hmm_atomic_count of compiler/include/hmmemu/abi.h
 _COUNT = np.dtype(
@@ -37,6 +38,30 @@ _TYPES = {(8, True): "signed char", (8, False): "unsigned char", (16, True): "sh
           (128, True): "__int128", (128, False): "unsigned __int128"}  # fmt: skip
 
 
+class Space(Protocol):
+    """An address space, as far as a report is concerned."""
+
+    memory: Memory
+    link: Link
+    fallback: Fallback
+    timeout: float | None
+    counting: AtomicsReport | None
+
+    @property
+    def devices(self) -> Sequence[Device]:
+        """The devices, by index."""
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Waits until everything launched has ended."""
+
+
+class Module(Protocol):
+    """A module of kernels, as far as a report is concerned."""
+
+    def numbered_sites(self) -> list[tuple[int, Found]]:
+        """Its atomic operations, by the numbers that its kernels count them under."""
+
+
 class AtomicsReport:
     """The atomic operations of the kernels that are launched in its ``with`` block; made by `space.atomics_report()`.
 
@@ -46,11 +71,11 @@ class AtomicsReport:
         ArgumentError: another report is being made in this space.
     """
 
-    def __init__(self, space: AddressSpace) -> None:
+    def __init__(self, space: Space) -> None:
         self._space = space
         self._uses: list[AtomicUse] | None = None
         self._lost = 0
-        self.modules: dict[str, RawModule] = {}  # by the compiled module's key
+        self.modules: dict[str, Module] = {}  # by the compiled module's key
         self.kernels: dict[tuple[int, int], tuple[str, LoadedKernel]] = {}  # by device and handle
 
     def __enter__(self) -> AtomicsReport:
@@ -138,7 +163,7 @@ class AtomicsReport:
         where = "local" if WAYS[entry["done"]] == "local" else ""
         name = kernel.parameters[array - 1].name if array else where
         if not name:
-            name = _name_at(device, int(entry["low"]), int(entry["high"]))
+            name = _name_at(device, self._space.memory, int(entry["low"]), int(entry["high"]))
         kind = tuple(int(entry[field]) for field in ("operation", "bytes", "lanes", "signed", "scope"))
         return key, kernel.name, site, name, *kind
 
@@ -146,7 +171,7 @@ class AtomicsReport:
 class _Sites:
     """The sites of the modules, by number."""
 
-    def __init__(self, modules: dict[str, RawModule]) -> None:
+    def __init__(self, modules: dict[str, Module]) -> None:
         self._modules = modules
         self._order = list(modules)
         self._known: dict[str, dict[int, list[Found]]] = {}
@@ -162,7 +187,7 @@ class _Sites:
         return key in self._modules and site in self.of(key)
 
     def use(
-        self, row: tuple[Any, ...], ways: dict[str, int], space: AddressSpace
+        self, row: tuple[Any, ...], ways: dict[str, int], space: Space
     ) -> tuple[tuple[Any, ...], AtomicUse]:
         """A record, and its place in the order."""
         key, kernel, site, array, operation, size, lanes, signed, scope = row
@@ -193,11 +218,10 @@ class _Sites:
         return (self._order.index(key), kernel, found[0].at, shown), use
 
 
-def _name_at(device: Device, low: int, high: int) -> str:
+def _name_at(device: Device, memory: Memory, low: int, high: int) -> str:
     """The variable or array that lies there."""
-    space = device.space
     named = [(begin, end, f"{name} (__device__)") for begin, end, name in device.variables()]
-    for begin, end, label in space.memory.allocations():
+    for begin, end, label in memory.allocations():
         named.append((begin, end, f"{label} at {begin:#x}"))
     names = [name for begin, end, name in named if begin <= high and low < end]
     covering = [name for begin, end, name in named if begin <= low and high < end]

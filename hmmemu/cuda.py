@@ -19,9 +19,9 @@ from hmmemu.cuda_sharing import Sharing, find_sharing
 from hmmemu.device import Device
 from hmmemu.errors import ArgumentError, CompileError, OutOfMemoryError, UnsupportedError
 from hmmemu.gpus import PROGRAM, Gpu
-from hmmemu.link import Fallback
 from hmmemu.ranges import PageRange
 from hmmemu.reach import Reach
+from hmmemu.routes import Fallback
 from hmmemu.trace import CAUSES
 
 if TYPE_CHECKING:

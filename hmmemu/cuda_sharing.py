@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hmmemu.arguments import Parameter
-from hmmemu.link import Link, Route
+from hmmemu.link import Link
+from hmmemu.routes import Route
 
 _METHODS = {
     "load",

@@ -23,10 +23,10 @@ from hmmemu._native import DeviceProcess
 from hmmemu.arguments import Pointer, pack
 from hmmemu.before_launch import make_ready
 from hmmemu.errors import ArgumentError, KernelTimeout, SpaceClosedError
-from hmmemu.link import Fallback
 from hmmemu.modules import LoadedKernel, LoadedModule, LoadedModules
 from hmmemu.ranges import Array, describe
 from hmmemu.reach import Reach
+from hmmemu.routes import Fallback
 from hmmemu.supervisor import Supervisor
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -22,13 +22,23 @@ from hmmemu._native import Session
 from hmmemu.arguments import In, Intent, Out, Pointer
 from hmmemu.before_launch import make_ready
 from hmmemu.errors import ArgumentError, ViewError
+from hmmemu.memory import Memory
+from hmmemu.policy import Policy
 from hmmemu.ranges import PageRange, describe, extent, root, subtract
 
 if TYPE_CHECKING:
     from hmmemu.device import Device
-    from hmmemu.space import AddressSpace
 
 _MOST_BYTES = {"f": 8, "c": 16}  # of an element that CUDA has a type for
+
+
+class Space(Protocol):
+    """An address space, as far as its views are concerned."""
+
+    memory: Memory
+    policy: Policy
+    views: OpenViews
+    timeout: float | None
 
 
 class DeviceView:
@@ -38,8 +48,8 @@ class DeviceView:
     reads. Pages that were used all the same are told at its end, as a `ViewError`.
     """
 
-    def __init__(self, space: AddressSpace, device: Device, array: Any) -> None:
-        self.pointer = _pointer(space, array)
+    def __init__(self, space: Space, device: Device, array: Any) -> None:
+        self.pointer = _pointer(space.memory, array)
         self.pages = extent(self.pointer.array).pages
         self.device = device
         self._space = space
@@ -54,10 +64,10 @@ class DeviceView:
         if self._open:
             raise ViewError(f"{self!r} is open already: make another one")
         space = self._space
-        space.session_or_raise()
+        session = space.memory.session_or_raise()
         with ExitStack() as stack:
             space.views.add(self)
-            stack.callback(space.views.remove, self, space.session)
+            stack.callback(space.views.remove, self, session)
             if self.pointer.array.size:
                 make_ready(space.memory, space.policy, [self.pointer], self.device.processor)
             self.device.synchronize(space.timeout)
@@ -141,7 +151,7 @@ def _conflict(view: DeviceView, pages: PageRange, writes: bool) -> bool:
     return (writes or view.pointer.writes) and max(begin, view.pages[0]) < min(end, view.pages[1])
 
 
-def _pointer(space: AddressSpace, value: Any) -> Pointer:
+def _pointer(memory: Memory, value: Any) -> Pointer:
     """The array that a view is asked for, as a kernel's argument would be; see `AddressSpace.device_view`."""
     array = value.array if isinstance(value, Intent) else value
     if not isinstance(array, np.ndarray):
@@ -158,17 +168,17 @@ def _pointer(space: AddressSpace, value: Any) -> Pointer:
             f"the {describe(array)} is read-only: pass hmm.In(array), for a view that only reads"
         )
     if writes:
-        _check_pages(space, array)
+        _check_pages(memory, array)
     return Pointer(0, array, array.ctypes.data, writes, isinstance(value, Out))
 
 
-def _check_pages(space: AddressSpace, array: Any) -> None:
+def _check_pages(memory: Memory, array: Any) -> None:
     """What lies on the same pages is out of the CPU's reach while they are written, too."""
-    memory, whole = extent(array), extent(root(array))
-    begin, end = memory.pages
+    bytes_, whole = extent(array), extent(root(array))
+    begin, end = bytes_.pages
     if (
-        memory.begin == memory.end
-        or memory.begin in space.memory.arena
+        bytes_.begin == bytes_.end
+        or bytes_.begin in memory.arena
         or (whole.begin <= begin and end <= whole.end)
     ):
         return

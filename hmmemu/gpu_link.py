@@ -11,16 +11,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from hmmemu.capabilities import AtomicCapability, AtomicOperation
 from hmmemu.gpus import Gpu, choose_index, find_gpus, parse_index
-from hmmemu.link import (
-    ALL_ATOMICS,
-    NO_ATOMICS,
-    AtomicCapability,
-    AtomicOperation,
-    Link,
-    links,
-    pcie_bandwidth,
-)
+from hmmemu.link import Link, links
+from hmmemu.link_figures import ALL_ATOMICS, NO_ATOMICS, pcie_bandwidth
 
 PCI_DEVICES = Path("/sys/bus/pci/devices")
 _GENERATIONS = {2.5: 1, 5.0: 2, 8.0: 3, 16.0: 4, 32.0: 5, 64.0: 6}  # by GT/s of a lane

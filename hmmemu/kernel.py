@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from hmmemu.compiler import Compiled
     from hmmemu.compiler.atomic_sites import Found
     from hmmemu.device import Device
-    from hmmemu.link import Fallback, Link
+    from hmmemu.link import Link
     from hmmemu.modules import LoadedKernel
+    from hmmemu.routes import Fallback
 
 Dimensions = int | Sequence[int]
 _LIMITS = {"grid": (2**31 - 1, 65535, 65535), "block": (1024, 1024, 64)}

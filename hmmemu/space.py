@@ -23,13 +23,15 @@ from hmmemu.device import Device
 from hmmemu.device_view import DeviceView, OpenViews
 from hmmemu.errors import ArgumentError
 from hmmemu.ksm import MergeResult
-from hmmemu.link import Fallback, Link, find_fallback, find_link
+from hmmemu.link import Link
+from hmmemu.link_names import find_link
 from hmmemu.memory import Memory
 from hmmemu.page_states import held_by, in_letters
 from hmmemu.policy import Policy
 from hmmemu.protect import DirtyLogs, Protection, Protector, Protectors, Snapshot
 from hmmemu.ranges import Array, root
 from hmmemu.reach import is_checked
+from hmmemu.routes import Fallback, find_fallback
 from hmmemu.spaces import Entered, Spaces
 from hmmemu.trace import Stats, read_stats
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import hmmemu as hmm
-from hmmemu.link import ALL_ATOMICS, NO_ATOMICS, PCIE_ATOMICS, find_link
+from hmmemu.link_figures import ALL_ATOMICS, NO_ATOMICS, PCIE_ATOMICS
+from hmmemu.link_names import find_link
 
 O, C = hmm.AtomicOperation, hmm.AtomicCapability  # noqa: E741
 PROFILES = {link.name: link for link in hmm.links()}

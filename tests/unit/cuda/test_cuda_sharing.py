@@ -7,7 +7,7 @@ import pytest
 from hmmemu.arguments import Parameter
 from hmmemu.cuda_sharing import NOTHING, find_sharing
 from hmmemu.kernels import WORKLOADS
-from hmmemu.link import find_link
+from hmmemu.link_names import find_link
 
 SOURCE = r"""
 struct Map { int* depth; };

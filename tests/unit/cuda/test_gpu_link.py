@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import hmmemu as hmm
 from hmmemu import gpu_link, gpus
 from hmmemu.cli.group import main
-from hmmemu.link import ALL_ATOMICS, NO_ATOMICS, PCIE_ATOMICS
+from hmmemu.link_figures import ALL_ATOMICS, NO_ATOMICS, PCIE_ATOMICS
 
 O = hmm.AtomicOperation  # noqa: E741
 
