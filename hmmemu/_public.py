@@ -61,10 +61,11 @@ from hmmemu.files import SharedFile
 from hmmemu.kernel import Kernel, RawKernel, RawModule
 from hmmemu.ksm import MergeResult, Owner
 from hmmemu.link import Link, links
+from hmmemu.page_states import cpu
 from hmmemu.policy import Policy
 from hmmemu.protect import Protection, Protector, Snapshot, WrittenPages
 from hmmemu.routes import Fallback, Route
-from hmmemu.space import AddressSpace, cpu, current_space
+from hmmemu.space import AddressSpace, current_space
 from hmmemu.stream import Event, Stream, current_stream, get_elapsed_time
 from hmmemu.trace import Stats
 

@@ -22,8 +22,9 @@ from hmmemu.arena import page_down
 from hmmemu.arrays import Shape
 from hmmemu.errors import ArgumentError
 from hmmemu.file_parts import show_again
+from hmmemu.page_states import cpu
 from hmmemu.ranges import Array
-from hmmemu.space import AddressSpace, cpu, current_space
+from hmmemu.space import AddressSpace, current_space
 
 _FLAGS = {"r": os.O_RDONLY, "r+": os.O_RDWR, "w+": os.O_RDWR | os.O_CREAT | os.O_TRUNC}
 

@@ -1,4 +1,4 @@
-"""Who holds a page: the driver's words for the states of pages, decoded. No state here, so no lock.
+"""Who holds a page: the CPU, and the driver's words for the states of pages, decoded. No state here, so no lock.
 
 A word has two bits a processor, the CPU's lowest (native/protocol/state.h).
 """
@@ -13,6 +13,18 @@ from hmmemu.ranges import Array, PageRange
 
 NOTHING, SHARED, EXCLUSIVE, REMOTE = range(4)
 _LETTERS = np.array(["-", "S", "X", "R"])
+
+
+class Cpu:
+    """The CPU as a place for pages, beside devices; see `AddressSpace.prefetch`."""
+
+    processor = 0
+
+    def __repr__(self) -> str:
+        return "hmm.cpu"
+
+
+cpu = Cpu()
 
 
 def held_by(session: Session, pages: PageRange, processors: int) -> NDArray[np.uint64]:

@@ -26,7 +26,7 @@ from hmmemu.ksm import MergeResult
 from hmmemu.link import Link
 from hmmemu.link_names import find_link
 from hmmemu.memory import Memory
-from hmmemu.page_states import held_by, in_letters
+from hmmemu.page_states import Cpu, held_by, in_letters
 from hmmemu.policy import Policy
 from hmmemu.protect import DirtyLogs, Protection, Protector, Protectors, Snapshot
 from hmmemu.ranges import Array, root
@@ -38,22 +38,10 @@ from hmmemu.trace import Stats, read_stats
 if TYPE_CHECKING:
     from hmmemu.gpus import Gpu
 
-Location: TypeAlias = "Device | _Cpu"
+Location: TypeAlias = Device | Cpu
 
 ARENA_BYTES = 256 << 30  # address space, not memory
 LEAST_DEVICE_MEMORY = 4 << 20  # two of the largest pieces that move at once
-
-
-class _Cpu:
-    """The CPU as a place for pages; see `AddressSpace.prefetch`."""
-
-    processor = 0
-
-    def __repr__(self) -> str:
-        return "hmm.cpu"
-
-
-cpu = _Cpu()
 
 
 class AddressSpace(ArrayMaker):
@@ -242,7 +230,7 @@ class AddressSpace(ArrayMaker):
             RangeError: the array is not in the address space.
         """
         memory = self.memory.require(array)
-        if not isinstance(location, (Device, _Cpu)) or (
+        if not isinstance(location, (Device, Cpu)) or (
             isinstance(location, Device) and location not in self.devices
         ):
             raise ArgumentError(f"prefetch goes to a device of this space or to hmm.cpu, not to {location!r}")
