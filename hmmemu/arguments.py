@@ -98,7 +98,8 @@ def pack(kernel: str, parameters: Sequence[Parameter], size: int, values: Sequen
     """
     if len(values) != len(parameters):
         names = ", ".join(f"{p.type} {p.name}".strip() for p in parameters)
-        raise ArgumentError(f"{kernel} takes {len(parameters)} arguments ({names}), {len(values)} were given")
+        number = f"{len(parameters)} argument{'' if len(parameters) == 1 else 's'}"
+        raise ArgumentError(f"{kernel} takes {number} ({names}), {len(values)} were given")
     block = bytearray(size)
     pointers: list[Pointer] = []
     for index, (parameter, value) in enumerate(zip(parameters, values, strict=True)):
@@ -154,10 +155,16 @@ def _check_elements(what: str, parameter: Parameter, array: Array) -> None:
     dtype = array.dtype
     if dtype.hasobject:
         raise ArgumentError(f"{what}: the {describe(array)} holds Python objects, which no kernel can use")
+    if not dtype.isnative:
+        raise ArgumentError(
+            f"{what}: the {describe(array)} has its bytes in the other order; convert it with "
+            f"array.astype(numpy.{dtype.newbyteorder('=').name})"
+        )
     kinds = _element_kinds(parameter.type)
-    if kinds is None or dtype.kind not in "iuf" or dtype == np.uint8:
+    if kinds is None or dtype.kind not in "iufb" or dtype == np.uint8:
         return
-    if dtype.kind not in kinds or dtype.itemsize != (parameter.pointee_size or dtype.itemsize):
+    kind = "u" if dtype.kind == "b" else dtype.kind
+    if kind not in kinds or dtype.itemsize != (parameter.pointee_size or dtype.itemsize):
         raise ArgumentError(
             f"{what}: the elements of the {describe(array)} are not of that type; convert it with astype, or "
             "pass array.view(numpy.uint8) if the bytes are meant"
@@ -166,8 +173,9 @@ def _check_elements(what: str, parameter: Parameter, array: Array) -> None:
 
 def _kind_of(value: Any) -> str:
     if isinstance(value, np.generic):
-        return f"numpy.{value.dtype.name} {value!r}"
-    return f"a {type(value).__name__}"
+        return f"numpy.{value.dtype.name}({value})"
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _scalar(what: str, parameter: Parameter, value: Any) -> bytes:

@@ -5,12 +5,13 @@ The compiler is imported when the first source comes: it is two thirds of what i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
-from hmmemu.errors import ArgumentError
+from hmmemu.errors import ArgumentError, UnsupportedError
 from hmmemu.ranges import Array
 from hmmemu.space import current_space
 from hmmemu.stream import Stream, current_stream
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from hmmemu.modules import LoadedKernel
     from hmmemu.routes import Fallback
 
-Dimensions = int | Sequence[int]
+Dimensions = SupportsIndex | Sequence[SupportsIndex]
 _LIMITS = {"grid": (2**31 - 1, 65535, 65535), "block": (1024, 1024, 64)}
 
 
@@ -34,31 +35,52 @@ def _dimensions(what: str, value: Dimensions) -> tuple[int, int, int]:
     Raises:
         ArgumentError: not one to three positive integers within CUDA's limits.
     """
-    return _checked_dimensions(what, (value,) if isinstance(value, int) else tuple(value))
+    try:
+        given: tuple[Any, ...] = tuple(value) if isinstance(value, Iterable) else (value,)
+        return _checked_dimensions(what, *given)
+    except ArgumentError:
+        raise
+    except TypeError:  # no integers; a list of lists cannot even be looked up in the cache
+        raise ArgumentError(f"{what} is an integer, or one to three of them, not {value!r}") from None
 
 
-@lru_cache(maxsize=1024)  # a program launches few shapes, often
-def _checked_dimensions(what: str, given: tuple[Any, ...]) -> tuple[int, int, int]:
+@lru_cache(maxsize=1024, typed=True)  # a program launches few shapes, often; typed: 2.0 is no 2
+def _checked_dimensions(what: str, *given: Any) -> tuple[int, int, int]:
     if not 1 <= len(given) <= 3:
         raise ArgumentError(f"{what} has 1 to 3 dimensions, not {len(given)}: {given!r}")
-    try:
-        x, y, z = (int(given[i]) if i < len(given) else 1 for i in range(3))
-    except (TypeError, ValueError):
-        raise ArgumentError(f"{what} must be integers, not {given!r}") from None
+    x, y, z = (index(given[i]) if i < len(given) else 1 for i in range(3))
     if any(not 1 <= n <= limit for n, limit in zip((x, y, z), _LIMITS[what], strict=True)):
         raise ArgumentError(f"{what} {(x, y, z)} is outside CUDA's limits, 1 to {_LIMITS[what]}")
     return x, y, z
+
+
+def _place(stream: Any, device: Any) -> tuple[Stream, Device]:
+    """Where a launch goes: what the call says, or what is current.
+
+    Raises:
+        ArgumentError: no stream of hmmemu, no device of a space.
+    """
+    from hmmemu.device import Device
+
+    if stream is not None and not isinstance(stream, Stream):
+        kind = f"{type(stream).__module__}.{type(stream).__name__}"
+        raise ArgumentError(f"stream={stream!r}: a launch goes to an hmm.Stream, not to a {kind}")
+    if device is not None and not isinstance(device, Device):
+        raise ArgumentError(f"device={device!r}: one of space.devices is needed")
+    return stream or current_stream(), device or current_space().current_device
 
 
 class Kernel:
     """One kernel of a module; made by `RawModule.get_function`."""
 
     def __init__(self, module: RawModule, name: str) -> None:
+        if not isinstance(name, str):
+            raise ArgumentError(f"the name of a kernel is a string, not {name!r}")
         self._module = module
         self.name = name
 
     def __repr__(self) -> str:
-        return f"<hmmemu kernel {self.name!r} of {self._module.filename}>"
+        return f"<hmmemu kernel {self.name!r} of {self._module.filename or 'a string'}>"
 
     def compile(self) -> None:
         """Compiles now what is compiled at the first launch otherwise.
@@ -131,7 +153,7 @@ class Kernel:
                 f"the arguments of {self.name} are a tuple or a list, not {type(args).__name__}"
             )
         grid3, block3 = _dimensions("grid", grid), _dimensions("block", block)
-        device = device or current_space().current_device
+        stream, device = _place(stream, device)
         compiled = self._module.compiled_for(device)
         kernel = self._loaded(device)
         threads = block3[0] * block3[1] * block3[2]
@@ -143,10 +165,9 @@ class Kernel:
                 f"{self.name} has {kernel.static_shared} bytes of __shared__ variables; a block can have "
                 f"{device.shared_bytes}"
             )
-        if not 0 <= shared_mem <= room:
-            raise ArgumentError(f"shared_mem={shared_mem}: {self.name} can have 0 to {room} bytes")
-        stream = stream or current_stream()
-        ticket = device.launch(compiled, self.name, grid3, block3, args, shared_mem, reaches)
+        if not isinstance(shared_mem, SupportsIndex) or not 0 <= index(shared_mem) <= room:
+            raise ArgumentError(f"shared_mem={shared_mem!r}: {self.name} can have 0 to {room} bytes")
+        ticket = device.launch(compiled, self.name, grid3, block3, args, index(shared_mem), reaches)
         if stream.is_default:
             device.wait(ticket, device.space.timeout)
         else:
@@ -160,6 +181,25 @@ class Kernel:
             raise ArgumentError(f"{error}{self._module.advice(self.name)}") from None
 
 
+def _source(code: Any, path: Any) -> str:
+    """The text of a module. A file is UTF-8; other bytes, as old comments have them, do no harm."""
+    if (code is None) == (path is None):
+        raise ArgumentError(
+            "a module has either code, the source as a string, or path=, a file that holds it"
+        )
+    if path is not None:
+        return Path(path).read_text(encoding="utf-8-sig", errors="replace")
+    if not isinstance(code, str):
+        raise ArgumentError(f"code is the source as a string, not {type(code).__name__}; path= takes a file")
+    return code
+
+
+def _strings(what: str, given: Any) -> tuple[str, ...]:
+    if isinstance(given, (list, tuple)) and all(isinstance(one, str) for one in given):
+        return tuple(given)
+    raise ArgumentError(f"{what} is a tuple or list of strings, not {given!r}")
+
+
 class RawModule:
     """CUDA C++ source with any number of kernels and variables.
 
@@ -169,10 +209,14 @@ class RawModule:
         options: as for NVRTC: -D, -I, -std, --use_fast_math, -fmad=false, ...
         backend: accepted as in CuPy; the compiler is the system's C++ compiler here.
         name_expressions: template instances to make available, for example ``["scale<float>"]``.
-        filename: what error messages call the source; the path or "<source>" otherwise.
+        filename: what error messages call the source; the path or "kernel.cu" otherwise.
+        translate_cucomplex, jitify: accepted as in CuPy; `cuComplex.h` and headers are there without them.
+        enable_cooperative_groups: as in CuPy; True is not there.
 
     Raises:
-        ArgumentError: both or neither of `code` and `path`.
+        ArgumentError: both or neither of `code` and `path`; something that is no string.
+        OSError: the file cannot be read.
+        UnsupportedError: cooperative groups.
     """
 
     def __init__(
@@ -184,13 +228,18 @@ class RawModule:
         backend: str = "nvrtc",
         name_expressions: Sequence[str] | None = None,
         filename: str | None = None,
+        translate_cucomplex: bool = False,
+        enable_cooperative_groups: bool = False,
+        jitify: bool = False,
     ) -> None:
-        if (code is None) == (path is None):
-            raise ArgumentError("RawModule takes either code or path")
-        self.code = Path(path).read_text() if code is None and path is not None else code
+        if enable_cooperative_groups:
+            raise UnsupportedError(
+                "enable_cooperative_groups=True: cooperative groups are not there; docs/kernels.md has what is"
+            )
+        self.code = _source(code, path)
         self.filename = filename or (str(path) if path else None)
-        self.options = tuple(options)
-        self.name_expressions = tuple(name_expressions or ())
+        self.options = _strings("options", options)
+        self.name_expressions = _strings("name_expressions", name_expressions or ())
         self._compiled: dict[
             tuple[str, bool], Compiled
         ] = {}  # by target, and whether it counts its atomic operations
@@ -213,7 +262,6 @@ class RawModule:
 
     def _compile(self, device: Device, *, counting: bool) -> Compiled:
         if (device.target, counting) not in self._compiled:
-            assert self.code is not None
             self._compiled[device.target, counting] = device.compile(
                 self.code,
                 filename=self.filename,
@@ -227,14 +275,12 @@ class RawModule:
         """The atomic operations, by the numbers in the module that counts them (for the library's own use)."""
         from hmmemu.compiler.counting import numbered_sites
 
-        assert self.code is not None
         return numbered_sites(self.code, self.filename, self.options, self.name_expressions)
 
     def advice(self, name: str) -> str:
         """Why the source has no kernel of that name although it looks so, as the end of a sentence."""
         from hmmemu.compiler import signatures
 
-        assert self.code is not None
         wanted = name.split("<")[0].strip().removeprefix("::")
         found = signatures(self.code, filename=self.filename, options=self.options)
         for kernel in found:
@@ -259,7 +305,6 @@ class RawModule:
         """The atomic operations of all kernels, or of one; see `Kernel.atomics`."""
         from hmmemu.atomics import find_sites
 
-        assert self.code is not None
         return find_sites(
             self.code,
             kernel=kernel,
@@ -298,7 +343,7 @@ class RawKernel(Kernel):
     Args:
         code: the source text, ``extern "C"`` or not.
         name: of the ``__global__`` function.
-        options, backend, filename: as for `RawModule`.
+        options, backend, filename, translate_cucomplex, enable_cooperative_groups, jitify: as for `RawModule`.
     """
 
     def __init__(
@@ -309,11 +354,23 @@ class RawKernel(Kernel):
         backend: str = "nvrtc",
         *,
         filename: str | None = None,
+        translate_cucomplex: bool = False,
+        enable_cooperative_groups: bool = False,
+        jitify: bool = False,
     ) -> None:
-        super().__init__(RawModule(code, options=options, backend=backend, filename=filename), name)
+        module = RawModule(
+            code,
+            options=options,
+            backend=backend,
+            filename=filename,
+            translate_cucomplex=translate_cucomplex,
+            enable_cooperative_groups=enable_cooperative_groups,
+            jitify=jitify,
+        )
+        super().__init__(module, name)
 
     @property
-    def code(self) -> str | None:
+    def code(self) -> str:
         """The source text."""
         return self._module.code
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,7 +136,12 @@ def test_launch_bounds_and_attributes(space: hmm.AddressSpace, module: hmm.RawMo
         (1, (1, 1, 65), "outside CUDA's limits"),
         ((1, 70000), 1, "outside CUDA's limits"),
         (1, (32, 32, 2), "allows 1024"),
-        ("x", 1, "must be integers"),
+        ("x", 1, "grid is an integer, or one to three of them, not 'x'"),
+        ("12", 1, "not '12'"),
+        (1, (1.5,), r"block is an integer, or one to three of them, not \(1\.5,\)"),
+        (1.0, 1, "not 1.0"),
+        (None, 1, "not None"),
+        ([[1]], 1, r"not \[\[1\]\]"),
     ],
 )
 def test_bad_shapes(
@@ -144,10 +151,66 @@ def test_bad_shapes(
         module.get_function("tick")(grid, block)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shared_mem": 1.5}, r"shared_mem=1\.5: tick can have 0 to"),
+        ({"shared_mem": -1}, "can have 0 to"),
+        ({"shared_mem": 1 << 30}, "can have 0 to"),
+        ({"stream": 3}, "an hmm.Stream, not to a builtins.int"),
+        ({"device": "cuda"}, "one of space.devices is needed"),
+    ],
+)
+def test_bad_launches(
+    space: hmm.AddressSpace, module: hmm.RawModule, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(hmm.ArgumentError, match=message):
+        module.get_function("tick")(1, 1, (), **options)
+
+
+def test_shapes_may_be_numpys_integers(space: hmm.AddressSpace, module: hmm.RawModule) -> None:
+    x = space.zeros(4, np.int32)
+    module.get_function("small")(np.int64(1), (np.int32(4),), (x,), shared_mem=np.int64(0))
+    assert x.any()
+
+
+def test_a_module_is_made_of_strings() -> None:
+    source = "__global__ void k() {}"
+    for wrong, message in [
+        (lambda: hmm.RawModule(source.encode()), "not bytes; path= takes a file"),
+        (lambda: hmm.RawKernel(None, "k"), "a module has either code"),
+        (lambda: hmm.RawKernel(source, None), "name of a kernel is a string, not None"),
+        (
+            lambda: hmm.RawKernel(source, "k", options="-DN=4"),
+            "options is a tuple or list of strings, not '-DN=4'",
+        ),
+        (lambda: hmm.RawModule(source, options=[4]), "options is a tuple or list of strings"),
+        (lambda: hmm.RawModule(source, name_expressions="t<float>"), "name_expressions is a tuple or list"),
+    ]:
+        with pytest.raises(hmm.ArgumentError, match=message):
+            wrong()
+
+
+def test_cupys_own_options_of_a_module() -> None:
+    hmm.RawModule(code="", jitify=True, translate_cucomplex=True, enable_cooperative_groups=False)
+    with pytest.raises(hmm.UnsupportedError, match="cooperative groups are not there"):
+        hmm.RawKernel("", "k", enable_cooperative_groups=True)
+
+
+def test_a_file_with_a_byte_order_mark_and_an_old_comment(space: hmm.AddressSpace, tmp_path: Path) -> None:
+    file = tmp_path / "old.cu"
+    file.write_bytes(b'\xef\xbb\xbfextern "C" __global__ void k(int* x) { x[0] = 3; }  // gr\xf6\xdfe\r\n')
+    x = space.zeros(1, np.int32)
+    hmm.RawModule(path=file).get_function("k")(1, 1, (x,))
+    assert x[0] == 3
+    with pytest.raises(FileNotFoundError, match=r"missing\.cu"):
+        hmm.RawModule(path=tmp_path / "missing.cu")
+
+
 def test_names_that_are_not_there(space: hmm.AddressSpace, module: hmm.RawModule) -> None:
     with pytest.raises(hmm.ArgumentError, match=r"no kernel 'wiegh'.*weigh"):
         module.get_function("wiegh")(1, 1)
-    with pytest.raises(hmm.ArgumentError, match="either code or path"):
+    with pytest.raises(hmm.ArgumentError, match="either code, the source as a string, or path="):
         hmm.RawModule()
     with pytest.raises(hmm.ArgumentError, match="a tuple or a list"):
         module.get_function("hello")(1, 1, 3)  # type: ignore[arg-type]

@@ -74,7 +74,7 @@ def test_bytes(value: Any, fields: dict[str, Any] | None, raw: bytes | None) -> 
         (np.int64(1), INT, r"numpy.int64.*pass numpy.int32\(value\)"),
         (1.0, INT, r"a float does not fit; pass numpy.int32\(value\)"),
         (1.0, {"type": "float", "kind": "floating", "size": 4}, r"pass numpy.float32\(value\)"),
-        (1, {"type": "float", "kind": "floating", "size": 4}, r"a int does not fit; pass numpy.float32"),
+        (1, {"type": "float", "kind": "floating", "size": 4}, r"an int does not fit; pass numpy.float32"),
         (None, INT, "None stands for a null pointer"),
         (np.zeros(3), INT, "a scalar is needed, not an array"),
         ("text", INT, "cannot be passed"),
@@ -84,6 +84,12 @@ def test_bytes(value: Any, fields: dict[str, Any] | None, raw: bytes | None) -> 
         (np.zeros(3), {"type": "float*", "pointee_size": 4, **POINTER}, r"float\* p: .*float64.*astype"),
         (np.zeros(3, np.int32), {"type": "const float *", "pointee_size": 4, **POINTER}, "not of that type"),
         (np.zeros(3, np.float32), {"type": "int*", "pointee_size": 4, **POINTER}, "not of that type"),
+        (
+            np.zeros(3, ">f4"),
+            {"type": "float*", "pointee_size": 4, **POINTER},
+            r"other order.*numpy\.float32",
+        ),
+        (np.zeros(3, bool), {"type": "float*", "pointee_size": 4, **POINTER}, "not of that type"),
         (np.array([object()]), {"type": "void*", **POINTER}, "Python objects"),
         (np.complex64(1), {"type": "float4", "kind": "other", "size": 16}, "16 bytes are needed"),
     ],
@@ -95,7 +101,7 @@ def test_what_is_told(value: Any, fields: dict[str, Any], message: str) -> None:
 
 
 def test_wrong_number() -> None:
-    with pytest.raises(hmm.ArgumentError, match=r"k takes 1 arguments \(int n\), 2 were given"):
+    with pytest.raises(hmm.ArgumentError, match=r"k takes 1 argument \(int n\), 2 were given"):
         pack("k", [parameter("n", **INT)], 4, (1, 2))
 
 
@@ -114,7 +120,9 @@ def test_raw_bytes_and_structures_pass_for_any_type() -> None:
         ("int* const*", 8, ["u8"], ["i4"]),
         ("unsigned long long*", 8, ["u8", "i8", "u1"], ["u4", "f8", "i1"]),
         ("const std::uint16_t* __restrict__", 2, ["u2", "i2"], ["u4", "f2"]),
-        ("char*", 1, ["i1", "u1"], ["i2", "f4"]),
+        ("char*", 1, ["i1", "u1", "?"], ["i2", "f4"]),
+        ("bool*", 1, ["?", "u1"], []),
+        ("int*", 4, ["i4"], ["?"]),
         ("volatile double*", 8, ["f8", "u1"], ["f4", "i8"]),
     ],
 )
