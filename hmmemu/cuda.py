@@ -80,6 +80,13 @@ class CudaDevice(Device):
         return self._not_compiled or self.process.no_page_kernels
 
     @property
+    def why_not_kept(self) -> str:
+        """Why pages that the GPU alone has, some or all, would be lost with a kernel that fails or hangs; empty if they
+        would not.
+        """
+        return self.process.not_kept
+
+    @property
     def crossings(self) -> dict[str, int]:
         """What crossed the link so far, in pages of 4 KiB and in copies.
 

@@ -33,8 +33,10 @@ class Gpu:
         bytes: its memory.
         capability: compute capability, (major, minor).
         compute_mode: 0 default, 2 prohibited, 3 one process only.
-        unified_addresses, virtual_memory, file_descriptors: what a device of an address space needs: one range of
-            addresses with the CPU, memory mapped at chosen addresses, and memory passed between processes.
+        unified_addresses, virtual_memory: what a device of an address space needs: one range of addresses with the
+            CPU, and memory mapped at chosen addresses.
+        file_descriptors: whether its memory can be passed between processes. If not, there are no device views, and
+            what it alone has is lost with a kernel that fails.
         host_atomics: whether its atomic operations reach the CPU's memory.
         shared_bytes: block-shared memory that a launch can have.
         bus: its PCI address, "0000:65:00.0".
@@ -69,7 +71,6 @@ class Gpu:
         needs = {
             "unified addresses with the CPU": self.unified_addresses,
             "virtual memory management (cuMemMap; a virtual GPU may lack it)": self.virtual_memory,
-            "memory that processes share by file descriptors": self.file_descriptors,
             "the CPU's memory at the CPU's addresses (cuMemHostRegister)": self.host_pointers,
         }
         missing = [words for words, there in needs.items() if not there]

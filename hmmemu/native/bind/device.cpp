@@ -310,6 +310,7 @@ void bind_device(nb::module_& m) {
       .def("set_page_kernels", &DeviceProcess::set_page_kernels, nb::arg("path"),
            "Tracker launch: the module by which pages are gathered, scattered and compared.")
       .def_prop_ro("no_page_kernels", &DeviceProcess::no_page_kernels)
+      .def_prop_ro("not_kept", &DeviceProcess::not_kept)
       .def("crossings", &crossings, "Tracker launch: what crossed the link, by name.")
       .def("atomic_counts", &atomic_counts,
            "(hmm_atomic_count entries of all threads as bytes, operations that found no entry).")

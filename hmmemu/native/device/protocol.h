@@ -232,6 +232,8 @@ struct Channel {
   Crossings crossings;
   char no_page_kernels[256]; // why there are none, written by the device process before it moves pages;
                              // empty: nothing is wrong
+  char not_kept[256];        // why GPU memory would be lost with a kernel that fails, written by the device
+                             // process or its keeper, once; empty: none would
   Queue queue;
   Reach reaches[kReaches]; // a ring, written before the slot that points there
   Output output;

@@ -26,6 +26,7 @@
 // result of kernels of this name), version, mode, novmm, atomics (pcie, none, all: what the link to the CPU
 // carries), coherent, nopointers, bus, otherwise (registered memory
 // is elsewhere for kernels), elsewhere (addresses that are asked for are not given),
+// noshare, unshared (memory has no descriptors, and the GPU says so, or not),
 // fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from 1). `lock` guards
 // the tables; each stream has its own for its queue.
 #include <atomic>
@@ -46,6 +47,7 @@
 #include <mutex>
 #include <string>
 #include <sys/mman.h>
+#include <sys/vfs.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -70,7 +72,8 @@ enum {
   kIllegalAddress = 700,
   kAssert = 710,
   kAlreadyRegistered = 712,
-  kLaunchFailed = 719
+  kLaunchFailed = 719,
+  kNotSupported = 801
 };
 using Address = unsigned long long;
 
@@ -110,6 +113,7 @@ int wanted(const std::string& function) {
 
 struct Allocation {
   int fd;
+  bool shared; // may have descriptors
   size_t bytes;
   unsigned references; // handle and mappings
 };
@@ -185,6 +189,28 @@ std::vector<uint64_t> frames(Address at, size_t bytes) {
   if (file >= 0) close(file);
   for (uint64_t& word : words) word &= (1ull << 55) - 1;
   return words;
+}
+
+// Whether a page there is a regular file's, mapped shared, of another file system than tmpfs and hugetlbfs.
+// NVIDIA's kernel module pins what is registered for as long as it is (FOLL_LONGTERM,
+// kernel-open/nvidia/os-mlock.c), and Linux refuses that for such pages since 6.5 (commit 8ac268436e6d,
+// "mm/gup: disallow FOLL_LONGTERM GUP-nonfast writing to file-backed mappings").
+bool shows_regular_file(Address at, size_t bytes) {
+  FILE* const maps = fopen("/proc/self/maps", "re");
+  if (!maps) return false;
+  bool found = false;
+  char line[4400];
+  while (!found && fgets(line, sizeof line, maps)) {
+    Address begin, end;
+    char rights[5], place[64];
+    struct statfs system;
+    if (sscanf(line, "%llx-%llx %4s", &begin, &end, rights) != 3 || rights[3] != 's') continue;
+    if (begin >= at + bytes || end <= at) continue;
+    snprintf(place, sizeof place, "/proc/self/map_files/%llx-%llx", begin, end);
+    found = statfs(place, &system) == 0 && system.f_type != 0x01021994 && system.f_type != 0x958458f6;
+  }
+  fclose(maps);
+  return found;
 }
 
 // Whether a kernel may use the memory that its parameters point to: nothing of the program's but what was
@@ -383,8 +409,10 @@ int cuDeviceGetAttribute(int* value, int attribute, int gpu) {
     *value = int(number("mode", 0));
     return 0;
   case 41:
-  case 103:
     *value = 1;
+    return 0;
+  case 103:
+    *value = !number("noshare", 0);
     return 0;
   case 75:
     *value = 9;
@@ -461,9 +489,11 @@ int cuMemAddressFree(Address at, size_t bytes) {
   reservations.erase(found);
   return 0;
 }
-int cuMemCreate(Address* memory, size_t bytes, const void*, unsigned long long) {
+int cuMemCreate(Address* memory, size_t bytes, const void* properties, unsigned long long) {
   HERE;
   if (!bytes || bytes % (2 << 20)) return kInvalid;
+  const bool shared = properties && static_cast<const int*>(properties)[1] == 1;
+  if (shared && number("unshared", 0)) return kNotSupported;
   std::lock_guard guard(lock);
   if (used + bytes > size_t(number("bytes", 1 << 30))) return kNoMemory;
   const int fd = memfd_create("fake-gpu", MFD_CLOEXEC);
@@ -473,7 +503,7 @@ int cuMemCreate(Address* memory, size_t bytes, const void*, unsigned long long) 
   munmap(fresh, bytes);
   used += bytes;
   *memory = next_memory++;
-  allocations[*memory] = {fd, bytes, 1};
+  allocations[*memory] = {fd, shared, bytes, 1};
   return 0;
 }
 int cuMemRelease(Address memory) {
@@ -486,7 +516,7 @@ int cuMemRelease(Address memory) {
 int cuMemExportToShareableHandle(void* fd, Address memory, int type, unsigned long long) {
   HERE;
   std::lock_guard guard(lock);
-  if (type != 1 || !allocations.count(memory)) return kInvalid;
+  if (type != 1 || !allocations.count(memory) || !allocations[memory].shared) return kInvalid;
   *static_cast<int*>(fd) = dup(allocations[memory].fd);
   return 0;
 }
@@ -499,7 +529,7 @@ int cuMemImportFromShareableHandle(Address* memory, void* handle, int type) {
   std::lock_guard guard(lock);
   *memory = next_memory++;
   used += size_t(bytes);
-  allocations[*memory] = {fd, size_t(bytes), 1};
+  allocations[*memory] = {fd, true, size_t(bytes), 1};
   return 0;
 }
 int cuMemMap(Address at, size_t bytes, size_t offset, Address memory, unsigned long long) {
@@ -551,6 +581,7 @@ int cuMemHostRegister_v2(void* host, size_t bytes, unsigned flags) {
   if (at % 4096 || bytes % 4096) return kInvalid; // hmmemu has whole pages
   if (madvise(host, bytes, MADV_POPULATE_WRITE))
     return kInvalid; // all of it is to be memory that may be written
+  if (shows_regular_file(at, bytes)) return kInvalid;
   std::lock_guard guard(lock);
   for (const auto& [begin, size] : reservations)
     if (at < begin + size && begin < at + bytes) return kInvalid; // the GPU's own

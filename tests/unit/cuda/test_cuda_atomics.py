@@ -182,14 +182,26 @@ def test_two_threads_and_the_kernel(gpu, kernels):
 
 
 @pytest.mark.parametrize(
+    "settings",
+    ["fail=cuMemHostRegister_v2:1:1", "fail=cuMemHostGetDevicePointer_v2:1", "otherwise=1"],
+)
+def test_memory_that_cannot_be_mapped_moves(gpu, kernels, settings):
+    space = gpu(settings)
+    hits = space.full(1, 3, np.int32)
+    for turn in range(1, 3):
+        launch(space, kernels, "count", hits, np.int32(5))
+        assert space.residency(hits) == ["-X"] and hits[0] == 3 + 5 * turn
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ("fail=cuMemHostRegister_v2:1:1", "map the CPU's memory for .*: cuMemHostRegister_v2: invalid arg"),
-        ("fail=cuMemHostGetDevicePointer_v2:1", "cuMemHostGetDevicePointer_v2: invalid argument"),
-        ("otherwise=1", "the GPU has it at another address"),
+        ("fail=cuMemHostRegister_v2:1:2:2", "map the CPU's memory for .*: cuMemHostRegister_v2: invalid arg"),
+        ("fail=cuMemHostGetDevicePointer_v2:1:2:2", "cuMemHostGetDevicePointer_v2: invalid argument"),
     ],
 )
-def test_memory_that_cannot_be_mapped(gpu, kernels, settings, words):
+def test_memory_that_cannot_be_mapped_after_all(gpu, kernels, settings, words):
+    """It could, when it was lent."""
     space = gpu(settings)
     hits, x = space.full(1, 3, np.int32), space.zeros(1000, np.int32)
     with pytest.raises(hmm.DeviceError, match=words):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import tempfile
 import threading
 
 import numpy as np
@@ -39,12 +40,18 @@ def private_file(folder):
     return np.memmap(folder / "file", np.uint32, "c")
 
 
+def in_memory_file():
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.truncate(4 * N)
+        return np.memmap(file, np.uint32, "r+", shape=N)
+
+
 KINDS = {
     "private": lambda _: np.frombuffer(mmap.mmap(-1, 4 * N, flags=mmap.MAP_PRIVATE), np.uint32),
     "private file": private_file,
     "shared": lambda _: np.frombuffer(mmap.mmap(-1, 4 * N), np.uint32),
     "memfd": lambda _: of_memfd(0, 4 * N),
-    "file": lambda folder: np.memmap(folder / "file", np.uint32, "w+", shape=N),
+    "file": lambda _: in_memory_file(),
     "huge": lambda _: of_memfd(os.MFD_HUGETLB, HUGE),
 }
 
@@ -144,6 +151,29 @@ def test_memory_that_the_helper_may_not_write_moves(gpu, module):
     run(module, "add", x, 5, space.devices[0])
     assert set(space.residency(x)) == {"-X"}
     assert list(x[::1024]) == [5] * PAGES
+
+
+def test_pages_of_a_file_on_a_disk_move(gpu, module, tmp_path):
+    """Linux refuses to pin them, since 6.5; so they cannot be shared."""
+    if os.statvfs(tmp_path).f_fsid == os.statvfs("/dev/shm").f_fsid:
+        pytest.skip("the folder of temporary files is in memory")
+    space = gpu("delay_us=100")
+    x = np.memmap(tmp_path / "file", np.uint32, "w+", shape=N)
+    for turn in range(1, 4):
+        run(module, "add", x, 5, space.devices[0])
+        assert set(space.residency(x)) == {"-X"}
+        x[::1024] += 1
+        assert list(x[::1024]) == [6 * turn] * PAGES
+    space.close()
+    x.flush()
+    assert list(np.fromfile(tmp_path / "file", np.uint32)[::1024]) == [18] * PAGES
+
+
+def test_what_cannot_be_registered_at_all_moves(gpu, module, x):
+    space = gpu("delay_us=100,fail=cuMemHostRegister_v2:1:1:4000")
+    for turn in range(1, 3):
+        run(module, "add", x, 5, space.devices[0])
+        assert set(space.residency(x)) == {"-X"} and list(x[::1024]) == [7 + 5 * turn] * PAGES
 
 
 def test_registered_anew(gpu, module, x):

@@ -20,6 +20,9 @@
 namespace hmmemu::device {
 namespace {
 
+// Of the channel; its writer may be at work.
+std::string text_of(const char (&place)[256]) { return std::string(place, strnlen(place, sizeof place)); }
+
 using hmm::Failure;
 using hmm::FailureKind;
 
@@ -161,7 +164,7 @@ void DeviceProcess::reset_channel() {
   }
   port_.faults.reset();
   c.crash_state = kCrashNone;
-  c.no_page_kernels[0] = 0;
+  c.no_page_kernels[0] = c.not_kept[0] = 0;
   c.crash = {};
   c.output.lock = 0;
   if (c.output.head.load() - c.output.tail.load() > kOutputBytes) c.output.tail = c.output.head.load();
@@ -442,10 +445,8 @@ void DeviceProcess::set_page_kernels(const std::string& path) {
   memcpy(place, path.c_str(), path.size() + 1);
 }
 
-std::string DeviceProcess::no_page_kernels() {
-  const char (&text)[256] = owned().channel_->no_page_kernels;
-  return std::string(text, strnlen(text, sizeof text));
-}
+std::string DeviceProcess::no_page_kernels() { return text_of(owned().channel_->no_page_kernels); }
+std::string DeviceProcess::not_kept() { return text_of(owned().channel_->not_kept); }
 
 uint32_t DeviceProcess::threads_with_logs() const {
   return std::min(std::max(channel_->block_threads.load(), most_threads_.load()), kMaxBlocks);

@@ -89,6 +89,8 @@ class DeviceProcess {
   const Crossings& crossings() { return owned().channel_->crossings; }
   // Why the device does without; empty if nothing is wrong.
   std::string no_page_kernels();
+  // Why memory that the GPU alone has would be lost with a kernel that fails; empty if it would not.
+  std::string not_kept();
 
   // Atomic operations that modules counted since the last `clear_atomics`, of processes that ended too:
   // entries of all threads one after the other, and how many operations found no entry. While nothing runs.

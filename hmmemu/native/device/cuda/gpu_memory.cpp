@@ -12,6 +12,15 @@
 namespace hmmemu::cuda {
 namespace {
 
+std::string reason(Result result, const char* function, const std::string& doing) {
+  try {
+    check(result, function, doing);
+  } catch (const CudaError& error) {
+    return error.what();
+  }
+  return "";
+}
+
 std::string hex(uint64_t value) {
   char text[24];
   snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
@@ -25,10 +34,11 @@ GpuMemory::GpuMemory(int index, int file, std::function<bool(uint64_t)> in_use,
     : cuda_(libcuda()), name_("GPU " + std::to_string(index)), file_(file), in_use_(std::move(in_use)),
       lost_(std::move(lost)) {
   cuda_.device_get("open " + name_, &gpu_, index);
-  AllocationProperties properties;
-  properties.location.id = gpu_;
+  shares_ = attribute(gpu_, kFileDescriptors) != 0;
+  if (!shares_) note_not_kept(name_ + " has no file descriptors for its memory");
+  const AllocationProperties wanted = properties();
   size_t granularity = 0;
-  cuda_.granularity("ask " + name_ + " for its page size", &granularity, &properties, 0);
+  cuda_.granularity("ask " + name_ + " for its page size", &granularity, &wanted, 0);
   if (granularity == 0 || kGranule % granularity)
     throw CudaError(0, name_ + " maps memory in pieces of " + std::to_string(granularity) +
                            " bytes, and hmmemu needs pieces of 2 MiB");
@@ -118,11 +128,9 @@ void GpuMemory::end_use(uint64_t block) {
 }
 
 void GpuMemory::make(uint64_t block) {
-  AllocationProperties properties;
-  properties.location.id = gpu_;
   Memory memory = 0;
   Result result;
-  do result = cuda_.create.ask(&memory, kGranule, &properties, 0);
+  do result = create(memory);
   while (result == kOutOfMemory && make_room());
   check(result, cuda_.create.name(), "allocate " + what(kGranule, block));
   bool placed = false;
@@ -153,13 +161,11 @@ void GpuMemory::open(Address at, Memory memory) {
 }
 
 GpuMemory::Shadow GpuMemory::make_elsewhere() {
-  AllocationProperties properties;
-  properties.location.id = gpu_;
   Address at = 0;
   Memory memory = 0;
   cuda_.reserve("reserve addresses of " + name_, &at, kGranule, kGranule, 0, 0);
   try {
-    cuda_.create("allocate 2 MiB of " + name_, &memory, kGranule, &properties, 0);
+    check(create(memory), cuda_.create.name(), "allocate 2 MiB of " + name_);
     open(at, memory);
   } catch (const CudaError&) {
     if (memory) cuda_.release.ask(memory);
@@ -219,22 +225,43 @@ bool GpuMemory::drop_shadow() {
   return false;
 }
 
+AllocationProperties GpuMemory::properties() const {
+  AllocationProperties wanted;
+  wanted.location.id = gpu_;
+  if (!shares_) wanted.handles = 0; // CU_MEM_HANDLE_TYPE_NONE
+  return wanted;
+}
+
+// A granule, if need be one that cannot be shared with other processes: that is better than none.
+Result GpuMemory::create(Memory& memory) {
+  AllocationProperties wanted = properties();
+  const Result first = cuda_.create.ask(&memory, kGranule, &wanted, 0);
+  if (first == kSuccess || first == kOutOfMemory || !shares_) return first;
+  wanted.handles = 0;
+  const Result second = cuda_.create.ask(&memory, kGranule, &wanted, 0);
+  if (second != kSuccess) return second == kOutOfMemory ? second : first;
+  shares_ = false;
+  note_not_kept(reason(first, cuda_.create.name(), "allocate memory of " + name_ + " that can be shared"));
+  return kSuccess;
+}
+
 // Before anything is there.
-void GpuMemory::keep_safe(uint64_t block, Memory memory) {
+void GpuMemory::keep_safe(uint64_t block, Memory memory) const {
   int descriptor = -1;
-  cuda_.export_memory("share " + what(kGranule, block), &descriptor, memory, 1, 0);
-  try {
-    keep(block, descriptor);
-  } catch (const CudaError&) {
-    close(descriptor);
-    throw;
+  const Result result = shares_ ? cuda_.export_memory.ask(&descriptor, memory, 1, 0) : kSuccess;
+  if (result) {
+    descriptor = -1;
+    note_not_kept(reason(result, cuda_.export_memory.name(), "share " + what(kGranule, block)));
   }
-  close(descriptor);
+  keep(block, descriptor);
+  if (descriptor >= 0) close(descriptor);
 }
 
 int GpuMemory::share(uint64_t block) {
   enter_context();
   const std::lock_guard hold(lock_);
+  if (!shares_)
+    throw CudaError(0, "cannot share " + what(kGranule, block) + ": " + device::channel->not_kept);
   int descriptor = -1;
   cuda_.export_memory("share " + what(kGranule, block), &descriptor, granules_.at(block).memory, 1, 0);
   return descriptor;

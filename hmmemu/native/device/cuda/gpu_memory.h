@@ -16,6 +16,7 @@
 #pragma once
 #include "lanes.h"
 #include "libcuda.h"
+#include <atomic>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -90,7 +91,9 @@ class GpuMemory {
   bool hold_addresses(uint64_t begin, uint64_t bytes, bool replace) const;
   void take_addresses(uint64_t block) const;
   void hold_again(uint64_t block) const;
-  void keep_safe(uint64_t block, Memory memory);
+  AllocationProperties properties() const;
+  Result create(Memory& memory);
+  void keep_safe(uint64_t block, Memory memory) const;
   void open(Address at, Memory memory);
   Shadow make_elsewhere();
   bool leaves_enough() const;
@@ -107,6 +110,7 @@ class GpuMemory {
   const std::function<bool(uint64_t)> in_use_;
   const std::function<void(uint64_t)> lost_;
   Gpu gpu_ = 0;
+  std::atomic<bool> shares_{false}; // whether its memory has descriptors, for the keeper and device views
   Context* context_ = nullptr;
   std::mutex lock_;
   std::map<uint64_t, uint64_t> reservations_; // begin -> end

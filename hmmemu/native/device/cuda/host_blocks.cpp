@@ -14,6 +14,20 @@ namespace {
 
 constexpr unsigned kDeviceMap = 2; // CU_MEMHOSTREGISTER_DEVICEMAP
 
+// EPERM: it cannot be pinned, or the GPU has it at another address.
+int try_pin(void* at, uint64_t bytes) {
+  const Result result = libcuda().pin.ask(at, bytes, kDeviceMap);
+  if (result == kSuccess) {
+    Address there = 0;
+    libcuda().host_address.ask(&there, at, 0);
+    libcuda().unpin("unpin memory of the CPU", at);
+    return there == reinterpret_cast<Address>(at) ? 0 : EPERM;
+  }
+  if (result >= kIllegalAddress && result < kAlreadyRegistered) // a kernel failed: CUDA refuses all
+    check(result, libcuda().pin.name(), "pin memory of the CPU");
+  return EPERM;
+}
+
 std::atomic<uint8_t>* make_places() {
   void* const at = device::reserve_memory(device::kVramBytes / kGranule, 0);
   if (!at) throw CudaError(kOutOfMemory, "no address space for the GPU's table of blocks (see `ulimit -v`)");
@@ -54,9 +68,11 @@ void HostBlocks::forget(uint64_t address, uint64_t length) {
 
 // Somewhere else: what stands at the pages themselves may be in use.
 int HostBlocks::try_lend(device::MailboxOperation operation, uint64_t begin, uint64_t end) {
+  memory_.enter_context();
   const std::lock_guard hold(frames_lock_);
   const uint64_t at = trial_ + begin % kGranule;
-  const int error = device::map_host_frames(operation, begin, end - begin, at);
+  int error = device::map_host_frames(operation, begin, end - begin, at);
+  if (!error) error = try_pin(reinterpret_cast<void*>(at), end - begin);
   mmap(reinterpret_cast<void*>(at), end - begin, PROT_NONE,
        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
   return error;

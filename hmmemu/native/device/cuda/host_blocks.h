@@ -38,7 +38,8 @@ class HostBlocks {
   int know(int fd, uint64_t address, uint64_t length, uint64_t offset);
   void forget(uint64_t address, uint64_t length);
 
-  // Whether the CPU's frames of pages of one block can be mapped: 0 or an errno.
+  // Whether the CPU's frames of pages of one block can be mapped, and pinned: 0 or an errno. Linux refuses to
+  // pin pages of regular files, for example, other than those of tmpfs and hugetlbfs, since 6.5.
   int try_lend(device::MailboxOperation operation, uint64_t begin, uint64_t end);
 
   // The block has no memory of the GPU's any more, or was kStale; now it is kHost. Throws CudaError; it is

@@ -5,6 +5,7 @@
 #include "device/packets.h"
 #include "gpu_memory.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdio>
@@ -25,16 +26,19 @@ namespace {
 using device::channel;
 using device::kPage;
 
+enum Fate : uint32_t { kGivenUp, kHasNone, kComesAlong };
+
 struct Note {
   uint64_t block;
-  uint32_t kept; // with a descriptor; 0: given up
+  uint32_t descriptor; // Fate
 };
 
 int to_keeper = -1;
 
-void send(const Note& note, int descriptor) {
-  if (!device::send_packet(to_keeper, &note, sizeof note, descriptor))
-    throw CudaError(0, std::string("GPU memory cannot be kept safe: ") + strerror(errno));
+bool send(const Note& note, int descriptor = -1) {
+  if (device::send_packet(to_keeper, &note, sizeof note, descriptor)) return true;
+  note_not_kept(std::string("its keeper cannot be told of it: ") + strerror(errno));
+  return false;
 }
 
 // Nothing of the helper but these two.
@@ -46,6 +50,22 @@ void close_others(int socket, int file) {
   syscall(SYS_close_range, high + 1, ~0u, 0u);
 }
 
+constexpr rlim_t kForCuda = 256; // descriptors that CUDA may want when memory is saved: devices, pipes, sockets
+
+uint64_t limit_of_descriptors() {
+  rlimit files{};
+  getrlimit(RLIMIT_NOFILE, &files);
+  return files.rlim_cur;
+}
+
+// As many as may be had, less those.
+void raise_limit_of_descriptors(rlim_t less) {
+  rlimit files;
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max - std::min(less, files.rlim_max / 2);
+  setrlimit(RLIMIT_NOFILE, &files);
+}
+
 class Keeper {
  public:
   Keeper(int file, const std::atomic<uint8_t>* pages, uint8_t ahead)
@@ -55,18 +75,23 @@ class Keeper {
     Note note;
     for (int descriptor; device::receive_packet(socket, &note, sizeof note, descriptor) == sizeof note;) {
       if (const auto old = granules_.find(note.block); old != granules_.end()) {
-        close(old->second);
+        if (old->second >= 0) close(old->second);
         granules_.erase(old);
       }
-      if (note.kept && descriptor >= 0) granules_[note.block] = descriptor;
+      if (note.descriptor == kComesAlong && descriptor < 0)
+        note_not_kept("its keeper holds a descriptor for every 2 MiB and may open no more than " +
+                      std::to_string(limit_of_descriptors()) + " (`ulimit -Hn`)");
+      if (note.descriptor != kGivenUp) granules_[note.block] = descriptor;
     }
   }
 
   void rescue() {
     std::string why;
+    raise_limit_of_descriptors(0);
     for (const auto& [block, descriptor] : granules_) {
       if (next_ahead(block, block + kGranule) == block + kGranule) continue;
       try {
+        if (descriptor < 0) throw CudaError(0, channel->not_kept);
         save(block, descriptor);
       } catch (const CudaError& error) {
         why = error.what();
@@ -123,7 +148,7 @@ class Keeper {
   const int file_;
   const std::atomic<uint8_t>* const pages_;
   const uint8_t ahead_;
-  std::map<uint64_t, int> granules_;
+  std::map<uint64_t, int> granules_; // by block; -1: without a descriptor
   Gpu gpu_ = 0;
   Stream* stream_ = nullptr;
   Address window_ = 0;
@@ -142,11 +167,7 @@ int lock_file(int file) {
   prctl(PR_SET_NAME, "hmmemu-keeper");
   for (int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT})
     signal(number, SIG_DFL); // they report for the helper
-  rlimit files;
-  if (getrlimit(RLIMIT_NOFILE, &files) == 0) { // a descriptor for each 2 MiB
-    files.rlim_cur = files.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &files);
-  }
+  raise_limit_of_descriptors(kForCuda);
   close_others(socket, file);
   static Keeper keeper(file, pages, ahead);
   keeper.collect(socket);
@@ -170,7 +191,15 @@ const char* start_keeper(int file, const std::atomic<uint8_t>* pages, uint8_t ah
   return child > 0 ? nullptr : "the keeper of GPU memory cannot be started";
 }
 
-void keep(uint64_t block, int descriptor) { send({block, 1}, descriptor); }
-void forget(uint64_t block) { send({block, 0}, -1); }
+void keep(uint64_t block, int descriptor) {
+  if (descriptor < 0 || !send({block, kComesAlong}, descriptor)) send({block, kHasNone});
+}
+
+void forget(uint64_t block) { send({block, kGivenUp}); }
+
+void note_not_kept(const std::string& why) {
+  char (&place)[256] = channel->not_kept;
+  if (!*place) snprintf(place, sizeof place, "%s", why.c_str());
+}
 
 } // namespace hmmemu::cuda

@@ -7,10 +7,14 @@
 // does nothing with CUDA until the helper is gone; then it imports the granules and copies the pages that
 // are newer there to the video memory file.
 //
+// Nothing depends on it until then: memory of which it gets no descriptor (the driver makes none, or it may
+// open no more of them) works as any other, and `channel->not_kept` says what would be lost, and why.
+//
 // It holds a lock on the first byte of that file for as long as it lives: the CPU process waits for that lock
 // before it reads the file of a device that ended (client/device_process.cpp).
 #pragma once
 #include "device/process/device.h"
+#include <string>
 
 namespace hmmemu::cuda {
 
@@ -18,9 +22,12 @@ namespace hmmemu::cuda {
 // shared memory; pages with the bit `ahead` are saved. Null, or why it cannot be had.
 const char* start_keeper(int file, const std::atomic<uint8_t>* pages, uint8_t ahead);
 
-// The block's memory has this descriptor, which stays the caller's. Throws CudaError. `forget`: it is given
-// up.
+// The block's memory has this descriptor, which stays the caller's; negative: it has none, and what the GPU
+// alone has of it is lost with a kernel that fails, as `note_not_kept` has said. `forget`: it is given up.
 void keep(uint64_t block, int descriptor);
 void forget(uint64_t block);
+
+// Tells the CPU process why GPU memory is not kept safe; the first reason stays.
+void note_not_kept(const std::string& why);
 
 } // namespace hmmemu::cuda

@@ -31,6 +31,7 @@ enum : Result {
   kNoDevice = 100,
   kNotReady = 600,
   kIllegalAddress = 700,
+  kAlreadyRegistered = 712,
   kSystemNotReady = 802,
   kDriverMismatch = 803,
   kCompatNotSupported = 804,

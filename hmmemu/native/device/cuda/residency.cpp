@@ -435,7 +435,7 @@ int change_table(MailboxOperation operation, uint64_t address, uint64_t length) 
         continue;
       }
       const uint64_t to = std::min(end, block_of(at) + kGranule);
-      if (operation == kLendObject) // its program may have forbidden it
+      if (operation == kLendCommon || operation == kLendObject) // it may be forbidden
         if (const int error = hosts->try_lend(operation, at, to)) return error;
       change_block(operation, at, to);
     }

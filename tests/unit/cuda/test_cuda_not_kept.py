@@ -1,0 +1,114 @@
+"""GPU memory that no keeper can save, on the stand-in: the device works all the same, and says what is lost, and why."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import hmmemu as hmm
+
+SOURCE = r"""
+extern "C" __global__ void fill(int* x, int n, int value) { for (int i = 0; i < n; ++i) x[i] = value; }
+extern "C" __global__ void bad(int* x) { x[0] = 1; }
+"""
+BLOCK = 2 << 20
+REFUSALS = {
+    "noshare=1": "GPU 0 has no file descriptors for its memory",
+    "unshared=1": "cannot allocate memory of GPU 0 that can be shared: cuMemCreate: .*801",
+    "fail=cuMemExportToShareableHandle:801": "cannot share 2048 KiB at .*cuMemExportToShareableHandle: .*801",
+}
+
+
+@pytest.fixture
+def kernels():
+    return hmm.RawModule(SOURCE, filename="user.cu")
+
+
+def fill(kernels, x, value):
+    kernels.get_function("fill")((1,), (1,), (x, np.int32(x.size), np.int32(value)))
+
+
+def fail(kernels, space, words):
+    with pytest.raises(hmm.KernelFault, match=words):
+        kernels.get_function("bad")((1,), (1,), (space.zeros(1, np.int32),))
+
+
+@pytest.mark.parametrize("settings", REFUSALS)
+def test_without_descriptors_it_works_and_says_what_is_lost(gpu, kernels, settings):
+    words = REFUSALS[settings]
+    space = gpu(f"bad=716,{settings}")
+    device = space.devices[0]
+    with device:
+        x = space.full(5000, 3, np.int32)
+        fill(kernels, x, 6)
+        assert (x == 6).all()
+        fill(kernels, x, 7)
+        assert re.search(words, device.why_not_kept)
+        fail(kernels, space, f"What the GPU alone had is lost: .*{words}")
+        fill(kernels, x, 8)
+        assert (x == 8).all()
+
+
+def test_nothing_is_said_to_be_lost_that_is_home(gpu, kernels):
+    space = gpu("bad=716,noshare=1")
+    with space.devices[0]:
+        x = space.full(5000, 3, np.int32)
+        fill(kernels, x, 6)
+        y = space.zeros(1, np.int32)
+        assert (x == 6).all()
+        with pytest.raises(hmm.KernelFault, match="misaligned") as caught:
+            kernels.get_function("bad")((1,), (1,), (hmm.In(y),))
+        assert "is lost" not in str(caught.value) and (x == 6).all()
+
+
+def test_a_view_needs_descriptors(gpu, kernels, cupy):
+    space = gpu("noshare=1")
+    with space.devices[0]:
+        x = space.full(5000, 3, np.int32)
+        with (
+            pytest.raises(hmm.DeviceError, match=r"cannot share .* has no file descriptors"),
+            hmm.device_view(x),
+        ):
+            pass
+        fill(kernels, x, 6)
+        assert (x == 6).all()
+
+
+def keeper_of(space):
+    """The process id of the helper's one child."""
+    pid = space.devices[0].process.pid
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        children = [
+            int(pid)
+            for file in Path(f"/proc/{pid}/task").glob("*/children")
+            for pid in file.read_text().split()
+        ]
+        if children:
+            return children[0]
+        time.sleep(0.01)
+    raise AssertionError("the helper has no keeper")
+
+
+def test_a_keeper_with_few_descriptors_saves_what_it_has(gpu, kernels):
+    space = gpu("bad=716")
+    keeper = keeper_of(space)
+    opened = len(os.listdir(f"/proc/{keeper}/fd"))
+    resource.prlimit(keeper, resource.RLIMIT_NOFILE, (opened + 2, opened + 100))
+    with space.devices[0]:
+        arrays = [space.full(BLOCK // 2, 3, np.int32) for _ in range(2)]  # of two blocks at least, each
+        for x in arrays:
+            fill(kernels, x, 6)
+        assert "may open no more than" in space.devices[0].why_not_kept
+        fail(kernels, space, r"What the GPU alone had is lost: .*every 2 MiB .*`ulimit -Hn`")
+        found = [set(np.unique(x[::1024])) for x in arrays]
+        assert 6 in found[0] and found[1] == {3}
+        for x in arrays:
+            fill(kernels, x, 7)
+            assert (x == 7).all()
