@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import hmmemu.reach as reach
 from hmmemu._native import DeviceProcess
@@ -49,13 +49,14 @@ class CudaDevice(Device):
     kind = "cuda"
     counts = False
     confines = False
+    # Of modules, by key, with the options; for all devices, as a `RawModule` is compiled once for GPUs of a kind.
+    _sources: ClassVar[dict[str, tuple[str, dict[str, Any]]]] = {}
 
     def __init__(self, space: AddressSpace, index: int, gpu: Gpu, why: str) -> None:
         self.gpu = gpu
         self.target = f"compute capability {gpu.capability[0]}.{gpu.capability[1]}"
         self.shared_bytes = gpu.shared_bytes
         self._not_compiled = ""
-        self._sources: dict[str, tuple[str, dict[str, Any]]] = {}  # of modules, by key, with the options
         self._shares: dict[tuple[str, str], Sharing] = {}  # by module and kernel
         if space.fallback not in (Fallback.MIGRATE, Fallback.EXCLUSIVE):
             raise ArgumentError(

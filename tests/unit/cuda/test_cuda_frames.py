@@ -145,6 +145,14 @@ def test_pages_of_all_kinds_in_one_block(gpu, module, tmp_path):
     assert arrays[0][1] == 2 and arrays[1][1] == 3
 
 
+def test_one_module_in_one_space_after_the_other(gpu, module):
+    for _ in range(2):
+        space, x = gpu("delay_us=100"), KINDS["private"](None)
+        run(module, "add", x, 5, space.devices[0])
+        assert list(x[::1024]) == [5] * PAGES
+        space.close()
+
+
 def test_memory_that_the_helper_may_not_write_moves(gpu, module):
     space = gpu("delay_us=100")
     x = of_memfd(os.MFD_ALLOW_SEALING, 4 * N, F_SEAL_FUTURE_WRITE)

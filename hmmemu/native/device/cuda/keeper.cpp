@@ -50,7 +50,8 @@ void close_others(int socket, int file) {
   syscall(SYS_close_range, high + 1, ~0u, 0u);
 }
 
-constexpr rlim_t kForCuda = 256; // descriptors that CUDA may want when memory is saved: devices, pipes, sockets
+constexpr rlim_t kForCuda =
+    256; // descriptors that CUDA may want when memory is saved: devices, pipes, sockets
 
 uint64_t limit_of_descriptors() {
   rlimit files{};
