@@ -8,6 +8,7 @@ The public names are listed in `hmmemu/_public.py`. They are imported when the f
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,21 @@ def __getattr__(name: str) -> object:
     _public = import_module("hmmemu._public")
     globals().update({public: getattr(_public, public) for public in ("__all__", *_public.__all__)})
     if name not in globals():
-        raise AttributeError(f"module 'hmmemu' has no attribute {name!r}")
+        raise AttributeError(
+            f"module 'hmmemu' has no attribute {name!r}{_of_cupy(name)}", name=name, obj=sys.modules[__name__]
+        )
     return globals()[name]
+
+
+def _of_cupy(name: str) -> str:
+    """What to do without a name that CuPy has, as the end of a sentence."""
+    if name in ("ElementwiseKernel", "ReductionKernel", "fuse"):
+        return f"; write a RawKernel, or on a GPU use cupy.{name} in `with hmm.device_view(x) as view:`"
+    if name in ("ndarray", "asnumpy", "get_array_module", "cuda"):
+        return (
+            "; the arrays of hmmemu are numpy.ndarrays, and streams and events are hmm.Stream and hmm.Event"
+        )
+    return ""
 
 
 def __dir__() -> list[str]:

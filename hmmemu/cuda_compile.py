@@ -12,6 +12,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,35 @@ def _nvrtc() -> Any:
 
 
 def _folders() -> list[str]:
-    """Where CUDA's own headers are, if they are: cuda_fp16.h and the like."""
-    root = import_module("cupy").cuda.get_cuda_path()
-    return [f"-I{root}/include"] if root else []
+    """Where CuPy's headers are, and CUDA's own, if they are: cuda_fp16.h and the like."""
+    cupy = import_module("cupy")
+    own = Path(cupy.__file__ or "").parent / "_core" / "include"
+    found = [own, *(own / "cupy" / "_cccl" / part for part in ("cub", "thrust", "libcudacxx"))]
+    root = cupy.cuda.get_cuda_path()
+    if root:
+        found.append(Path(root) / "include")
+    else:  # CUDA 12 from Python packages: each has a folder of its own
+        packages = find_spec("nvidia")
+        roots = packages.submodule_search_locations if packages else None
+        found += [Path(root) / "cuda_runtime" / "include" for root in roots or ()]
+    return [f"-I{folder}" for folder in found if folder.is_dir()]
+
+
+_MISSING = re.compile(r'(?:could not|cannot) open source file "([^"]+)"')
+
+
+def _log(text: str) -> str:
+    """NVRTC's log, and what to do about a header that it does not find."""
+    told = text.strip("\0\n ")
+    missing = _MISSING.search(told)
+    if missing is None:
+        return told
+    if "." not in missing[1].rsplit("/", 1)[-1]:
+        return f"{told}\nhint: NVRTC has no headers of the C++ library; <cuda/std/{missing[1]}> is libcu++'s"
+    return (
+        f"{told}\nhint: CUDA's own headers come with the CUDA toolkit, or pip install nvidia-cuda-runtime-cu12; "
+        "folders of yours are told by options=('-Ifolder',)"
+    )
 
 
 def _wanted(kernels: Sequence[KernelSignature], expressions: Sequence[str]) -> list[_Wanted]:
@@ -166,7 +193,7 @@ def _compile(
         try:
             nvrtc.compileProgram(program, tuple(flags))
         except nvrtc.NVRTCError as error:
-            raise CompileError(nvrtc.getProgramLog(program).strip("\0\n ") or str(error)) from None
+            raise CompileError(_log(nvrtc.getProgramLog(program)) or str(error)) from None
         ptx, image = nvrtc.getPTX(program), nvrtc.getCUBIN(program)
         symbols = [_text(nvrtc.getLoweredName(program, w.expression)) for w in wanted]
         places = [_text(nvrtc.getLoweredName(program, f"&::{v.qualified_name}")) for v in variables]

@@ -21,6 +21,7 @@ _REWRITES = (
     (re.compile(r"hmm_c, ?"), ""),
     (re.compile(r"hmm_(?:t|v|init)_(\w+)"), r"\1"),
     (re.compile(r"hmm_c\.(\w+)"), r"\1"),
+    (re.compile(r"; did you mean '[^']*hmm_[^']*'\?"), ""),
 )
 _PLENTY = 20
 _EXPRESSION = "name expression "  # what tables.py calls the place where a template is instantiated

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import re
 
-_LIBRARIES = r"(?:cooperative_groups|cub/|thrust/|cuda/|curand|cublas|cufft|mma\.h|nvtx|texture_)"
+_LIBRARIES = (
+    r"(?:cooperative_groups|cub/|thrust/|cuda/|curand|cublas|cufft|cusparse|cusolver|cutlass/|mma\.h|nvtx|texture_|surface_"
+    r"|cuda_(?:fp[468]|pipeline|awbarrier|texture|surface))"
+)
 _UNKNOWN = (
     r"(?:['‘]{0}['’] (?:was not|has not been) declared|(?:undeclared identifier|unknown type name) '{0}')"
 )
@@ -18,7 +21,11 @@ _HINTS = (
         r"<\1> is a library of the CUDA toolkit, which is not here; docs/kernels.md tells what of CUDA works",
     ),
     (
-        rf"fatal error: '?(?!{_LIBRARIES})[^\s:']+'?(?:: No such file| file not found)",
+        r"fatal error: '?(cupy/[^\s:']*)",
+        r"<\1> is a header of CuPy's; of those <cupy/complex.cuh> is here",
+    ),
+    (
+        rf"fatal error: '?(?!{_LIBRARIES}|cupy/)[^\s:']+'?(?:: No such file| file not found)",
         "the folders of headers are told by options=('-Ifolder',)",
     ),
     (

@@ -64,6 +64,26 @@ def test_syntax_errors_are_the_compilers():
     assert "error" in told("__global__ void f(int* x) { if (x[0] ")
 
 
+def test_a_suggestion_of_our_own_name_is_left_out():
+    message = told("__global__ void f(int* x) {\n x[0] = std::max(1, 2);\n}\n")
+    assert "kernel.cu:2: error: " in message and "    x[0] = std::max(1, 2);" in message
+    assert "hmm_" not in message and "/tmp" not in message
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [
+        ("cub/cub.cuh", "a library of the CUDA toolkit"),
+        ("cuda_pipeline.h", "a library of the CUDA toolkit"),
+        ("cupy/carray.cuh", "of those <cupy/complex.cuh> is here"),
+        ("helper_math.h", r"the folders of headers are told by options=('-Ifolder',)"),
+    ],
+)
+def test_headers_that_are_not_there(header, hint):
+    message = told(f"#include <{header}>\n")
+    assert hint in message and message.count("hint:") == 1
+
+
 def test_name_expressions_that_are_wrong():
     code = "template <class T> __global__ void f(T* x) {}"
     assert "'g<int>' names no kernel of this source; its kernels: f" in told(

@@ -25,6 +25,18 @@ def test_a_name_that_does_not_exist():
     with pytest.raises(AttributeError, match="module 'hmmemu' has no attribute 'nosuch'"):
         hmm.nosuch  # noqa: B018
     assert not hasattr(hmm, "__wrapped__")
+    done = subprocess.run(
+        [sys.executable, "-c", "import hmmemu; hmmemu.RawKernal"], capture_output=True, text=True
+    )
+    assert "Did you mean: 'RawKernel'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("ElementwiseKernel", "write a RawKernel"), ("asnumpy", "numpy.ndarrays")]
+)
+def test_a_name_that_cupy_has(name: str, told: str) -> None:
+    with pytest.raises(AttributeError, match=told):
+        getattr(hmm, name)
 
 
 def test_star_import():

@@ -125,3 +125,20 @@ def test_variables_by_their_names():
         <= set(found)
         <= {"table", "hidden", "ns::pair", "ns::a", "ns::b", "anonymous"}
     )
+
+
+def test_cupys_own_headers():
+    code = (
+        "#include <cupy/complex.cuh>\n__global__ void k(complex<float>* x, complex<float> a) { x[0] *= a; }"
+    )
+    assert read(compile_module(code, (8, 0)))["k"][2][1][3] == 8  # bytes
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [("cstdint", r"<cuda/std/cstdint> is libcu"), ("cuda_runtime.h", "pip install nvidia-cuda-runtime-cu12")],
+)
+def test_headers_that_nvrtc_does_not_find(monkeypatch, header, hint):
+    monkeypatch.setattr("hmmemu.cuda_compile._folders", list)
+    with pytest.raises(hmm.CompileError, match=hint):
+        compile_module(f"#include <{header}>\n__global__ void k() {{}}", (8, 0))
