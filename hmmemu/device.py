@@ -178,16 +178,17 @@ class Device:
         reaches: Sequence[Any] = (),
     ) -> int:
         """Checks and packs the arguments, and queues the launch; returns its ticket (for the library's own use)."""
-        self.space.session_or_raise()
+        space = self.space
+        space.memory.session_or_raise()
         module = self.load(compiled)
         kernel = module.kernel(name)
         packed = pack(kernel.name, kernel.parameters, kernel.parameter_bytes, args)
         pointers = packed.pointers + reach.named(kernel.name, reaches)
-        self.space.views.refuse(pointers, f"kernel {kernel.name}")
-        make_ready(self.space.memory, self.space.policy, pointers, self.processor)
+        space.views.refuse(pointers, f"kernel {kernel.name}")
+        make_ready(space.memory, space.policy, pointers, self.processor)
         extents = packed.extents() if compiled.counts else b""
-        if self._names_reach and self.space.policy.reaches == "registered":
-            pointers += reach.whole(self.space.memory.arrays())
+        if self._names_reach and space.policy.reaches == "registered":
+            pointers += reach.whole(space.memory.arrays())
         reached = self._reached(pointers, module, compiled, kernel) if self._names_reach else []
         ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block, reached, extents=extents)
         self.supervisor.keep(ticket, pointers)
@@ -207,13 +208,14 @@ class Device:
 
     def _queue(self, compiled: Compiled, name: str, *shape: Any, **more: Any) -> int:
         """Queues a launch in the process that the kernel is loaded in, whichever that is by now."""
-        confined = self.confines and self.space.check_reach
+        space = self.space
+        confined = self.confines and space.check_reach
         while True:
             with self.supervisor.lock:
                 kernel = self.load(compiled).kernel(name)
-                if compiled.counts and self.space.counting is not None:
-                    self.space.counting.kernels[self.index, kernel.handle] = (compiled.key, kernel)
-                self.space.session.before_launch(self.processor, kernel.waits)
+                if compiled.counts and space.counting is not None:
+                    space.counting.kernels[self.index, kernel.handle] = (compiled.key, kernel)
+                space.session.before_launch(self.processor, kernel.waits)
                 try:
                     ticket: int = self.supervisor.ask(
                         self.process.launch, kernel.handle, *shape, confined=confined, timeout=0.05, **more
@@ -222,7 +224,7 @@ class Device:
                 except KernelTimeout:
                     pass  # the queue is full: without the lock, a kernel that hangs can be stopped
                 finally:
-                    self.space.session.after_launch(self.processor)
+                    space.session.after_launch(self.processor)
             time.sleep(0.001)
 
     # ------------------------------------------------------------------------------------------ waiting

@@ -11,6 +11,7 @@ from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
+from hmmemu.device import Device
 from hmmemu.errors import ArgumentError, UnsupportedError
 from hmmemu.ranges import Array
 from hmmemu.space import current_space
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from hmmemu.atomics import AtomicSite
     from hmmemu.compiler import Compiled
     from hmmemu.compiler.atomic_sites import Found
-    from hmmemu.device import Device
     from hmmemu.link import Link
     from hmmemu.modules import LoadedKernel
     from hmmemu.routes import Fallback
@@ -36,7 +36,9 @@ def _dimensions(what: str, value: Dimensions) -> tuple[int, int, int]:
         ArgumentError: not one to three positive integers within CUDA's limits.
     """
     try:
-        given: tuple[Any, ...] = tuple(value) if isinstance(value, Iterable) else (value,)
+        given: tuple[Any, ...] = (
+            value if type(value) is tuple else tuple(value) if isinstance(value, Iterable) else (value,)
+        )
         return _checked_dimensions(what, *given)
     except ArgumentError:
         raise
@@ -54,14 +56,20 @@ def _checked_dimensions(what: str, *given: Any) -> tuple[int, int, int]:
     return x, y, z
 
 
+def _number(value: Any) -> int:
+    """An integer; -1 for what is none. (isinstance(value, SupportsIndex) would take a tenth of a launch.)"""
+    try:
+        return index(value)
+    except TypeError:
+        return -1
+
+
 def _place(stream: Any, device: Any) -> tuple[Stream, Device]:
     """Where a launch goes: what the call says, or what is current.
 
     Raises:
         ArgumentError: no stream of hmmemu, no device of a space.
     """
-    from hmmemu.device import Device
-
     if stream is not None and not isinstance(stream, Stream):
         kind = f"{type(stream).__module__}.{type(stream).__name__}"
         raise ArgumentError(f"stream={stream!r}: a launch goes to an hmm.Stream, not to a {kind}")
@@ -165,9 +173,9 @@ class Kernel:
                 f"{self.name} has {kernel.static_shared} bytes of __shared__ variables; a block can have "
                 f"{device.shared_bytes}"
             )
-        if not isinstance(shared_mem, SupportsIndex) or not 0 <= index(shared_mem) <= room:
+        if not 0 <= (dynamic := _number(shared_mem)) <= room:
             raise ArgumentError(f"shared_mem={shared_mem!r}: {self.name} can have 0 to {room} bytes")
-        ticket = device.launch(compiled, self.name, grid3, block3, args, index(shared_mem), reaches)
+        ticket = device.launch(compiled, self.name, grid3, block3, args, dynamic, reaches)
         if stream.is_default:
             device.wait(ticket, device.space.timeout)
         else:

@@ -24,7 +24,6 @@ from hmmemu.capabilities import (
 )
 from hmmemu.errors import ArgumentError
 from hmmemu.link_figures import PROFILES
-from hmmemu.link_file import read_link_file
 from hmmemu.routes import Fallback, Route, find_fallback
 
 
@@ -80,6 +79,8 @@ class Link:
         Raises:
             ArgumentError: the file cannot be read, is not TOML, or says something that cannot be meant.
         """
+        from hmmemu.link_file import read_link_file  # most programs need it never
+
         said = read_link_file(path)
         base = said.pop("base", None)
         try:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from hmmemu.capabilities import AtomicCapability, AtomicOperation, Capabilities, in_order
 
 # Atomics. PCIe: PCI Express Base Specification, section "Atomic Operations (AtomicOps)": FetchAdd and Swap of 32 and
@@ -57,29 +55,22 @@ def pcie_bandwidth(gigatransfers: float, lanes: int) -> float:
     return lanes * gigatransfers * 1e9 / 8 * coded
 
 
-class Figures(NamedTuple):
-    """What a `Link` says; see there."""
-
-    name: str
-    bandwidth: float
-    latency: float
-    fault_cost: float
-    atomics: Capabilities
+Figures = tuple[str, float, float, float, Capabilities]  # the arguments of a `Link`, in its order
 
 
 def _pcie(
     name: str, gigatransfers: float, atomics: Capabilities = PCIE_ATOMICS, latency: float = 790e-9
 ) -> Figures:
-    return Figures(name, pcie_bandwidth(gigatransfers, 16), latency, 20e-6, atomics)
+    return name, pcie_bandwidth(gigatransfers, 16), latency, 20e-6, atomics
 
 
-PROFILES = (
+PROFILES: tuple[Figures, ...] = (
     _pcie("pcie3-noatomics", 8, NO_ATOMICS),
     _pcie("pcie3", 8),
     _pcie("pcie4", 16),
     _pcie("pcie5", 32),
     _pcie("pcie6", 64),
     _pcie("cxl", 32, ALL_ATOMICS, latency=250e-9),
-    Figures("nvlink", 75e9, 434e-9, 20e-6, ALL_ATOMICS),
-    Figures("nvlink-c2c", 450e9, 434e-9, 20e-6, ALL_ATOMICS),
+    ("nvlink", 75e9, 434e-9, 20e-6, ALL_ATOMICS),
+    ("nvlink-c2c", 450e9, 434e-9, 20e-6, ALL_ATOMICS),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ def read_link_file(path: str | Path) -> dict[str, Any]:
     Raises:
         ArgumentError: the file cannot be read, is not TOML, or has other keys than a link; `path` is in the message.
     """
-    import tomllib  # most programs need it never
-
     try:
         said = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

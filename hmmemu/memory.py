@@ -62,7 +62,7 @@ class Memory:
 
     def session_or_raise(self) -> Session:
         """The native session, while the space can be used; see `AddressSpace.session_or_raise`."""
-        if self.is_inherited:
+        if self._pid != os.getpid():
             raise SpaceClosedError(
                 "this address space belongs to the process that this one was forked from: its arrays are plain "
                 "memory here; open an AddressSpace of your own"

@@ -103,18 +103,17 @@ class LoadedModules:
     def load(self, compiled: Compiled) -> LoadedModule:
         """The module, loaded if it was not."""
         with self._supervisor.lock:
-            loaded = self._loaded()
-            module = loaded.get(compiled.key)
+            self._forget_lost()
+            module = self._modules.get(compiled.key)
             if module is None:
-                module = loaded[compiled.key] = self._load(compiled)
+                module = self._modules[compiled.key] = self._load(compiled)
             return module
 
-    def _loaded(self) -> dict[str, LoadedModule]:
-        """Those of the process that runs now."""
+    def _forget_lost(self) -> None:
+        """Forgets what was loaded in a process that is gone."""
         if self._generation != self._supervisor.generation:
             self._generation = self._supervisor.generation
             self._modules.clear()
-        return self._modules
 
     def _load(self, compiled: Compiled) -> LoadedModule:
         memory, ask, request = self._supervisor.memory, self._supervisor.ask, self._supervisor.process.load
@@ -138,7 +137,8 @@ class LoadedModules:
     def variables(self) -> list[tuple[int, int, str]]:
         """(begin, end, name) of every variable of the modules that are loaded."""
         with self._supervisor.lock:
-            return [found for module in self._loaded().values() for found in module.variables()]
+            self._forget_lost()
+            return [found for module in self._modules.values() for found in module.variables()]
 
     def places(self) -> list[PageRange]:
         """The memory of the variables of every module that ever was loaded."""

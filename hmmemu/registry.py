@@ -40,6 +40,8 @@ class Mapper(Protocol):
 
 @dataclass
 class _Registration:
+    """One array's memory; `end` ends it, by itself when the array goes."""
+
     memory: Range
     owner: weakref.ref[Array]
     end: RangeGuard

@@ -376,8 +376,8 @@ class AddressSpace(ArrayMaker):
     @property
     def current_device(self) -> Device:
         """Where launches go: the device of the innermost ``with device:``, else the first."""
-        self.session_or_raise()
-        return self._entered_devices.innermost or self.devices[0]
+        self.memory.session_or_raise()
+        return self._entered_devices.innermost or self._devices[0]
 
     def enter_device(self, device: Device) -> None:
         """Makes a device, and with it this space, the current one of the thread; see `Device.__enter__`."""

@@ -31,32 +31,24 @@ class Space(Protocol):
 S = TypeVar("S", bound=Space)
 
 
-class Entered(Generic[T]):
+class Entered(threading.local, Generic[T]):
     """What each thread has entered by `with`, the innermost last."""
 
     def __init__(self) -> None:
-        self._threads = threading.local()
-
-    def _stack(self) -> list[T]:
-        if not hasattr(self._threads, "stack"):
-            self._threads.stack = []
-        stack: list[T] = self._threads.stack
-        return stack
+        self._stack: list[T] = []
 
     def enter(self, item: T) -> None:
         """The thread enters it."""
-        self._stack().append(item)
+        self._stack.append(item)
 
     def leave(self, item: T) -> None:
         """The thread leaves what it entered last; that is to be `item`."""
-        stack = self._stack()
-        del stack[len(stack) - 1 - stack[::-1].index(item)]
+        del self._stack[len(self._stack) - 1 - self._stack[::-1].index(item)]
 
     @property
     def innermost(self) -> T | None:
         """What the thread entered last and has not left; None if there is nothing."""
-        stack = self._stack()
-        return stack[-1] if stack else None
+        return self._stack[-1] if self._stack else None
 
 
 class Spaces(Generic[S]):

@@ -15,7 +15,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from hmmemu._native import LAYOUTS, DeviceProcess
@@ -25,14 +24,12 @@ from hmmemu.memory import Memory
 from hmmemu.ranges import PageRange, subtract
 
 
-@dataclass
 class _Failure:
     """A process that failed: the launches that it took with it, by ticket, and why; whether anybody was told."""
 
-    first: int
-    last: int
-    error: DeviceError
-    told: bool = False
+    def __init__(self, first: int, last: int, error: DeviceError) -> None:
+        self.first, self.last, self.error = first, last, error
+        self.told = False
 
 
 class Supervisor:
