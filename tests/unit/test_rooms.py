@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -12,17 +12,18 @@ import pytest
 LIBRARY = Path(__file__).parents[2] / "hmmemu"
 
 
-def imports(node: ast.AST) -> Iterator[str]:
-    """The modules of the library that a source imports; those for types only are left out."""
+def imports(node: ast.AST, modules: Container[str]) -> Iterator[str]:
+    """What a source imports; what it does for types only is left out."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             continue
         if isinstance(child, ast.ImportFrom) and child.module:
-            yield child.module
-            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+            for alias in child.names:
+                inner = f"{child.module}.{alias.name}"
+                yield inner if inner in modules else child.module
         elif isinstance(child, ast.Import):
             yield from (alias.name for alias in child.names)
-        yield from imports(child)
+        yield from imports(child, modules)
 
 
 def graph(folder: Path) -> dict[str, set[str]]:
@@ -30,7 +31,7 @@ def graph(folder: Path) -> dict[str, set[str]]:
     for path in folder.rglob("*.py"):
         *parents, stem = path.relative_to(folder.parent).with_suffix("").parts
         files[".".join(parents if stem == "__init__" else [*parents, stem])] = path
-    found = {name: set(imports(ast.parse(path.read_text()))) for name, path in files.items()}
+    found = {name: set(imports(ast.parse(path.read_text()), files)) for name, path in files.items()}
     return {name: (used & files.keys()) - {name, folder.name} for name, used in found.items()}
 
 
