@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Protocol, cast
 if TYPE_CHECKING:
     from hmmemu.bench.result import Result
 
-__all__ = ["BENCHES", "Bench", "takes_size"]
+__all__ = ["BENCHES", "Bench", "question", "takes_size"]
 
-_NAMES = (
-    "kernels",
-    "launch",
-    "faults",
-    "migrate",
-    "waitqueue",
-    "overhead",
-    "dirty",
-    "merge",
-    "atomics",
-    "gpu",
-)
+_QUESTIONS = {
+    "kernels": "how fast kernels run beside the same loops in C++ with OpenMP",
+    "launch": "how long an empty kernel takes from call to end",
+    "faults": "what a page fault costs beside the bare system calls",
+    "migrate": "how fast memory moves each way beside memcpy",
+    "waitqueue": "what a wake-up costs with a wait list for each page",
+    "overhead": "what a program pays that uses none of hmmemu; a write to a page under each tracker",
+    "dirty": "how long a device waits for what the CPU wrote",
+    "merge": "what merging equal pages costs and saves",
+    "atomics": "atomic operations per second, by operation, link and fallback",
+    "gpu": "on a GPU: beside full copies, managed and pinned memory",
+}
 _TAKE_SIZE = ("dirty", "gpu")
 
 
@@ -35,6 +35,11 @@ class Bench(Protocol):
 
     def run(self, quick: bool = False, *size: int) -> Result:
         """Measures; `quick` takes seconds instead of minutes; `size` in bytes, where the bench takes one."""
+
+
+def question(name: str) -> str:
+    """What the bench measures, in a few words."""
+    return _QUESTIONS[name]
 
 
 def takes_size(name: str) -> bool:
@@ -46,15 +51,15 @@ class _Registry(Mapping[str, Bench]):
     """The benches by name."""
 
     def __getitem__(self, name: str) -> Bench:
-        if name not in _NAMES:
+        if name not in _QUESTIONS:
             raise KeyError(name)
         return cast("Bench", import_module(f"hmmemu.bench.{name}"))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_NAMES)
+        return iter(_QUESTIONS)
 
     def __len__(self) -> int:
-        return len(_NAMES)
+        return len(_QUESTIONS)
 
 
 BENCHES: Mapping[str, Bench] = _Registry()

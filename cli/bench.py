@@ -19,13 +19,14 @@ def bench(name: str | None, quick: bool, size: int | None, json_file: str | None
 
     Without NAME the benches are listed.
     """
-    from hmmemu.bench import BENCHES, takes_size
+    from hmmemu.bench import BENCHES, question, takes_size
 
-    names = ", ".join(BENCHES)
     if name is None:
-        click.echo(f"Benches: {names}")
+        for each in BENCHES:
+            click.echo(f"{each:10} {question(each)}")
         return
     if name not in BENCHES:
+        names = ", ".join(BENCHES)
         raise click.BadParameter(f"there is no bench {name!r}; choose one of {names}", param_hint="NAME")
     if size is not None and not takes_size(name):
         raise click.BadParameter(f"the bench {name!r} has sizes of its own", param_hint="--bytes")

@@ -7,6 +7,7 @@ where it came from.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import sys
@@ -26,6 +27,19 @@ from hmmemu.errors import Error, FallbackWarning
 FAILED, INTERRUPTED = 1, 130
 
 
+_IN_ASCII = "hmmemu-ascii"  # the name of an error handler of Python's encoders
+_SIGNS = {"✓": "+", "✗": "x", "–": "-"}
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """Another sign for one that the terminal's encoding lacks; ✓ and ✗ stay different."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(_SIGNS.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(_IN_ASCII, _in_ascii)
+
+
 class Commands(click.Group):
     """A click group that turns hmmemu's errors and Ctrl-C into one line and an exit status."""
 
@@ -42,7 +56,7 @@ class Commands(click.Group):
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is no reason to fail
-                stream.reconfigure(errors="replace")
+                stream.reconfigure(errors=_IN_ASCII)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FallbackWarning)  # the commands say themselves what is in use

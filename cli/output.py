@@ -58,12 +58,16 @@ def write_json(json_file: str | None, document: dict[str, Any]) -> None:
         click.echo(text, nl=False)
         return
     target = Path(json_file)
-    if target.exists() and not target.is_file():  # a pipe or a terminal: there is nothing to replace
-        target.write_text(text, encoding="utf-8")
-        return
     part = target.with_name(f".{target.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    part.replace(target)
+    try:
+        if target.exists() and not target.is_file():  # a pipe or a terminal: there is nothing to replace
+            target.write_text(text, encoding="utf-8")
+        else:
+            part.write_text(text, encoding="utf-8")
+            part.replace(target)
+    except OSError as error:  # a full disk: the error itself names no file
+        part.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, json_file) from error
 
 
 def console(json_file: str | None = None) -> Console:

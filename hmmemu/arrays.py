@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import index
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -41,10 +42,13 @@ class ArrayMaker(ABC):
         kind = np.dtype(dtype)
         if kind.hasobject:
             raise ArgumentError(f"dtype {kind} holds Python objects, which cannot be shared with a device")
-        dimensions = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
+        try:
+            dimensions = tuple(map(index, shape if isinstance(shape, Iterable) else (shape,)))
+        except TypeError:
+            raise ArgumentError(f"a shape is an integer, or some of them, not {shape!r}") from None
         if any(n < 0 for n in dimensions):
             raise ArgumentError(f"negative dimensions are not allowed: {shape!r}")
-        size = math.prod(int(n) for n in dimensions) * kind.itemsize
+        size = math.prod(dimensions) * kind.itemsize
         label = f"array of shape {dimensions}, dtype {kind}"
         return self._allocate(size, label).view(kind).reshape(dimensions, order=order)
 

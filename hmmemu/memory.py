@@ -19,6 +19,8 @@ from hmmemu.errors import ArgumentError, RangeError, SpaceClosedError
 from hmmemu.ranges import Array, PageRange, Range, describe, extent
 from hmmemu.registry import Mapper, Registry
 
+_FAR = 1 << 32  # bytes: what is farther from an array has nothing to do with it
+
 
 class _Owner:
     """Owns one allocation; numpy arrays keep it alive. Holds the arena's mapping, not the space."""
@@ -165,6 +167,8 @@ class Memory:
         if found is None:
             return "there are no shared arrays"
         begin, end, label = found
+        if max(begin - address, address - end) > _FAR:
+            return "no shared array is anywhere near"
         if address < begin:
             where = f"{begin - address:,} bytes before the"
         elif address >= end:

@@ -53,6 +53,9 @@ class Stream:
     ) -> None:
         _current.stream = self._outer.pop()
 
+    def __repr__(self) -> str:
+        return f"<hmmemu.Stream, {'the default one' if self.is_default else 'of its own'}>"
+
     def use(self) -> Stream:
         """Makes this the current stream of the thread."""
         _current.stream = self
@@ -107,6 +110,10 @@ class Event:
 
     def __init__(self) -> None:
         self._mark: tuple[Device, int] | None = None
+
+    def __repr__(self) -> str:
+        state = "reached" if self.done else "not reached yet"
+        return f"<hmmemu.Event, {state if self._mark else 'never recorded'}>"
 
     def record(self, stream: Stream | None = None) -> None:
         """Marks the point behind everything launched so far on the current device."""

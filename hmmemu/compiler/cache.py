@@ -32,7 +32,7 @@ def directory() -> Path:
     path = Path(wanted) / "kernels"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if os.access(path, os.W_OK):
+        if os.access(path, os.W_OK) and not os.statvfs(path).f_flag & os.ST_NOEXEC:
             return path
     except OSError:
         pass
@@ -41,7 +41,7 @@ def directory() -> Path:
 
 @functools.cache
 def _private_directory() -> Path:
-    """Used where the cache cannot be written; lasts as long as the process's temporary files."""
+    """Used where the cache cannot be written, or no code be loaded from it; as short-lived as temporary files are."""
     return Path(tempfile.mkdtemp(prefix="hmmemu-kernels-"))
 
 

@@ -36,17 +36,27 @@ def test_version():
 def test_a_terminal_that_shows_ascii_only():
     done = hmmemu("run", "vector_add", "--size", "tiny", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
-    assert "? verified" in done.stdout
+    assert "+ verified" in done.stdout
 
 
 def test_a_full_disk_is_one_line():
     done = hmmemu("run", "vector_add", "--size", "tiny", "--json", "/dev/full")
-    assert (done.returncode, done.stderr) == (1, "hmmemu: error: [Errno 28] No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "hmmemu: error: [Errno 28] No space left on device: '/dev/full'\n",
+    )
 
 
 def test_installed_as_a_command():
     script = os.path.join(os.path.dirname(sys.executable), "hmmemu")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("hmmemu ")
+
+
+def test_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "hmmemu", "--version"], capture_output=True, text=True, check=True
+    )
     assert done.stdout.startswith("hmmemu ")
 
 

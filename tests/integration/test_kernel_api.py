@@ -310,6 +310,12 @@ def test_one_word_for_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"tracker": "magic"}, "use 'auto' or one of 'uffd', 'signal', 'async'"),
         ({"devices": 0}, "1 to 15"),
         ({"workers": 0}, "1 to 256"),
+        ({"workers": "all"}, "workers='all': a device has 1 to 256"),
+        ({"policy": "eager"}, r"policy='eager': an hmm\.Policy is needed"),
+        ({"device_memory": "1G"}, "device_memory='1G': bytes; a device has at least 4 MiB"),
+        ({"device_memory": 4096}, "at least 4 MiB"),
+        ({"timeout": "x"}, "timeout='x': seconds, more than 0, or None"),
+        ({"timeout": 0}, "timeout=0: seconds, more than 0"),
     ],
 )
 def test_bad_options(options: dict, message: str) -> None:
@@ -322,6 +328,9 @@ def test_bad_arrays(space: hmm.AddressSpace) -> None:
         space.empty(3, object)
     with pytest.raises(hmm.ArgumentError, match="negative"):
         space.empty((3, -1))
+    for shape in ("a", 1.5, None, (2, 0.5)):
+        with pytest.raises(hmm.ArgumentError, match="a shape is an integer, or some of them, not"):
+            space.zeros(shape)  # type: ignore[arg-type]
     with pytest.raises(hmm.ArgumentError, match="not list"):
         space.register([1, 2])  # type: ignore[arg-type]
     with pytest.raises(hmm.RangeError, match=r"array of shape \(3,\).*not in the address space"):
@@ -352,6 +361,16 @@ def test_memory_where_the_device_itself_lives(space: hmm.AddressSpace, kernels: 
     kernels.get_function("fill")(4, 256, (x, x.size, 3))
     assert (x == 3).all() and (kept == 7).all()
     space.unregister(x)
+
+
+def test_streams_and_events_say_what_they_are(space: hmm.AddressSpace) -> None:
+    event = hmm.Event()
+    assert repr(event) == "<hmmemu.Event, never recorded>"
+    event.record()
+    event.synchronize()
+    assert repr(event) == "<hmmemu.Event, reached>"
+    assert repr(hmm.Stream.null) == "<hmmemu.Stream, the default one>"
+    assert repr(hmm.RawKernel("", "k")) == "<hmmemu kernel 'k' of a string>"
 
 
 def test_a_stream_is_of_no_device(space: hmm.AddressSpace) -> None:

@@ -66,6 +66,8 @@ def test_wild_pointer_names_kernel_block_thread_and_array(
     assert (kept == 7).all()
     still_works(space, bad, x)
     still_works(space, bad, kept)
+    with pytest.raises(hmm.KernelFault, match="no shared array is anywhere near"):
+        bad.get_function("wild")(4, 32, (x, 1 << 40))
 
 
 @pytest.mark.skipif(not shutil.which("addr2line"), reason="addr2line (binutils) is not installed")

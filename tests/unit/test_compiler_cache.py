@@ -55,6 +55,19 @@ def test_everything_that_matters_makes_a_new_entry(folder, count, tmp_path, monk
     assert len(keys) == len(count) == 9
 
 
+def test_a_folder_from_which_no_code_can_be_loaded(folder, monkeypatch):
+    """A `noexec` mount: what is compiled goes where it can be loaded."""
+    real = os.statvfs
+
+    def statvfs(path):
+        fields = list(real(path))
+        fields[8] |= os.ST_NOEXEC * Path(path).is_relative_to(folder)
+        return os.statvfs_result(fields)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    assert not compile_module(CODE % 9).path.is_relative_to(folder)
+
+
 def test_damaged_files_are_made_again(folder, count):
     path = compile_module(CODE % 3).path
     path.write_bytes(b"")
