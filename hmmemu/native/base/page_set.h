@@ -25,6 +25,32 @@ class PageSet {
     return count;
   }
 
+  // Of the pages [begin, end).
+  unsigned count(unsigned begin, unsigned end) const {
+    unsigned count = 0;
+    each_word(begin, end, [&](unsigned index, uint64_t mask) {
+      count += static_cast<unsigned>(std::popcount(words_[index] & mask));
+    });
+    return count;
+  }
+  // The first page from `page` on that is in the set, or that is not; kPagesPerBlock if there is none.
+  unsigned next(unsigned page, bool in) const {
+    while (page < kPagesPerBlock) {
+      const uint64_t rest = (in ? words_[page / 64] : ~words_[page / 64]) >> (page % 64);
+      if (rest) return page + static_cast<unsigned>(std::countr_zero(rest));
+      page = (page / 64 + 1) * 64;
+    }
+    return kPagesPerBlock;
+  }
+  // The last page in the set that is not after `page`; kPagesPerBlock if there is none.
+  unsigned last(unsigned page) const {
+    uint64_t mask = ~uint64_t{0} >> (63 - page % 64);
+    for (unsigned index = page / 64 + 1; index-- > 0; mask = ~uint64_t{0})
+      if (const uint64_t rest = words_[index] & mask)
+        return index * 64 + 63 - static_cast<unsigned>(std::countl_zero(rest));
+    return kPagesPerBlock;
+  }
+
   // Calls act(index of a word, mask) for the words in which the pages [begin, end) have a bit.
   template <class Act> static void each_word(unsigned begin, unsigned end, Act act) {
     while (begin < end) {
@@ -44,16 +70,6 @@ class PageSet {
   }
 
  private:
-  // The first page from `page` on that is in the set, or that is not; kPagesPerBlock if there is none.
-  unsigned next(unsigned page, bool in) const {
-    while (page < kPagesPerBlock) {
-      const uint64_t rest = (in ? words_[page / 64] : ~words_[page / 64]) >> (page % 64);
-      if (rest) return page + static_cast<unsigned>(std::countr_zero(rest));
-      page = (page / 64 + 1) * 64;
-    }
-    return kPagesPerBlock;
-  }
-
   std::array<uint64_t, kWords> words_{};
 };
 

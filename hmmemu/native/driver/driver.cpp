@@ -179,8 +179,7 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, bool patient, O
       }
       pin = advice.pin;
       if (pin) access = Access::Atomic;
-      if (!advice.single)
-        region = grow(block, fault.address, p, crowded() ? GrowthPolicy{true, 0} : policy_.growth);
+      if (!advice.single) region = grown(block, fault.address, p);
     }
     if (p == kCpu && crowded() && !state.watched()) access = Access::Write; // all of it with one protection
     if (access != Access::Read) region = without_merged(block, region, fault.address);
@@ -205,6 +204,20 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, bool patient, O
   check(block);
   unlock(block, region);
   return error == EDEADLK ? EAGAIN : error;
+}
+
+// The pages that the policy says, and what there is to learn of it. Caller holds the block's lock.
+Pages Driver::grown(Block& block, uint64_t address, Processor p) {
+  if (crowded()) return grow(block, address, p, {true, 0});
+  if (p != kCpu || block.page(address).hold(p) != Hold::Shared)
+    return grow(block, address, p, policy_.growth);
+  GrowthPolicy policy = policy_.growth;
+  write_rounds_.wrote();
+  policy.upgrade_pages = block.writes.pages(write_rounds_.now());
+  const Pages region = grow(block, address, p, policy);
+  const auto page = static_cast<unsigned>((address - block.address) / kPage);
+  block.writes.fault(write_rounds_.now(), page, region.count());
+  return region;
 }
 
 // The page that faulted, and what growth adds to it. Watched pages that are only added count as read. What
@@ -375,6 +388,11 @@ void Driver::protect_ahead(Block& block, Pages pages, Request request) {
 }
 
 int Driver::access_locked(Block& block, Pages pages, Request request) {
+  if (request.p != kCpu) {
+    std::lock_guard guard(block.lock);
+    block.writes.taken();
+    write_rounds_.taken();
+  }
   protect_ahead(block, pages, request);
   return each_run(block, pages, [&](Pages run) {
     PageState state = block.page(run.begin);

@@ -376,6 +376,7 @@ class Driver {
   Thrashing::Advice advise(PageState state, const Transition& t, Processor p, Access access, uint64_t page,
                            bool patient);
   void end_pins();
+  Pages grown(Block& block, uint64_t address, Processor p);
   int bring(Block& block, Pages region, uint64_t address, Request request);
   void notice_block(Block& block, Pages pages, bool update);
   void tell_found(Pages pages, bool update);
@@ -498,6 +499,7 @@ class Driver {
   std::atomic<bool> waits_[kMaxProcessors] = {}; // what is queued there may wait for others
   std::atomic<bool> any_waits_{false};           // on some device: looked at first
   Thrashing thrashing_;
+  WriteRounds write_rounds_;
   std::atomic<uint64_t> launched_[kMaxProcessors] = {};   // when something was queued last
   std::atomic<uint64_t> capacity_[kMaxProcessors] = {};   // bytes, 0: no limit
   std::atomic<uint64_t> reserved_[kMaxProcessors] = {};   // pages about to get a frame

@@ -5,9 +5,10 @@
 // `threshold` percent would then be resident. Never across the limits of the allocation, nor of the block.
 //
 // A CPU that writes pages which it may read takes copies away from devices, and each must be made again. So
-// there the tree begins with the page alone, unless the one before it was written too, and counts pages that
-// the CPU may write: neighbours go along where the CPU writes in order, or has written most of a part. The
-// same for pages of which CPU and device have one frame mapped, and take the right to it from each other.
+// there the tree counts pages that the CPU may write: neighbours go along where it writes in order, or has
+// written most of a part. And it begins with the page alone, unless the one before it was written too, or the
+// block was written so densely before that more would cost less (protocol/write_history.h). The same for
+// pages of which CPU and device have one frame mapped, and take the right to it from each other.
 #pragma once
 #include "protocol/directory.h"
 
@@ -15,7 +16,8 @@ namespace hmm {
 
 struct GrowthPolicy {
   bool grow = true;
-  unsigned threshold = 51; // percent
+  unsigned threshold = 51;    // percent
+  unsigned upgrade_pages = 1; // that one such fault begins with: a power of two
 };
 
 // Pages to bring to `p` for a fault at `address`, none of them in transition or viewed (if that at `address`

@@ -16,6 +16,7 @@
 #include "base/page_set.h"
 #include "base/wait_list.h"
 #include "protocol/state.h"
+#include "protocol/write_history.h"
 #include <array>
 #include <atomic>
 #include <sys/types.h>
@@ -44,6 +45,7 @@ struct Block {
   uint32_t waiters = 0; // in all wait lists
   uint32_t slot = 0;    // dense number: where devices' aliases of this block lie
   uint64_t address = 0; // 2 MiB aligned
+  WriteHistory writes;  // of the CPU
   std::array<PageState, kPagesPerBlock> pages;
   std::array<WaitList, kPagesPerBlock> waiting;
   std::array<pid_t, kPagesPerBlock> owner;     // the thread that has the page locked; 0: nobody
