@@ -10,10 +10,9 @@ No lock of its own: the memory, each device and the native session guard themsel
 from __future__ import annotations
 
 import atexit
-import operator
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, SupportsFloat, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import hmmemu.ksm as ksm
 from hmmemu._native import Session
@@ -27,6 +26,7 @@ from hmmemu.ksm import MergeResult
 from hmmemu.link import Link
 from hmmemu.link_names import find_link
 from hmmemu.memory import Memory
+from hmmemu.options import ARENA_BYTES, check_options
 from hmmemu.page_states import Cpu, held_by, in_letters
 from hmmemu.policy import Policy
 from hmmemu.protect import DirtyLogs, Protection, Protector, Protectors, Snapshot
@@ -40,27 +40,6 @@ if TYPE_CHECKING:
     from hmmemu.gpus import Gpu
 
 Location: TypeAlias = Device | Cpu
-
-ARENA_BYTES = 256 << 30  # address space, not memory
-LEAST_DEVICE_MEMORY = 4 << 20  # two of the largest pieces that move at once
-
-
-def _check_options(policy: Any, device_memory: Any, workers: Any, timeout: Any) -> None:
-    """Raises ArgumentError for an option of a wrong type or size."""
-    if policy is not None and not isinstance(policy, Policy):
-        raise ArgumentError(f"policy={policy!r}: an hmm.Policy is needed, for example hmm.Policy(grow=False)")
-    if device_memory is not None and not _is_whole(device_memory, LEAST_DEVICE_MEMORY):
-        raise ArgumentError(
-            f"device_memory={device_memory!r}: bytes; a device has at least {LEAST_DEVICE_MEMORY >> 20} MiB"
-        )
-    if workers is not None and not _is_whole(workers, 1, 256):
-        raise ArgumentError(f"workers={workers!r}: a device has 1 to 256 worker threads")
-    if timeout is not None and not (isinstance(timeout, SupportsFloat) and float(timeout) > 0):
-        raise ArgumentError(f"timeout={timeout!r}: seconds, more than 0, or None for no limit")
-
-
-def _is_whole(value: Any, least: int, most: int = 1 << 62) -> bool:
-    return isinstance(value, SupportsIndex) and least <= operator.index(value) <= most
 
 
 class AddressSpace(ArrayMaker):
@@ -104,7 +83,7 @@ class AddressSpace(ArrayMaker):
     ) -> None:
         chosen = choose_devices(device, devices)
         self.tracker, self.tracker_why = choose_tracker(tracker)
-        _check_options(policy, device_memory, workers, timeout)
+        check_options(policy, device_memory, workers, timeout)
         own_link = next((f"cuda:{gpu.index}" for gpu, _ in chosen if gpu), "pcie4")
         self.link = find_link(own_link if link is None else link)
         self.fallback = find_fallback(fallback)
