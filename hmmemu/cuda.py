@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import hmmemu.reach as reach
 from hmmemu._native import DeviceProcess
+from hmmemu.address_distance import in_words, refuse_pointers_in_data
 from hmmemu.arguments import Parameter, Pointer
 from hmmemu.cuda_sharing import Sharing, find_sharing
 from hmmemu.device import Device
@@ -105,7 +106,8 @@ class CudaDevice(Device):
         return f"CUDA device {self.index}"
 
     def __repr__(self) -> str:
-        return f"<hmmemu.Device {self.index}: {self.gpu}, by process {self.process.pid}; {self.why}>"
+        where = in_words(self.address_distance)
+        return f"<hmmemu.Device {self.index}: {self.gpu}, by process {self.process.pid}{where}; {self.why}>"
 
     def compile(self, code: str, *, counting: bool = False, **how: Any) -> Compiled:
         """Compiles CUDA C++ with NVRTC; see `hmmemu.cuda_compile`."""
@@ -133,6 +135,7 @@ class CudaDevice(Device):
         What the CPU takes back before the kernel begins comes again, by page faults of the device process. What the
         kernel shares with the CPU stays where it is.
         """
+        refuse_pointers_in_data(self.name, self.address_distance, kernel.name, kernel.parameters, pointers)
         sharing = self._sharing(compiled.key, kernel.name)
         shared: list[Pointer] = []
         others: list[Pointer] = []

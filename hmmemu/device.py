@@ -91,6 +91,15 @@ class Device:
         """For tables: "emulated device 0"."""
         return f"emulated device {self.index}"
 
+    @property
+    def address_distance(self) -> int:
+        """Bytes from an address on the CPU to the same memory's address on the device, a multiple of 2 MiB.
+
+        0, but on a GPU whose driver does not give it the CPU's addresses. Then arrays among a kernel's arguments work
+        as ever, and pointers in data do not. It may change when memory is registered.
+        """
+        return self.process.distance
+
     def __repr__(self) -> str:
         workers = len(self.process.workers)
         return (

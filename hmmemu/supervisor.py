@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hmmemu._native import LAYOUTS, DeviceProcess
+from hmmemu.address_distance import start_with
 from hmmemu.errors import DeviceError, KernelTimeout, RangeError, SpaceClosedError
 from hmmemu.failure import describe_crash
 from hmmemu.memory import Memory
@@ -193,7 +194,7 @@ class Supervisor:
             failure = _Failure(first, last, error)
             self._failures.append(failure)
             self._pending.clear()
-            self._start_again(self.process.layout, memory.mapped_ranges())
+            self._start_again(self.process.layout, self.process.distance, memory.mapped_ranges())
             return failure
 
     def _relocate(self, ranges: list[PageRange]) -> None:
@@ -204,38 +205,32 @@ class Supervisor:
             memory = self.memory
             self.process.kill()
             memory.session.detach(self.processor)
-            layout = self.process.layout + 1
+            layout, distance = self.process.layout + 1, self.process.distance
             try:
-                self._start_again(layout, memory.mapped_ranges())
+                self._start_again(layout, distance, memory.mapped_ranges())
             except RangeError:
-                self._start_again(layout, subtract(memory.mapped_ranges(), ranges))
+                self._start_again(layout, distance, subtract(memory.mapped_ranges(), ranges))
                 raise
 
-    def _start_again(self, layout: int, ranges: list[PageRange]) -> None:
-        """A new process with these ranges mapped; tries the other address layouts too."""
-        for attempt in range(LAYOUTS):
-            self.process.restart((layout + attempt) % LAYOUTS)
-            try:
-                for begin, end in ranges:
-                    self.process.map(begin, end - begin)
-            except RangeError:
-                continue
-            self.memory.session.reattach(self.processor, self.process)
-            return
-        raise RangeError(
-            f"the {self._name} cannot map all of the address space's memory in any of its {LAYOUTS} address "
-            "layouts: unregister the array registered last"
-        )
+    def _start_again(self, layout: int, distance: int, ranges: list[PageRange]) -> None:
+        """A new process with these ranges mapped, with another address layout or distance if need be."""
+        if not start_with(self.process, layout, distance, ranges):
+            raise RangeError(
+                f"the {self._name} cannot map all of the address space's memory in any of its {LAYOUTS} address "
+                "layouts, nor at another distance: unregister the array registered last"
+            )
+        self.memory.session.reattach(self.processor, self.process)
 
     # ------------------------------------------------------------------------------------ address space
 
     def map(self, ranges: list[PageRange]) -> None:
         """Makes ranges that the space has now part of the device's address space, all or none.
 
-        Where the device process uses those addresses itself, it is replaced by one with another address layout.
+        Where the device cannot have those addresses, its process is replaced by one with another address layout, or
+        with all of its addresses at a distance.
 
         Raises:
-            RangeError: in every layout something is in the way.
+            RangeError: in every layout, and at every distance that was tried, something is in the way.
         """
         try:
             for begin, end in ranges:

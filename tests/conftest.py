@@ -66,16 +66,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--tracker", choices=("auto", *trackers.NAMES), help=words)
     words = "spaces on a CUDA device, with a stand-in for the GPU (tests/stand_in.py)"
     parser.addoption("--stand-in", action="store_true", help=words)
+    words = "the stand-in for the GPU has none of the CPU's addresses (docs/cuda.md, One address)"
+    parser.addoption("--at-a-distance", action="store_true", help=words)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--stand-in"):
-        stand_in.install()
+        stand_in.install(config.getoption("--at-a-distance"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--stand-in"):
-        stand_in.mark(items)
+        stand_in.mark(items, config.getoption("--at-a-distance"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

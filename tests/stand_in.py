@@ -38,7 +38,12 @@ NOT_FOR_A_GPU: dict[str, str] = {
 }
 
 
-def install() -> None:
+_DATA = "pointers in data, which mean nothing on a GPU that has other addresses"
+
+NOT_AT_A_DISTANCE: dict[str, str] = {}
+
+
+def install(at_a_distance: bool) -> None:
     """From here on this process, and programs that it starts, find the stand-in where a GPU would be."""
     sys.path.insert(0, str(Path(__file__).parent / "unit/cuda"))
     import fakecuda
@@ -50,12 +55,15 @@ def install() -> None:
     sys.modules[module.__name__] = module
     gpus.installed_cupy = lambda: "cupy-cuda12x 14.2.0"
     os.environ |= {"HMMEMU_LIBCUDA": str(fakecuda.library()), "HMMEMU_DEVICE": "cuda"}
+    if at_a_distance:
+        os.environ["FAKE_CUDA"] = fakecuda.AT_A_DISTANCE
 
 
-def mark(items: list[pytest.Item]) -> None:
+def mark(items: list[pytest.Item], at_a_distance: bool) -> None:
     """Skips what cannot be."""
+    table = NOT_FOR_A_GPU | (NOT_AT_A_DISTANCE if at_a_distance else {})
     for item in items:
         name = f"{item.path.stem}::{getattr(item, 'originalname', item.name)}"
-        reason = NOT_FOR_A_GPU.get(name) or NOT_FOR_A_GPU.get(item.path.stem)
+        reason = table.get(name) or table.get(item.path.stem)
         if reason:
             item.add_marker(pytest.mark.skip(reason=f"--stand-in: {reason}"))

@@ -315,13 +315,17 @@ void bind_device(nb::module_& m) {
       .def("atomic_counts", &atomic_counts,
            "(hmm_atomic_count entries of all threads as bytes, operations that found no entry).")
       .def("clear_atomics", &DeviceProcess::clear_atomics, Unlocked())
-      .def("restart", &DeviceProcess::restart, nb::arg("layout") = nb::none(), Unlocked())
+      .def("restart", &DeviceProcess::restart, nb::arg("layout") = nb::none(),
+           nb::arg("distance") = nb::none(), Unlocked())
       .def_prop_ro("alive", &DeviceProcess::alive, Unlocked())
       .def_prop_ro("last_ticket", &DeviceProcess::last_ticket)
       .def_prop_ro("completed_ticket", &DeviceProcess::completed_ticket)
       .def_prop_ro("output_dropped", &DeviceProcess::output_dropped)
       .def_prop_ro("pid", &DeviceProcess::pid)
       .def_prop_ro("layout", &DeviceProcess::layout)
+      .def_prop_ro("distance", &DeviceProcess::distance, "Bytes from the CPU's addresses to a GPU's.")
+      .def_prop_ro("offered_distance", &DeviceProcess::offered_distance,
+                   "At which it has room for the range that it could not map last; 0: it did not say.")
       .def_prop_ro("features", &DeviceProcess::features)
       .def_prop_ro("user_mode_only", &DeviceProcess::user_mode_only)
       .def_prop_ro("userfaultfd", &DeviceProcess::userfaultfd)

@@ -216,11 +216,15 @@ struct Channel {
   uint32_t spin_ns;              // how long waiting threads look before they sleep; 0 on one CPU
   uint32_t tracker;              // Tracker
   uint32_t gpu;                  // tracker launch: CUDA's number of the GPU
+  int64_t distance;              // tracker launch: from the CPU's addresses to the GPU's, bytes; whole blocks
+                                 // of 2 MiB, 0 where it can be
   uint64_t stack_limit;          // RLIMIT_STACK to go back to
   hmm_link link;                 // what the link can do; may change between launches
   char page_kernels[kPathBytes]; // tracker launch: the module of kernels/pages.cu; empty: none. Before any
                                  // memory is mapped
-  // Written by the device before its first message.
+  // Written by the device: the first at any time, the others before its first message.
+  std::atomic<int64_t> offered_distance; // tracker launch: at which the last range that it could not map has
+                                         // room; 0: none was
   uint32_t worker_count, mailbox_count;
   WorkerInfo workers[kMaxWorkers];
   int16_t mailbox_of_cpu[kMaxCpus]; // -1: none

@@ -14,7 +14,7 @@ from hmmemu import gpus
 
 
 @pytest.fixture
-def stand_in(monkeypatch):
+def stand_in(monkeypatch, pytestconfig):
     """stand_in("bytes=67108864"): from then on, GPUs are the stand-in's."""
     module = types.ModuleType("hmmemu.cuda_compile")
     module.compile_module = fakecuda.compile_module
@@ -23,7 +23,8 @@ def stand_in(monkeypatch):
     monkeypatch.setenv("HMMEMU_LIBCUDA", str(fakecuda.library()))
 
     def use(settings=""):
-        monkeypatch.setenv("FAKE_CUDA", settings)
+        far = [fakecuda.AT_A_DISTANCE] if pytestconfig.getoption("--at-a-distance") else []
+        monkeypatch.setenv("FAKE_CUDA", ",".join([settings, *far]))
 
     return use
 

@@ -18,6 +18,9 @@ from hmmemu.device import PROGRAM
 HERE = Path(__file__).parent
 LOADER = HERE.parent / "loader/loader.cpp"
 
+# A GPU that has none of the addresses of arenas (native/driver/ranges.cpp).
+AT_A_DISTANCE = "refuse=0x160000000000-0x2a0000000000"
+
 
 def build(sources: Sequence[Path], what: str, *options: str) -> Path:
     """A shared object from C++ files; the same for the same text and options."""

@@ -25,10 +25,10 @@
 // kernel_us (a program's kernels alone, later still), gate (a file: they begin when it is gone), bad (the
 // result of kernels of this name), version, mode, novmm, atomics (pcie, none, all: what the link to the CPU
 // carries), coherent, nopointers, bus, otherwise (registered memory
-// is elsewhere for kernels), elsewhere (addresses that are asked for are not given),
-// noshare, unshared (memory has no descriptors, and the GPU says so, or not),
-// fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from 1). `lock` guards
-// the tables; each stream has its own for its queue.
+// is elsewhere for kernels), refuse (BEGIN-END: addresses that are asked for in this range are not given, nor
+// others there), elsewhere (none are), noshare, unshared (memory has no descriptors, and the GPU says so, or
+// not), fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from 1). `lock`
+// guards the tables; each stream has its own for its queue.
 #include <atomic>
 #include <cerrno>
 #include <climits>
@@ -327,6 +327,35 @@ struct Function {
 
 bool is_gpu(int gpu) { return gpu >= 0 && gpu < number("gpus", 1); }
 
+// ---- addresses ----
+
+bool is_refused(Address at, size_t bytes) {
+  Address begin = 0, end = 0;
+  const std::string range = setting("refuse");
+  return sscanf(range.c_str(), "%llx-%llx", &begin, &end) == 2 && at < end && begin < at + bytes;
+}
+
+bool take_addresses(Address at, size_t bytes) {
+  return mmap(reinterpret_cast<void*>(at), bytes, PROT_NONE,
+              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0) != MAP_FAILED;
+}
+
+// Upwards from where this process has its own, each time from behind the last: what is given up is not given
+// again at once. 0: there are none.
+Address find_addresses(size_t bytes, size_t alignment) {
+  constexpr Address kFirst = 1ull << 36, kEnd = 1ull << 47, kStep = 1ull << 30;
+  static Address next = kFirst + Address(getpid() % 1024) * kStep;
+  alignment = std::max(alignment, size_t(2 << 20));
+  for (int round = 0; round < 2; round++, next = kFirst)
+    for (; next + bytes <= kEnd; next += kStep) {
+      const Address at = (next + alignment - 1) / alignment * alignment;
+      if (is_refused(at, bytes) || !take_addresses(at, bytes)) continue;
+      next = at + bytes;
+      return at;
+    }
+  return 0;
+}
+
 } // namespace
 
 extern "C" {
@@ -464,17 +493,14 @@ int cuMemGetAllocationGranularity(size_t* bytes, const void*, int) {
   *bytes = 2 << 20;
   return 0;
 }
-int cuMemAddressReserve(Address* got, size_t bytes, size_t, Address hint, unsigned long long) {
+int cuMemAddressReserve(Address* got, size_t bytes, size_t alignment, Address hint, unsigned long long) {
   HERE;
-  if (!bytes || bytes % 4096 || hint % 4096) return kInvalid;
-  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  const bool here = hint && !number("elsewhere", 0);
-  void* at = mmap(here ? reinterpret_cast<void*>(hint) : nullptr, bytes, PROT_NONE,
-                  flags | (here ? MAP_FIXED_NOREPLACE : 0), -1, 0);
-  if (at == MAP_FAILED) at = mmap(nullptr, bytes, PROT_NONE, flags, -1, 0); // a hint, no more
-  if (at == MAP_FAILED) return kNoMemory;
+  if (!bytes || bytes % 4096 || hint % 4096 || alignment & (alignment - 1)) return kInvalid;
   std::lock_guard guard(lock);
-  *got = reinterpret_cast<Address>(at);
+  const bool here = hint && !number("elsewhere", 0) && !is_refused(hint, bytes);
+  if (!here || !take_addresses(hint, bytes)) hint = find_addresses(bytes, alignment); // a hint, no more
+  if (!hint) return kNoMemory;
+  *got = hint;
   reservations[*got] = bytes;
   return 0;
 }

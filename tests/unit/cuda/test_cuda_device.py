@@ -189,11 +189,6 @@ def test_a_launch_that_can_never_fit(gpu, kernels):
     assert x[0] == 1 and x[-1] == 3
 
 
-def test_an_address_that_the_driver_does_not_give(gpu, monkeypatch):
-    with pytest.raises(hmm.RangeError, match="in any of its 4 address layouts"):
-        gpu("elsewhere=1")
-
-
 @pytest.mark.parametrize(
     ("fails", "words"),
     [

@@ -28,6 +28,7 @@ using hmm::FailureKind;
 
 constexpr uint64_t kSecond = 1'000'000'000; // ns
 constexpr uint64_t kStartLimit = 30 * kSecond, kAskLimit = 30 * kSecond, kLoadLimit = 120 * kSecond;
+constexpr int64_t kBlockBytes = 2 << 20;
 constexpr int kEndLimitMs = 20'000;
 constexpr uint32_t kSpin = 50'000; // ns
 
@@ -154,6 +155,8 @@ void DeviceProcess::reset_channel() {
   c.spin_ns = spin_time();
   c.tracker = tracker_;
   c.gpu = gpu_;
+  c.distance = distance_;
+  c.offered_distance = 0;
   c.stack_limit = stack_limit();
   c.worker_count = c.mailbox_count = 0;
   most_threads_ = threads_with_logs();
@@ -255,10 +258,15 @@ void DeviceProcess::kill() {
   end_locked();
 }
 
-void DeviceProcess::restart(std::optional<unsigned> layout) {
+void DeviceProcess::restart(std::optional<unsigned> layout, std::optional<int64_t> distance) {
   const std::lock_guard hold(owned().lifecycle_);
+  if (distance && (*distance % kBlockBytes || (*distance && tracker_ != kTrackerLaunch)))
+    fail(FailureKind::Range, "the addresses of a GPU are whole blocks of 2 MiB away, not " +
+                                 std::to_string(*distance) +
+                                 " bytes, and those of other devices are the CPU's");
   end_locked();
   if (layout) layout_ = *layout;
+  if (distance) distance_ = *distance;
   start();
 }
 

@@ -114,7 +114,8 @@ class DeviceProcess {
   // A new process on the same video memory, with the same tracker, no mappings and no modules.
   // Kills the old one first. Throws Failure; the object is then without a process, and restart may
   // be tried again.
-  void restart(std::optional<unsigned> layout = {});
+  // `distance`: of a GPU's addresses from the CPU's, which every later process has, too (protocol.h).
+  void restart(std::optional<unsigned> layout = {}, std::optional<int64_t> distance = {});
 
   // The driver's way to the device's page table; stays valid as long as this object. Driver threads use it
   // and not this object.
@@ -125,6 +126,9 @@ class DeviceProcess {
   int vram() const { return vram_.get(); }
   pid_t pid() const { return pid_; }
   unsigned layout() const { return layout_; }
+  int64_t distance() const { return distance_; }
+  // At which the device has room for the range that it could not map last; 0: it did not say.
+  int64_t offered_distance() { return owned().channel_->offered_distance.load(); }
   uint64_t features() const { return features_; } // UFFD_FEATURE_*
   bool user_mode_only() const { return user_mode_only_; }
   // Thread and CPU of each worker: they are pinned.
@@ -161,6 +165,7 @@ class DeviceProcess {
   const unsigned index_, workers_wish_, gpu_;
   const Tracker tracker_;
   std::atomic<unsigned> layout_;
+  std::atomic<int64_t> distance_{0};
   const pid_t owner_;
   ChannelMemory memory_;
   Channel* const channel_;

@@ -51,9 +51,9 @@ void Crossing::write(const Run& run) const {
 void Crossing::copy(const Run& run, Lane& lane) {
   const std::string what = memory_.what(run.bytes, run.address);
   if (way_ == Way::ToGpu)
-    libcuda().copy_in("copy to " + what, run.address, run.host, run.bytes, lane.stream);
+    libcuda().copy_in("copy to " + what, memory_.at(run.address), run.host, run.bytes, lane.stream);
   else
-    libcuda().copy_out("copy from " + what, run.host, run.address, run.bytes, lane.stream);
+    libcuda().copy_out("copy from " + what, run.host, memory_.at(run.address), run.bytes, lane.stream);
   count(way_ == Way::ToGpu ? channel->crossings.copies_to_gpu : channel->crossings.copies_home, 1);
 }
 
@@ -111,14 +111,16 @@ void Crossing::add(uint64_t begin, uint64_t end) {
 // The file holds zeros there, too.
 void Crossing::fill_zeros(uint64_t begin, uint64_t end) {
   const Load& load = under_way_.empty() ? next_load() : under_way_.back();
-  if (libcuda().fill.ask(begin, 0, end - begin, load.lane->stream) != kSuccess) return add(begin, end);
+  if (libcuda().fill.ask(memory_.at(begin), 0, end - begin, load.lane->stream) != kSuccess)
+    return add(begin, end);
   count(channel->crossings.zeroed_pages, (end - begin) / kPage);
 }
 
-void Crossing::fill_table(Load& load) {
+void Crossing::fill_table(Load& load) const {
   auto* entry = reinterpret_cast<uint64_t*>(load.lane->host);
   for (const Run& run : load.runs)
-    for (uint64_t page = run.address; page < run.address + run.bytes; page += kPage) *entry++ = page / kPage;
+    for (uint64_t at = 0; at < run.bytes; at += kPage)
+      *entry++ = uint64_t(memory_.at(run.address + at)) / kPage;
 }
 
 // One copy and one kernel. False: the kernel cannot be had.
@@ -148,7 +150,8 @@ void Crossing::send_packed() {
   under_way_.push_back(std::move(*packing_));
   packing_.reset();
   Load& load = under_way_.back();
-  if (load.runs.size() > 1 && load.lane->gpu && has_page_kernels() && send_by_kernel(load)) return;
+  if (load.runs.size() > 1 && load.lane->gpu != kNowhere && has_page_kernels() && send_by_kernel(load))
+    return;
   for (const Run& run : load.runs) copy(run, *load.lane);
 }
 

@@ -49,7 +49,7 @@ class Crossing {
   bool send_by_kernel(Load& load);
   void copy(const Run& run, Lane& lane);
   void unload(Load& load);
-  static void fill_table(Load& load);
+  void fill_table(Load& load) const;
 
   GpuMemory& memory_;
   const Way way_;

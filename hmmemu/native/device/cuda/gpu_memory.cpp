@@ -1,6 +1,7 @@
 // Purpose: reserve addresses on the GPU, give blocks memory, copy. Locks: see the header.
 #include "gpu_memory.h"
 
+#include "device/process/device.h"
 #include "keeper.h"
 
 #include <cerrno>
@@ -31,8 +32,8 @@ std::string hex(uint64_t value) {
 
 GpuMemory::GpuMemory(int index, int file, std::function<bool(uint64_t)> in_use,
                      std::function<void(uint64_t)> lost)
-    : cuda_(libcuda()), name_("GPU " + std::to_string(index)), file_(file), in_use_(std::move(in_use)),
-      lost_(std::move(lost)) {
+    : cuda_(libcuda()), name_("GPU " + std::to_string(index)), file_(file),
+      distance_(device::channel->distance), in_use_(std::move(in_use)), lost_(std::move(lost)) {
   cuda_.device_get("open " + name_, &gpu_, index);
   shares_ = attribute(gpu_, kFileDescriptors) != 0;
   if (!shares_) note_not_kept(name_ + " has no file descriptors for its memory");
@@ -61,6 +62,12 @@ bool GpuMemory::reserved(uint64_t address) {
   return is_reserved(address / kGranule * kGranule);
 }
 
+uint64_t GpuMemory::translated(uint64_t pointer) {
+  if (distance_ == 0 || pointer == 0) return pointer;
+  const bool ours = reserved(pointer) || reserved(pointer - 1);
+  return ours ? uint64_t(at(pointer)) : pointer;
+}
+
 int GpuMemory::reserve(uint64_t begin, uint64_t end) {
   enter_context();
   const std::lock_guard hold(lock_);
@@ -79,32 +86,41 @@ int GpuMemory::reserve(uint64_t begin, uint64_t end) {
   return 0;
 }
 
-// Whether the GPU can have these addresses.
+// Whether a process can have these addresses of the CPU's at the distance.
+bool GpuMemory::in_bounds(uint64_t begin, uint64_t bytes) const {
+  const auto first = int64_t(begin) + distance_;
+  return first >= int64_t(kGranule) && first + int64_t(bytes) <= int64_t(device::kVramBytes);
+}
+
+// Whether the GPU can have these addresses. What CUDA gives in their place is a place for them.
 bool GpuMemory::try_addresses(uint64_t begin, uint64_t bytes) const {
-  Address got = 0;
-  cuda_.reserve("reserve " + what(bytes, begin), &got, bytes, kGranule, begin, 0);
-  cuda_.unreserve("give up " + what(bytes, got), got, bytes);
-  return got == begin;
+  const Address wish = in_bounds(begin, bytes) ? at(begin) : kNowhere;
+  Address got = kNowhere;
+  cuda_.reserve("reserve " + what(bytes, begin), &got, bytes, kGranule, wish, 0);
+  cuda_.unreserve("give up " + what(bytes, begin), got, bytes);
+  if (got == wish) return true;
+  device::channel->offered_distance = int64_t(uint64_t(got) - begin);
+  return false;
 }
 
 // CUDA gives up a reservation as a whole only, and a block may need its addresses for the CPU's memory
 // (host_blocks.h). So addresses are held by a mapping, and reserved block by block.
 bool GpuMemory::hold_addresses(uint64_t begin, uint64_t bytes, bool replace) const {
-  void* const at =
-      mmap(reinterpret_cast<void*>(begin), bytes, PROT_NONE,
+  void* const held =
+      mmap(mapping(at(begin)), bytes, PROT_NONE,
            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | (replace ? MAP_FIXED : MAP_FIXED_NOREPLACE), -1, 0);
-  if (at != MAP_FAILED) return true;
+  if (held != MAP_FAILED) return true;
   if (errno == EEXIST) return false;
   throw CudaError(kOutOfMemory, "cannot hold addresses for " + what(bytes, begin) + ": " + strerror(errno));
 }
 
 // From the mapping that holds them. Nothing of this process comes between as a rule, and is told if it does.
 void GpuMemory::take_addresses(uint64_t block) const {
-  munmap(reinterpret_cast<void*>(block), kGranule);
-  Address got = 0;
-  cuda_.reserve("reserve " + what(kGranule, block), &got, kGranule, kGranule, block, 0);
-  if (got == block) return;
-  cuda_.unreserve("give up " + what(kGranule, got), got, kGranule);
+  munmap(mapping(at(block)), kGranule);
+  Address got = kNowhere;
+  cuda_.reserve("reserve " + what(kGranule, block), &got, kGranule, kGranule, at(block), 0);
+  if (got == at(block)) return;
+  cuda_.unreserve("give up " + what(kGranule, block), got, kGranule);
   hold_again(block);
   throw CudaError(0, "cannot reserve " + what(kGranule, block) + ": the GPU gives other addresses now");
 }
@@ -138,9 +154,9 @@ void GpuMemory::make(uint64_t block) {
     keep_safe(block, memory);
     take_addresses(block);
     placed = true;
-    open(block, memory);
+    open(at(block), memory);
   } catch (const CudaError&) {
-    if (placed && cuda_.unreserve.ask(block, kGranule) == kSuccess) hold_again(block);
+    if (placed && cuda_.unreserve.ask(at(block), kGranule) == kSuccess) hold_again(block);
     cuda_.release.ask(memory);
     throw;
   }
@@ -149,11 +165,12 @@ void GpuMemory::make(uint64_t block) {
 
 // Maps a granule for this GPU.
 void GpuMemory::open(Address at, Memory memory) {
-  cuda_.map("map " + what(kGranule, at), at, kGranule, 0, memory, 0);
+  const std::string place = "2 MiB at " + hex(uint64_t(at)) + " of " + name_;
+  cuda_.map("map " + place, at, kGranule, 0, memory, 0);
   AccessRights rights;
   rights.location.id = gpu_;
   try {
-    cuda_.set_access("open " + what(kGranule, at), at, kGranule, &rights, 1);
+    cuda_.set_access("open " + place, at, kGranule, &rights, 1);
   } catch (const CudaError&) {
     cuda_.unmap.ask(at, kGranule);
     throw;
@@ -161,9 +178,9 @@ void GpuMemory::open(Address at, Memory memory) {
 }
 
 GpuMemory::Shadow GpuMemory::make_elsewhere() {
-  Address at = 0;
+  Address at = kNowhere;
   Memory memory = 0;
-  cuda_.reserve("reserve addresses of " + name_, &at, kGranule, kGranule, 0, 0);
+  cuda_.reserve("reserve addresses of " + name_, &at, kGranule, kGranule, kNowhere, 0);
   try {
     check(create(memory), cuda_.create.name(), "allocate 2 MiB of " + name_);
     open(at, memory);
@@ -182,7 +199,7 @@ Address GpuMemory::scratch() {
     scratch_[made.address] = made.granule.memory;
     return made.address;
   } catch (const CudaError&) { // whoever wanted it does without
-    return 0;
+    return kNowhere;
   }
 }
 
@@ -196,11 +213,11 @@ Address GpuMemory::hold_shadow(uint64_t block, bool make) {
   const std::lock_guard hold(lock_);
   auto found = shadows_.find(block);
   if (found == shadows_.end()) {
-    if (!make || !leaves_enough()) return 0;
+    if (!make || !leaves_enough()) return kNowhere;
     try {
       found = shadows_.emplace(block, make_elsewhere()).first;
     } catch (const CudaError&) {
-      return 0;
+      return kNowhere;
     }
   }
   found->second.granule.uses++;
@@ -269,7 +286,7 @@ int GpuMemory::share(uint64_t block) {
 
 bool GpuMemory::drop_scratch() {
   const Address at = lanes_.give_up_buffer();
-  if (!at) return false;
+  if (at == kNowhere) return false;
   unmake(at, scratch_.at(at));
   scratch_.erase(at);
   return true;
@@ -295,9 +312,9 @@ bool GpuMemory::make_room() {
 
 void GpuMemory::give_up(std::map<uint64_t, Granule>::iterator granule) {
   const auto [block, content] = *granule;
-  cuda_.unmap("unmap " + what(kGranule, block), block, kGranule);
+  cuda_.unmap("unmap " + what(kGranule, block), at(block), kGranule);
   granules_.erase(granule);
-  cuda_.unreserve("give up the addresses of " + what(kGranule, block), block, kGranule);
+  cuda_.unreserve("give up the addresses of " + what(kGranule, block), at(block), kGranule);
   hold_again(block);
   forget(block);
   cuda_.release("free " + what(kGranule, block), content.memory);

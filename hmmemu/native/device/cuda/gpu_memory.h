@@ -1,7 +1,11 @@
-// Memory of one GPU at the addresses of the CPU process's arrays.
+// Memory of one GPU for the addresses of the CPU process's arrays.
+//
+// The GPU has a block at the address of the CPU's, or, where CUDA does not give that one, at a distance from
+// it which is the same for all: Channel::distance. Whatever is said of memory here is said by the CPU's
+// addresses, but to CUDA, which gets an `Address`: `at` makes it.
 //
 // Addresses are held by blocks of 2 MiB, which a mapping without rights keeps others from, and a block gets
-// memory, a granule, when it is first needed, at its own address. A granule stays when nothing in it is in
+// memory, a granule, when it is first needed, at its place. A granule stays when nothing in it is in
 // use any more, for the next time; when the GPU has no memory left, those go first. Content comes and goes
 // through the video memory file, whose offsets are addresses (crossing.h).
 //
@@ -32,8 +36,11 @@ class GpuMemory {
   GpuMemory(int index, int file, std::function<bool(uint64_t)> in_use, std::function<void(uint64_t)> lost);
   GpuMemory(const GpuMemory&) = delete;
 
+  // Where the GPU has what the CPU has at `address`.
+  Address at(uint64_t address) const { return Address(address + uint64_t(distance_)); }
+
   // The addresses of whole blocks are held for the GPU: 0, or EEXIST if this process uses some of them
-  // itself, or the GPU cannot.
+  // itself, or CUDA gives others; then Channel::offered_distance is one at which it has room for them.
   int reserve(uint64_t begin, uint64_t end);
 
   // A block that has memory for as long as this lives. Throws CudaError(kOutOfMemory) if there is none left.
@@ -53,12 +60,12 @@ class GpuMemory {
   void release(uint64_t block) { end_use(block); }
   int share(uint64_t block);
 
-  // The block's shadow, which stays until it is let go; 0: it has none, or (`make`) there is no memory for
-  // one.
+  // The block's shadow, which stays until it is let go; kNowhere: it has none, or (`make`) there is no
+  // memory for one.
   Address hold_shadow(uint64_t block, bool make);
   void let_go(uint64_t block);
 
-  // A granule for a lane's buffer, at an address of its own; 0: there is no memory.
+  // A granule for a lane's buffer, at an address of its own; kNowhere: there is no memory.
   Address scratch();
 
   // The block's memory is given up, if it has any. Throws CudaError: a view has it. Its content is lost, and
@@ -67,6 +74,9 @@ class GpuMemory {
   void hold_place(uint64_t block) { hold_addresses(block, kGranule, true); }
 
   bool reserved(uint64_t address);
+  // A pointer to the memory of the CPU's that is held here, or just behind it, as the GPU has it; any other
+  // as it is.
+  uint64_t translated(uint64_t pointer);
   Gpu gpu() const { return gpu_; }
   int file() const { return file_; }
   Lanes& lanes() { return lanes_; }
@@ -88,6 +98,7 @@ class GpuMemory {
   void end_use(uint64_t block);
   void make(uint64_t block);
   bool try_addresses(uint64_t begin, uint64_t bytes) const;
+  bool in_bounds(uint64_t begin, uint64_t bytes) const;
   bool hold_addresses(uint64_t begin, uint64_t bytes, bool replace) const;
   void take_addresses(uint64_t block) const;
   void hold_again(uint64_t block) const;
@@ -107,6 +118,7 @@ class GpuMemory {
   const Libcuda& cuda_;
   const std::string name_;
   const int file_;
+  const int64_t distance_;
   const std::function<bool(uint64_t)> in_use_;
   const std::function<void(uint64_t)> lost_;
   Gpu gpu_ = 0;
@@ -119,5 +131,8 @@ class GpuMemory {
   std::map<Address, Memory> scratch_;
   Lanes lanes_{*this};
 };
+
+// Memory of this process that the GPU uses, too, has one address for both.
+inline void* mapping(Address at) { return reinterpret_cast<void*>(at); }
 
 } // namespace hmmemu::cuda

@@ -1,4 +1,4 @@
-// Purpose: map and pin the CPU's memory, block by block, at its addresses. Locks: see the header.
+// Purpose: map and pin the CPU's memory, block by block. Locks: see the header.
 #include "host_blocks.h"
 
 #include "device/process/device.h"
@@ -51,7 +51,7 @@ void HostBlocks::spoil(uint64_t block) {
 }
 
 void HostBlocks::release(uint64_t block) {
-  libcuda().unpin("unpin " + memory_.what(kGranule, block), reinterpret_cast<void*>(block));
+  libcuda().unpin("unpin " + memory_.what(kGranule, block), mapping(memory_.at(block)));
 }
 
 int HostBlocks::know(int fd, uint64_t address, uint64_t length, uint64_t offset) {
@@ -88,13 +88,13 @@ int HostBlocks::map_lent(uint64_t block) {
         [&](uint64_t begin, uint64_t end) {
           if (!error)
             error = device::map_host_frames(object ? device::kLendObject : device::kLendCommon, begin,
-                                            end - begin, begin);
+                                            end - begin, uint64_t(memory_.at(begin)));
         });
   return error;
 }
 
 void HostBlocks::map(uint64_t block) {
-  void* const at = mmap(reinterpret_cast<void*>(block), kGranule, PROT_READ | PROT_WRITE,
+  void* const at = mmap(mapping(memory_.at(block)), kGranule, PROT_READ | PROT_WRITE,
                         MAP_SHARED | MAP_FIXED | MAP_NORESERVE, file_, off_t(block));
   const int error = at == MAP_FAILED ? errno : map_lent(block);
   if (error)
@@ -105,16 +105,17 @@ void HostBlocks::map(uint64_t block) {
 void HostBlocks::pin(uint64_t block) {
   std::atomic<uint8_t>& place = places_[block / kGranule];
   if (place.load() != kOwn) release(block);
-  void* const at = reinterpret_cast<void*>(block);
+  void* const at = mapping(memory_.at(block));
   const std::string doing = "map the CPU's memory for " + memory_.what(kGranule, block);
   bool pinned = false;
   try {
     map(block);
     libcuda().pin(doing, at, kGranule, kDeviceMap);
     pinned = true;
-    Address there = 0;
+    Address there = kNowhere;
     libcuda().host_address(doing, &there, at, 0);
-    if (there != block) throw CudaError(0, "cannot " + doing + ": the GPU has it at another address");
+    if (there != memory_.at(block))
+      throw CudaError(0, "cannot " + doing + ": the GPU has it at another address");
   } catch (const CudaError&) {
     if (pinned) libcuda().unpin.ask(at);
     memory_.hold_place(block);

@@ -1,4 +1,5 @@
-// Blocks in which a GPU uses the CPU's memory: pinned, over the link, at the CPU's own addresses.
+// Blocks in which a GPU uses the CPU's memory: pinned, over the link, where it has its own of those
+// addresses.
 //
 // Memory of a GPU is mapped by blocks of 2 MiB (gpu_memory.h), so a block is either the GPU's own or the
 // CPU's. It becomes the CPU's when a kernel is to run that shares one of its pages with the CPU. The block's

@@ -114,7 +114,7 @@ class Keeper {
     cuda.context_retain("make a context on the GPU again", &context, gpu_);
     cuda.context_set("use the GPU again", context);
     cuda.stream_create("make a stream", &stream_, 1); // CU_STREAM_NON_BLOCKING
-    cuda.reserve("reserve addresses", &window_, kGranule, kGranule, 0, 0);
+    cuda.reserve("reserve addresses", &window_, kGranule, kGranule, kNowhere, 0);
   }
 
   void save(uint64_t block, int descriptor) {
@@ -152,7 +152,7 @@ class Keeper {
   std::map<uint64_t, int> granules_; // by block; -1: without a descriptor
   Gpu gpu_ = 0;
   Stream* stream_ = nullptr;
-  Address window_ = 0;
+  Address window_ = kNowhere;
 };
 
 // A descriptor of the file that shares no lock with others, and the lock; -1 if it cannot be had.

@@ -2,6 +2,7 @@
 #pragma once
 #include "hmmemu/abi.h"
 #include "libcuda.h"
+#include <vector>
 
 namespace hmmemu::cuda {
 
@@ -10,7 +11,8 @@ class Variables;
 struct CudaKernel {
   hmm_kernel abi; // first: the dispatcher's `hmm_kernel*` is a `CudaKernel*`; `run` is null
   Function* function;
-  Variables* variables; // of its module
+  Variables* variables;           // of its module
+  std::vector<uint32_t> pointers; // where its parameters have some: offsets in their block
 };
 
 } // namespace hmmemu::cuda

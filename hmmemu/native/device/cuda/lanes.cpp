@@ -73,10 +73,10 @@ Lane& Lanes::take() {
 
 Address Lanes::give_up_buffer() {
   const std::unique_lock hold(lock_, std::try_to_lock); // GpuMemory's lock is held, which comes after
-  if (!hold) return 0;
+  if (!hold) return kNowhere;
   for (const auto& lane : lanes_)
-    if (!lane->taken && lane->gpu) return std::exchange(lane->gpu, 0);
-  return 0;
+    if (!lane->taken && lane->gpu != kNowhere) return std::exchange(lane->gpu, kNowhere);
+  return kNowhere;
 }
 
 void Lanes::give_back(Lane& lane) {

@@ -4,8 +4,8 @@
 // takes what is free and does not wait: so whoever waits, waits for somebody who goes on without.
 //
 // Without memory for the pinned buffer, or if CUDA refuses to pin, the buffer is plain memory (CUDA then
-// copies in two steps); without memory for the GPU's, `gpu` is 0. INVARIANT: a lane that is given back has
-// nothing queued. LOCK: lock_ guards the list; a lane that was taken is the taker's.
+// copies in two steps); without memory for the GPU's, `gpu` is kNowhere. INVARIANT: a lane that is given back
+// has nothing queued. LOCK: lock_ guards the list; a lane that was taken is the taker's.
 #pragma once
 #include "libcuda.h"
 #include <condition_variable>
@@ -24,7 +24,7 @@ struct Lane {
 
   Stream* stream = nullptr;
   std::byte* host = nullptr;
-  Address gpu = 0;
+  Address gpu = kNowhere;
   bool taken = false;
 };
 
@@ -37,8 +37,8 @@ class Lanes {
   Lane& take();
   Lane* take_free(); // null: none is
   void give_back(Lane& lane);
-  // The GPU's buffer of a lane that nobody has, which does without it from now on; 0: there is none. Never
-  // waits.
+  // The GPU's buffer of a lane that nobody has, which does without it from now on; kNowhere: there is none.
+  // Never waits.
   Address give_up_buffer();
 
  private:

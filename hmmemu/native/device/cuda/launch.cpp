@@ -10,6 +10,7 @@
 #include "residency.h"
 #include "variables.h"
 
+#include <cstring>
 #include <string>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -36,6 +37,21 @@ void* worker_main(void*) {
   run_queue(worker);
 }
 
+// The parameters as the GPU is to have them: pointers to memory that it shares with the CPU say where the GPU
+// has that. `room` is used if anything differs.
+const void* translate(const cuda::CudaKernel& kernel, const void* params, size_t bytes,
+                      unsigned char (&room)[kParamBytes]) {
+  if (channel->distance == 0) return params;
+  memcpy(room, params, bytes);
+  for (const uint32_t offset : kernel.pointers) {
+    uint64_t pointer = 0;
+    memcpy(&pointer, room + offset, sizeof pointer);
+    pointer = cuda::gpu().translated(pointer);
+    memcpy(room + offset, &pointer, sizeof pointer);
+  }
+  return room;
+}
+
 } // namespace
 
 // One, whatever the count: it launches and waits. On the last CPU, as the emulated device's worker 0.
@@ -60,9 +76,11 @@ void run_launch(Worker& w, const hmm_kernel* kernel, const hmm_launch& launch, u
   const auto& found = *reinterpret_cast<const cuda::CudaKernel*>(kernel);
   const std::string what = std::string("kernel ") + kernel->name;
   size_t bytes = slot.param_bytes;
+  alignas(64) unsigned char room[kParamBytes];
+  const void* const params = translate(found, launch.params, bytes, room);
   // CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END
-  void* extra[] = {reinterpret_cast<void*>(1), const_cast<void*>(launch.params), reinterpret_cast<void*>(2),
-                   &bytes, nullptr};
+  void* extra[] = {reinterpret_cast<void*>(1), const_cast<void*>(params), reinterpret_cast<void*>(2), &bytes,
+                   nullptr};
   try {
     if (found.variables) found.variables->before_kernel(stream);
     cuda::libcuda().launch("launch " + what, found.function, launch.grid.x, launch.grid.y, launch.grid.z,

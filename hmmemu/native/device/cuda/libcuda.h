@@ -15,7 +15,11 @@ namespace hmmemu::cuda {
 
 using Result = int; // CUresult
 using Gpu = int;    // CUdevice
-using Address = unsigned long long;
+// An address as the GPU has it. A type of its own, as the CPU's need not be the same: only `GpuMemory::at`
+// makes one of those.
+enum class Address : unsigned long long {};
+inline constexpr Address kNowhere{};
+constexpr Address operator+(Address at, uint64_t bytes) { return Address(uint64_t(at) + bytes); }
 using Memory = unsigned long long; // CUmemGenericAllocationHandle
 struct Context;
 struct Stream;

@@ -132,6 +132,9 @@ CudaKernel find_kernel(Module& home, const Entry& entry) {
   const cuda::Libcuda& cuda = cuda::libcuda();
   CudaKernel kernel{};
   kernel.variables = home.variables.empty() ? nullptr : &home.variables;
+  for (const Param& p : entry.params)
+    if (p.numbers[2] == HMM_PARAM_POINTER && p.numbers[1] == sizeof(uint64_t))
+      kernel.pointers.push_back(uint32_t(p.numbers[0]));
   int threads = 0, shared = 0;
   cuda.module_function("find kernel " + entry.name, &kernel.function, module, entry.symbol.c_str());
   cuda.function_get("ask how many threads kernel " + entry.name + " allows", &threads, cuda::kMaxThreads,

@@ -100,11 +100,11 @@ bool has_page_kernels() {
 }
 
 bool gather_pages(Address pages, int count, Address buffer, Stream* stream) {
-  return launch(kGather, {0, pages, count, 0, buffer}, stream);
+  return launch(kGather, {kNowhere, pages, count, 0, buffer}, stream);
 }
 
 bool scatter_pages(Address pages, int count, Address buffer, Stream* stream) {
-  return launch(kScatter, {0, pages, count, 0, buffer}, stream);
+  return launch(kScatter, {kNowhere, pages, count, 0, buffer}, stream);
 }
 
 bool find_changed_pages(Address now, Address before, int count, Address changed, Stream* stream) {

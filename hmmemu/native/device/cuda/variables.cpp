@@ -23,7 +23,7 @@ Variables::~Variables() {
 }
 
 void Variables::add(Module* module, const std::string& name, const std::string& symbol, bool constant) {
-  Variable variable{name, 0, 0, constant, bytes_};
+  Variable variable{name, kNowhere, 0, constant, bytes_};
   libcuda().module_variable("find variable " + name, &variable.address, &variable.bytes, module,
                             symbol.c_str());
   bytes_ += (variable.bytes + kAlignment - 1) / kAlignment * kAlignment;
@@ -58,13 +58,13 @@ void Variables::describe(device::JsonWriter& json, bool initial) const {
 void Variables::before_kernel(Stream* stream) {
   if (!stale_.exchange(false)) return;
   for (const Variable& v : list_)
-    libcuda().copy_within("bring variable " + v.name, v.address, base_ + v.place, v.bytes, stream);
+    libcuda().copy_within("bring variable " + v.name, v.address, gpu().at(base_ + v.place), v.bytes, stream);
 }
 
 void Variables::after_kernel(Stream* stream) const {
   for (const Variable& v : list_)
     if (!v.constant)
-      libcuda().copy_within("keep variable " + v.name, base_ + v.place, v.address, v.bytes, stream);
+      libcuda().copy_within("keep variable " + v.name, gpu().at(base_ + v.place), v.address, v.bytes, stream);
 }
 
 void variables_came(uint64_t begin, uint64_t end) {

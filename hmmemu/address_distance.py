@@ -1,0 +1,81 @@
+"""Where a device has the memory of a space: at the CPU's own addresses, or all of it at one distance from them.
+
+A GPU gets the addresses that CUDA gives. Where those are not the CPU's, pointers among a kernel's parameters are
+translated as it is launched (native/device/cuda/launch.cpp), and pointers in data cannot be: what is known to need
+them is refused here. No state; the caller holds the device's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hmmemu import _native
+from hmmemu._native import DeviceProcess
+from hmmemu.arguments import Parameter, Pointer
+from hmmemu.errors import RangeError, UnsupportedError
+from hmmemu.ranges import PageRange
+
+_MOST_DISTANCES = 8  # each costs a start of the process
+
+
+def start_with(process: DeviceProcess, layout: int, distance: int, ranges: Sequence[PageRange]) -> bool:
+    """Starts a device's process anew and maps all of the ranges, none of which it had.
+
+    Tries every address layout at this distance, and then, on a GPU, distances at which the last range that could not
+    be had has room. False: none will do; a process runs, with some of the ranges.
+    """
+    largest_first = sorted(ranges, key=lambda r: r[0] - r[1])  # it has the least choice
+    offered = 0
+    for attempt in range(_native.LAYOUTS + _MOST_DISTANCES):
+        if attempt >= _native.LAYOUTS:
+            if not offered:
+                return False
+            distance, offered = offered, 0
+        process.restart((layout + attempt) % _native.LAYOUTS, distance)
+        if _map_all(process, largest_first):
+            return True
+        offered = process.offered_distance or offered
+    return False
+
+
+def _map_all(process: DeviceProcess, ranges: Sequence[PageRange]) -> bool:
+    try:
+        for begin, end in ranges:
+            process.map(begin, end - begin)
+    except RangeError:
+        return False
+    return True
+
+
+def in_words(distance: int) -> str:
+    """For a device's repr: "", or the distance in GiB and bytes."""
+    if not distance:
+        return ""
+    return f", addresses {distance:+#x} bytes from the CPU's: pointers in data do not work there"
+
+
+def refuse_pointers_in_data(
+    device: str, distance: int, kernel: str, parameters: Sequence[Parameter], pointers: Sequence[Pointer]
+) -> None:
+    """Raises UnsupportedError if a launch on a device at a distance needs pointers in data, as far as it shows.
+
+    That is memory which no argument leads to (`reaches=`, `Policy(reaches="registered")`), and arrays for parameters
+    that are pointers to pointers.
+    """
+    if not distance:
+        return
+    needs = next((words for pointer in pointers if (words := _needs(parameters, pointer))), "")
+    if needs:
+        raise UnsupportedError(
+            f"kernel {kernel} follows pointers in data, as {needs} says, and on {device} they point to nothing: CUDA "
+            f"does not give the GPU the CPU's addresses here but others, {distance:+#x} bytes from them "
+            "(device.address_distance), and only pointers among the arguments are translated. Pass the arrays as "
+            "arguments, with indices in place of pointers, or use device='emulated'"
+        )
+
+
+def _needs(parameters: Sequence[Parameter], pointer: Pointer) -> str:
+    if pointer.parameter < 0:
+        return "reaches= (of the launch or the Policy)"
+    parameter = parameters[pointer.parameter]
+    return f"its parameter {parameter.type} {parameter.name}" if parameter.type.count("*") > 1 else ""
