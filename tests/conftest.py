@@ -77,7 +77,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--stand-in"):
-        stand_in.mark(items, config.getoption("--at-a-distance"))
+        stand_in.mark(items, stand_in.NOT_FOR_A_GPU, "--stand-in")
+    if config.getoption("--at-a-distance"):
+        stand_in.mark(items, stand_in.NOT_AT_A_DISTANCE, "--at-a-distance")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
