@@ -18,10 +18,10 @@ constexpr unsigned kDeviceMap = 2; // CU_MEMHOSTREGISTER_DEVICEMAP
 int try_pin(void* at, uint64_t bytes) {
   const Result result = libcuda().pin.ask(at, bytes, kDeviceMap);
   if (result == kSuccess) {
-    Address there = 0;
+    Address there = kNowhere;
     libcuda().host_address.ask(&there, at, 0);
     libcuda().unpin("unpin memory of the CPU", at);
-    return there == reinterpret_cast<Address>(at) ? 0 : EPERM;
+    return mapping(there) == at ? 0 : EPERM;
   }
   if (result >= kIllegalAddress && result < kAlreadyRegistered) // a kernel failed: CUDA refuses all
     check(result, libcuda().pin.name(), "pin memory of the CPU");
