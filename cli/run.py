@@ -116,7 +116,7 @@ def _check_device(context: click.Context, parameter: click.Parameter, value: str
     envvar="HMMEMU_DEVICE",
     show_default=True,
     show_envvar=True,
-    help="Where kernels run; auto is the emulated device; several with commas take turns.",
+    help="Where kernels run; auto is a GPU if one can be used; several with commas take turns.",
 )
 @click.option("--devices", type=click.IntRange(1, 15), default=1, show_default=True, help="How many devices.")
 @click.option(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from hmmemu.errors import ArgumentError, FallbackWarning, UnsupportedError
+from hmmemu.errors import ArgumentError, Error, FallbackWarning, UnsupportedError
 from hmmemu.trackers import NAMES, Tracker, best, probe, probe_all
 
 if TYPE_CHECKING:
@@ -17,7 +17,15 @@ MOST_DEVICES = 15
 _told: set[str] = set()  # topics of warnings that were given
 
 
-def choose_devices(device: str | Sequence[str], count: int) -> list[tuple[Gpu | None, str]]:
+class Choice(NamedTuple):
+    """What one device of a space is to be: a GPU, or None for an emulated one; why; whether nobody asked for it."""
+
+    gpu: Gpu | None
+    why: str
+    auto: bool = False
+
+
+def choose_devices(device: str | Sequence[str], count: int) -> list[Choice]:
     """What each device of a space is to be, and why: `count` of one kind, or one for each name of a list.
 
     Args:
@@ -33,7 +41,8 @@ def choose_devices(device: str | Sequence[str], count: int) -> list[tuple[Gpu | 
     asked = environment if device == "auto" and "," in environment else device
     names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked)
     if len(names) == 1:
-        return [choose_device(names[0])] * count
+        asked_for = (environment or "auto") if names[0] == "auto" else names[0]
+        return _choose_any(count) if asked_for == "auto" else [choose_device(names[0])] * count
     if count != 1 or not 1 < len(names) <= MOST_DEVICES:
         raise ArgumentError(
             f"device={asked!r}, devices={count}: name a kind and say how many, or name 1 to {MOST_DEVICES} devices"
@@ -43,28 +52,61 @@ def choose_devices(device: str | Sequence[str], count: int) -> list[tuple[Gpu | 
     return [choose_device(name) for name in names]
 
 
-def choose_device(device: str) -> tuple[Gpu | None, str]:
-    """The GPU to use, None for the emulated device, and why.
+def choose_device(device: str) -> Choice:
+    """The device of that name; "auto" is what HMMEMU_DEVICE says, or else a GPU that can be used.
 
     Raises:
         ArgumentError: no such device. UnsupportedError: it cannot be had here.
     """
     asked = (os.environ.get("HMMEMU_DEVICE") or "auto") if device == "auto" else device
-    if asked == "emulated":
-        return None, "asked for" if device != "auto" else "HMMEMU_DEVICE=emulated"
     if asked == "auto":
-        _tell_once(
-            "device",
-            "kernels run on an emulated device: the CUDA device has not yet run on a GPU, and is taken only if "
-            "asked for (device='emulated' or HMMEMU_DEVICE=emulated says that this is meant)",
-            stacklevel=5,
-        )
-        return None, "device='auto', which takes no GPU yet"
+        return _choose_any(1)[0]
+    why = "asked for" if device != "auto" else f"HMMEMU_DEVICE={asked}"
+    if asked == "emulated":
+        return Choice(None, why)
     if asked.startswith("cuda"):
         from hmmemu.gpus import choose_gpu
 
-        return choose_gpu(asked), "asked for" if device != "auto" else f"HMMEMU_DEVICE={asked}"
+        return Choice(choose_gpu(asked), why)
     raise ArgumentError(f"device={asked!r}: use 'auto', 'emulated' or 'cuda' ('cuda:1' is the second GPU)")
+
+
+def _choose_any(count: int) -> list[Choice]:
+    """The first GPUs, if all of them can be used; else emulated devices."""
+    from hmmemu.gpus import choose_gpu, why_no_driver
+
+    try:
+        if reason := why_no_driver():
+            raise UnsupportedError(reason)
+        gpus = [choose_gpu(f"cuda:{index}") for index in range(count)]
+    except UnsupportedError as error:
+        return [Choice(None, f"device='auto', and no GPU can be used: {error}")] * count
+    return [Choice(gpu, "device='auto'; the CUDA device has not yet run on a GPU", auto=True) for gpu in gpus]
+
+
+def tell_gpu(choices: Sequence[Choice]) -> None:
+    """A warning, once a process, if one of these devices is a GPU that nobody asked for."""
+    taken = [str(choice.gpu) for choice in choices if choice.auto]
+    if taken:
+        _tell_once(
+            "device",
+            f"kernels run on {' and '.join(taken)}, and hmmemu's CUDA device has not yet run on a GPU: check results "
+            "(device='emulated' or HMMEMU_DEVICE=emulated takes an emulated device, 'cuda' says that this is meant)",
+            stacklevel=4,
+        )
+
+
+def instead(choices: Sequence[Choice], error: Error) -> list[Choice]:
+    """Emulated devices in the place of GPUs that nobody asked for, and with which a space cannot be opened.
+
+    Raises:
+        Error: the one that was given, if they were asked for.
+    """
+    gpu = next((choice.gpu for choice in choices if choice.auto), None)
+    if gpu is None:
+        raise error
+    _tell_once("instead", f"kernels run on an emulated device, as {gpu} does not do: {error}", stacklevel=4)
+    return [Choice(None, f"device='auto', and {gpu} does not do: {error}")] * len(choices)
 
 
 def choose_tracker(tracker: str) -> tuple[str, str]:

@@ -68,7 +68,7 @@ class KernelTimeout(KernelError, TimeoutError):
 
 
 class FallbackWarning(UserWarning):
-    """Something slower or simpler than what "auto" could mean is in use; told once."""
+    """What "auto" took is slower, simpler or less tried than what it can mean; told once."""
 
 
 class FileConflictWarning(UserWarning):

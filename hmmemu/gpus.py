@@ -7,6 +7,8 @@ cannot use it in its fork children any more, and programs fork.
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +20,10 @@ from hmmemu.errors import ArgumentError, UnsupportedError
 
 # Beside the extension module, in editable installs too.
 PROGRAM = Path(_native.__file__).parent / "hmmemu-cuda"
+_LIBRARY = "libcuda.so.1"
+_LINKER_CACHE = Path("/etc/ld.so.cache")
+_MULTIARCH = f"{platform.machine()}-linux-gnu"  # Debian's
+_LINKER_FOLDERS = ("/lib64", "/usr/lib64", "/lib", "/usr/lib", f"/lib/{_MULTIARCH}", f"/usr/lib/{_MULTIARCH}")
 _LIMIT = 60.0  # seconds: the driver of a machine with many GPUs takes several to start
 _PROHIBITED = 2  # CU_COMPUTEMODE_PROHIBITED
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # distributions of CuPy, the newest CUDA first
@@ -83,6 +89,20 @@ class Gpu:
         return (
             f"GPU {self.index}, {self.name}, {self.bytes / 2**30:.1f} GiB, compute capability {major}.{minor}"
         )
+
+
+def why_no_driver() -> str:
+    """Why NVIDIA's driver cannot be there, empty if it may be. A look at files, no more."""
+    if os.environ.get("HMMEMU_LIBCUDA"):
+        return ""
+    named = os.environ.get("LD_LIBRARY_PATH", "").replace(";", ":").split(":")
+    if any((Path(folder) / _LIBRARY).exists() for folder in [*named, *_LINKER_FOLDERS] if folder):
+        return ""
+    try:
+        known = f"{_LIBRARY}\0".encode() in _LINKER_CACHE.read_bytes()
+    except OSError:
+        known = False
+    return "" if known else f"NVIDIA's driver is not installed (no {_LIBRARY})"
 
 
 def find_gpus() -> tuple[Gpu, ...]:

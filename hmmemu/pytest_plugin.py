@@ -1,8 +1,8 @@
 """The pytest plugin: shared memory for a project's own tests, with or without a GPU.
 
 `hmm_space` is a fresh address space for one test, closed after it; when the test fails, the report says what
-happened to the pages. `--hmm-device` and HMMEMU_DEVICE choose the device, HMMEMU_TRACKER the tracker. Tests
-marked `hmm_gpu` need a real GPU and are skipped without one.
+happened to the pages. `--hmm-device` and HMMEMU_DEVICE choose the device, else it is an emulated one; HMMEMU_TRACKER
+chooses the tracker. Tests marked `hmm_gpu` need a real GPU and are skipped without one.
 
 pytest loads this file in every run of every project that has hmmemu installed, so nothing beyond pytest is
 imported until a test asks for a space. A test's items and stash belong to pytest's one thread: no lock.
@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import os
 import warnings
+from argparse import ArgumentTypeError
 from collections.abc import Generator, Iterator
 from functools import cache
-from importlib import import_module
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from hmmemu import AddressSpace
 
-_DEVICES = ("auto", "emulated", "cuda")
+_DEVICES = "auto, emulated, cuda or cuda:N"
 _MARKER = "hmm_gpu: needs a real GPU; skipped, with the reason, where there is none"
 _SPACE = pytest.StashKey["AddressSpace"]()
 
@@ -32,15 +30,17 @@ _SPACE = pytest.StashKey["AddressSpace"]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds `--hmm-device`."""
     group = parser.getgroup("hmmemu")
-    words = "device of the fixture hmm_space: auto, emulated or cuda (default: HMMEMU_DEVICE, else auto)"
-    group.addoption("--hmm-device", choices=_DEVICES, default=None, help=words)
+    words = f"device of the fixture hmm_space: {_DEVICES} (default: HMMEMU_DEVICE, else emulated)"
+    group.addoption("--hmm-device", type=_checked, default=None, help=words)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the marker and refuses a HMMEMU_DEVICE that does not exist."""
     config.addinivalue_line("markers", _MARKER)
-    if _device(config) not in _DEVICES:
-        raise pytest.UsageError(f"HMMEMU_DEVICE is {_device(config)!r}; choose one of {', '.join(_DEVICES)}")
+    try:
+        _checked(_device(config))
+    except ArgumentTypeError as error:
+        raise pytest.UsageError(f"HMMEMU_DEVICE is {error}") from None
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -52,9 +52,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips a test that needs a GPU where there is none to be used."""
     if item.get_closest_marker("hmm_gpu") is None:
         return
-    if _device(item.config) == "emulated":
+    if _asked(item.config) == "emulated":
         pytest.skip("needs a real GPU, and the device chosen is emulated")
-    missing = why_no_gpu()
+    missing = why_no_gpu(_gpu(item.config))
     if missing:
         pytest.skip(f"needs a real GPU: {missing}")
 
@@ -65,7 +65,7 @@ def hmm_space(request: pytest.FixtureRequest) -> Iterator[AddressSpace]:
     import hmmemu
 
     marked = request.node.get_closest_marker("hmm_gpu") is not None
-    device = "cuda" if marked else _device(request.config)
+    device = _gpu(request.config) if marked else _device(request.config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", hmmemu.FallbackWarning)  # the header of the run has told it
         opened = hmmemu.AddressSpace(device=device, tracker=_tracker())
@@ -88,20 +88,43 @@ def pytest_runtest_makereport(
 
 
 @cache
-def why_no_gpu() -> str:
-    """Why no CUDA device can be used, empty if one can. Imports CuPy: call it only when it matters."""
-    if find_spec("cupy") is None:
-        return "CuPy is not installed"
+def why_no_gpu(device: str = "cuda") -> str:
+    """Why that GPU cannot be used, empty if it can. Asks the driver in another process: this one may have to fork."""
+    from hmmemu.errors import Error
+    from hmmemu.gpus import choose_gpu, why_no_driver
+
     try:
-        cupy = import_module("cupy")
-        return "" if cupy.cuda.runtime.getDeviceCount() else "CuPy finds no CUDA device"
-    except Exception as error:  # CuPy raises many kinds: no driver, a driver too old, a broken install
-        return f"CuPy finds no CUDA device ({error})"
+        if reason := why_no_driver():
+            return reason
+        choose_gpu(device)
+    except Error as error:
+        return str(error)
+    return ""
+
+
+def _asked(config: pytest.Config) -> str:
+    """What the option or the environment says; empty if neither does."""
+    chosen: str | None = config.getoption("--hmm-device")
+    return chosen or os.environ.get("HMMEMU_DEVICE") or ""
 
 
 def _device(config: pytest.Config) -> str:
-    chosen: str | None = config.getoption("--hmm-device")
-    return chosen or os.environ.get("HMMEMU_DEVICE") or "auto"
+    """Not "auto" unless that was asked for: what a test does is to depend on the machine as little as possible."""
+    return _asked(config) or "emulated"
+
+
+def _gpu(config: pytest.Config) -> str:
+    """The GPU for tests that need one."""
+    asked = _asked(config)
+    return asked if asked.startswith("cuda") else "cuda"
+
+
+def _checked(device: str) -> str:
+    """The same, or ArgumentTypeError for what is no device."""
+    word, colon, index = device.partition(":")
+    if device not in ("auto", "emulated", "cuda") and not (word == "cuda" and colon and index.isdecimal()):
+        raise ArgumentTypeError(f"{device!r}; choose {_DEVICES}")
+    return device
 
 
 def _tracker() -> str:
@@ -109,14 +132,7 @@ def _tracker() -> str:
 
 
 def _device_words(device: str) -> str:
-    """The device in words, without importing CuPy: for `auto`, by what is visible from outside."""
-    if device != "auto":
-        return device
-    if find_spec("cupy") is None:
-        return "auto (emulated: CuPy is not installed)"
-    if not Path("/proc/driver/nvidia/version").exists() and not Path("/dev/dxg").exists():
-        return "auto (emulated: no NVIDIA driver is loaded)"
-    return "auto (a CUDA GPU if CuPy can use it, else emulated)"
+    return "auto (a GPU if one can be used, else emulated)" if device == "auto" else device
 
 
 def _statistics(space: Any) -> str:

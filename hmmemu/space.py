@@ -18,10 +18,10 @@ import hmmemu.ksm as ksm
 from hmmemu._native import Session
 from hmmemu.arrays import ArrayMaker
 from hmmemu.atomics_report import AtomicsReport
-from hmmemu.choices import choose_devices, choose_tracker
+from hmmemu.choices import Choice, choose_devices, choose_tracker, instead, tell_gpu
 from hmmemu.device import Device
 from hmmemu.device_view import DeviceView, OpenViews
-from hmmemu.errors import ArgumentError
+from hmmemu.errors import ArgumentError, Error
 from hmmemu.ksm import MergeResult
 from hmmemu.link import Link
 from hmmemu.link_names import find_link
@@ -84,12 +84,23 @@ class AddressSpace(ArrayMaker):
         chosen = choose_devices(device, devices)
         self.tracker, self.tracker_why = choose_tracker(tracker)
         check_options(policy, device_memory, workers, timeout)
-        own_link = next((f"cuda:{gpu.index}" for gpu, _ in chosen if gpu), "pcie4")
-        self.link = find_link(own_link if link is None else link)
+        given_link = None if link is None else find_link(link)
         self.fallback = find_fallback(fallback)
         self.policy, self.check_reach = policy or Policy(), is_checked(check_reach)
         self.timeout = timeout
         self.device_memory = device_memory
+        try:
+            self._open(chosen, given_link, workers or 0, arena_bytes)
+        except Error as error:
+            chosen = instead(chosen, error)
+            self._open(chosen, given_link, workers or 0, arena_bytes)
+        _spaces.opened(self)
+        tell_gpu(chosen)
+
+    def _open(self, chosen: list[Choice], link: Link | None, workers: int, arena_bytes: int) -> None:
+        """The session, the memory, the devices: all, or nothing stays."""
+        own_link = next((f"cuda:{choice.gpu.index}" for choice in chosen if choice.gpu), "pcie4")
+        self.link = link or find_link(own_link)
         self.session = Session(
             self.policy.grow and not self.check_reach,  # what comes along makes no fault
             self.policy.threshold,
@@ -105,14 +116,13 @@ class AddressSpace(ArrayMaker):
         self.views = OpenViews()
         self.counting: AtomicsReport | None = None  # the report that is being made
         try:
-            for index, (gpu, why) in enumerate(chosen):
-                self._devices.append(self._make_device(gpu, index, workers or 0, why))
-                self.session.set_capacity(self._devices[-1].processor, device_memory or 0)
+            for index, choice in enumerate(chosen):
+                self._devices.append(self._make_device(choice.gpu, index, workers, choice.why))
+                self.session.set_capacity(self._devices[-1].processor, self.device_memory or 0)
                 self.memory.map_at(self._devices[-1].supervisor)
         except BaseException:
             self.close()
             raise
-        _spaces.opened(self)
 
     def _make_device(self, gpu: Gpu | None, index: int, workers: int, why: str) -> Device:
         if gpu is None:

@@ -289,18 +289,14 @@ def test_module_functions_use_the_current_space(kernels: hmm.RawModule) -> None:
         assert hmm.empty(3).shape == (3,)  # the default space
 
 
-def test_one_word_for_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_word_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HMMEMU_DEVICE", raising=False)
-    from hmmemu import choices as module
-
-    monkeypatch.setattr(module, "_told", set())
-    with pytest.warns(hmm.FallbackWarning, match="emulated"):
-        hmm.AddressSpace().close()
+    monkeypatch.setenv("HMMEMU_LIBCUDA", "/nowhere/libcuda.so.1")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        hmm.AddressSpace().close()  # once
-        monkeypatch.setattr(module, "_told", set())
-        hmm.AddressSpace(device="emulated").close()  # not what was asked for
+        with hmm.AddressSpace() as space:
+            assert "no GPU can be used: /nowhere/libcuda.so.1 cannot be loaded" in space.devices[0].why
+        hmm.AddressSpace(device="emulated").close()
 
 
 @pytest.mark.parametrize(

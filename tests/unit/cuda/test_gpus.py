@@ -120,10 +120,10 @@ def test_a_program_that_is_missing_or_hangs(monkeypatch, tmp_path):
 
 def test_the_gpu_and_why(cuda, monkeypatch):
     cuda("gpus=2")
-    gpu, why = choices.choose_device("cuda:1")
+    gpu, why, _ = choices.choose_device("cuda:1")
     assert gpu.index == 1 and why == "asked for"
     monkeypatch.setenv("HMMEMU_DEVICE", "cuda")
-    gpu, why = choices.choose_device("auto")
+    gpu, why, _ = choices.choose_device("auto")
     assert gpu.index == 0 and why == "HMMEMU_DEVICE=cuda"
 
 
