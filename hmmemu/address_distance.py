@@ -55,16 +55,23 @@ def in_words(distance: int) -> str:
 
 
 def refuse_pointers_in_data(
-    device: str, distance: int, kernel: str, parameters: Sequence[Parameter], pointers: Sequence[Pointer]
+    device: str,
+    distance: int,
+    kernel: str,
+    parameters: Sequence[Parameter],
+    pointers: Sequence[Pointer],
+    block: bytes,
+    memory: Sequence[PageRange],
 ) -> None:
     """Raises UnsupportedError if a launch on a device at a distance needs pointers in data, as far as it shows.
 
-    That is memory which no argument leads to (`reaches=`, `Policy(reaches="registered")`), and arrays for parameters
-    that are pointers to pointers.
+    That is memory which no argument leads to (`reaches=`, `Policy(reaches="registered")`), arrays for parameters that
+    are pointers to pointers, and structures in the parameter block that hold addresses of the space's memory.
     """
     if not distance:
         return
     needs = next((words for pointer in pointers if (words := _needs(parameters, pointer))), "")
+    needs = needs or next((_called(p) for p in parameters if _holds_address(p, block, memory)), "")
     if needs:
         raise UnsupportedError(
             f"kernel {kernel} follows pointers in data, as {needs} says, and on {device} they point to nothing: CUDA "
@@ -78,4 +85,17 @@ def _needs(parameters: Sequence[Parameter], pointer: Pointer) -> str:
     if pointer.parameter < 0:
         return "reaches= (of the launch or the Policy)"
     parameter = parameters[pointer.parameter]
-    return f"its parameter {parameter.type} {parameter.name}" if parameter.type.count("*") > 1 else ""
+    return _called(parameter) if parameter.type.count("*") > 1 else ""
+
+
+def _called(parameter: Parameter) -> str:
+    return f"its parameter {parameter.type} {parameter.name}"
+
+
+def _holds_address(parameter: Parameter, block: bytes, memory: Sequence[PageRange]) -> bool:
+    """Whether a word of a structure has the value of an address. What is a number by its type is taken for one."""
+    if parameter.kind != "other":
+        return False
+    first, end = -(-parameter.offset // 8) * 8, parameter.offset + parameter.size
+    words = (int.from_bytes(block[at : at + 8], "little") for at in range(first, end - 7, 8))
+    return any(begin <= word < last for word in words for begin, last in memory)

@@ -128,14 +128,22 @@ class CudaDevice(Device):
         return True
 
     def _reached(
-        self, pointers: Sequence[Pointer], module: LoadedModule, compiled: Compiled, kernel: LoadedKernel
+        self,
+        pointers: Sequence[Pointer],
+        block: bytes,
+        module: LoadedModule,
+        compiled: Compiled,
+        kernel: LoadedKernel,
     ) -> list[Reach]:
         """The pages of the arrays and of the module's variables; they are brought here, too, many at a time.
 
         What the CPU takes back before the kernel begins comes again, by page faults of the device process. What the
         kernel shares with the CPU stays where it is.
         """
-        refuse_pointers_in_data(self.name, self.address_distance, kernel.name, kernel.parameters, pointers)
+        memory = self.space.memory.mapped_ranges() if self.address_distance else []
+        refuse_pointers_in_data(
+            self.name, self.address_distance, kernel.name, kernel.parameters, pointers, block, memory
+        )
         sharing = self._sharing(compiled.key, kernel.name)
         shared: list[Pointer] = []
         others: list[Pointer] = []

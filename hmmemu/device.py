@@ -198,7 +198,7 @@ class Device:
         extents = packed.extents() if compiled.counts else b""
         if self._names_reach and space.policy.reaches == "registered":
             pointers += reach.whole(space.memory.arrays())
-        reached = self._reached(pointers, module, compiled, kernel) if self._names_reach else []
+        reached = self._reached(pointers, packed.block, module, compiled, kernel) if self._names_reach else []
         ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block, reached, extents=extents)
         self.supervisor.keep(ticket, pointers)
         return ticket
@@ -209,7 +209,12 @@ class Device:
         return self.space.check_reach
 
     def _reached(
-        self, pointers: Sequence[Pointer], module: LoadedModule, compiled: Compiled, kernel: LoadedKernel
+        self,
+        pointers: Sequence[Pointer],
+        block: bytes,
+        module: LoadedModule,
+        compiled: Compiled,
+        kernel: LoadedKernel,
     ) -> list[Reach]:
         """What a launch may touch. Here, for the check: the arrays, and the variables of all modules."""
         variables = [(begin, end, reach.WRITES) for begin, end in self._modules.places()]

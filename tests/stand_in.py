@@ -43,6 +43,7 @@ _DATA = "pointers in data, which mean nothing on a GPU that has other addresses"
 NOT_AT_A_DISTANCE: dict[str, str] = {
     "test_address_distance::test_without_need_there_is_no_distance": "there is one",
     "test_cuda_reach": _DATA,
+    "test_reach": _DATA,
     "test_cuda_run::test_run_verifies": _DATA,
 }
 

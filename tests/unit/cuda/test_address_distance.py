@@ -31,6 +31,8 @@ extern "C" __global__ void where(unsigned long long* out, const int* other, unsi
 }
 extern "C" __global__ void fill_to(int* at, int* end, int value) { while (at != end) *at++ = value; }
 extern "C" __global__ void follow(int* const* table) { *table[0] = 1; }
+struct Pair { int* at; double scale; };
+extern "C" __global__ void scale(Pair given, int n) { for (int i = 0; i < n; ++i) given.at[i] *= given.scale; }
 extern "C" __global__ void poke(int* x, const int* pages, int count, int value) {
   for (int i = 0; i < count; ++i) x[pages[i] * 1024LL] = value;
 }
@@ -141,6 +143,10 @@ def test_what_needs_pointers_in_data_is_refused(far, kernels):
             launch(space, kernels, "follow", table, **options)
     with pytest.raises(hmm.UnsupportedError, match=words % r"reaches= \(of the launch or the Policy\)"):
         add(space, kernels, x, x, reaches=[table])
+    pair = np.zeros(1, [("at", np.uint64), ("scale", np.float64)])
+    pair[0] = x.ctypes.data, 2.5
+    with pytest.raises(hmm.UnsupportedError, match=words % "its parameter Pair given"):
+        launch(space, kernels, "scale", pair[0], x.size)
     assert not x.any()
     add(space, kernels, x, x + 1)
     assert (x == 1).all()
