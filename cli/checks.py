@@ -186,6 +186,31 @@ def _nvrtc(package: str) -> Check:
     return Check("GPU", "NVRTC", False, words, f"pip install {package}, or install the CUDA toolkit")
 
 
+def probe_checks() -> list[Check]:
+    """What hmmemu assumes of NVIDIA's driver, tried on each GPU: `hmmemu doctor --gpu`. Up to minutes."""
+    from hmmemu.gpu_probes import PROBES, run_probes
+    from hmmemu.gpus import find_gpus
+
+    topic = "What hmmemu assumes of the GPU's driver"
+    try:
+        gpus = find_gpus()
+    except Error as error:
+        return [Check(topic, "probes", False, f"not tried: {error}")]
+    return [
+        Check(topic, f"GPU {gpu.index}, {f.name}", f.ok, f"{PROBES[f.name]}: {f.found}{_figures(f.figures)}")
+        for gpu in gpus
+        for f in run_probes(gpu)
+    ]
+
+
+def _figures(figures: dict[str, int]) -> str:
+    shown = [
+        f"{name.removesuffix('_ns')} {value / 1e3:.1f} µs" if name.endswith("_ns") else f"{name} {value}"
+        for name, value in figures.items()
+    ]
+    return f" ({', '.join(shown)})" if shown else ""
+
+
 def _one_gpu(gpu: Gpu) -> list[Check]:
     from hmmemu.capabilities import AtomicOperation
     from hmmemu.gpu_link import gpu_link

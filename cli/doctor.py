@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option("--gpu", "probes", is_flag=True, help="Also try on each GPU what hmmemu assumes of its driver.")
 @json_option
-def doctor(json_file: str | None) -> None:
+def doctor(json_file: str | None, probes: bool) -> None:
     """Show what this machine can do, what is in use, and why.
 
     Also says what to install or set where something is missing.
@@ -25,7 +26,7 @@ def doctor(json_file: str | None) -> None:
     """
     from hmmemu.cli import checks
 
-    found = checks.all_checks()
+    found = checks.all_checks() + (checks.probe_checks() if probes else [])
     out = console(json_file)
     out.print(_table(found))
     able = all(check.ok for check in found if check.needed)
