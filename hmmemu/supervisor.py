@@ -20,7 +20,6 @@ from typing import Any
 from hmmemu._native import LAYOUTS, DeviceProcess
 from hmmemu.address_distance import start_with
 from hmmemu.errors import DeviceError, KernelTimeout, RangeError, SpaceClosedError
-from hmmemu.failure import describe_crash
 from hmmemu.memory import Memory
 from hmmemu.ranges import PageRange, subtract
 
@@ -180,6 +179,8 @@ class Supervisor:
 
         Returns the failure, its error made from the crash record unless given; None if another thread was faster.
         """
+        from hmmemu.failure import describe_crash  # most programs need it never
+
         with self.lock:
             if generation != self.generation:
                 return None
