@@ -26,7 +26,10 @@ def __getattr__(name: str) -> object:
         # that this loads make every later fork slower.
         return str(import_module("hmmemu._version").__version__)
     _public = import_module("hmmemu._public")
-    globals().update({public: getattr(_public, public) for public in ("__all__", *_public.__all__)})
+    if name in _public.__all__:
+        globals()[name] = getattr(_public, name)
+    known = vars(_public)
+    globals().update({public: known[public] for public in ("__all__", *_public.__all__) if public in known})
     if name not in globals():
         raise AttributeError(
             f"module 'hmmemu' has no attribute {name!r}{_of_cupy(name)}", name=name, obj=sys.modules[__name__]

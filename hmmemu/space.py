@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import hmmemu.ksm as ksm
 from hmmemu._native import Session
 from hmmemu.arrays import ArrayMaker
-from hmmemu.atomics_report import AtomicsReport
 from hmmemu.choices import Choice, choose_devices, choose_tracker, instead, tell_gpu
 from hmmemu.device import Device
 from hmmemu.device_view import DeviceView, OpenViews
@@ -37,6 +36,7 @@ from hmmemu.spaces import Entered, Spaces
 from hmmemu.trace import Stats, read_stats
 
 if TYPE_CHECKING:
+    from hmmemu.atomics_report import AtomicsReport
     from hmmemu.gpus import Gpu
 
 Location: TypeAlias = Device | Cpu
@@ -408,6 +408,8 @@ class AddressSpace(ArrayMaker):
 
         Kernels are compiled once more for it, and run slower; outside of such a block they count nothing.
         """
+        from hmmemu.atomics_report import AtomicsReport  # most programs need it never
+
         self.session_or_raise()
         return AtomicsReport(self)
 

@@ -21,6 +21,18 @@ def test_every_public_name_is_there():
     assert set(hmm.__all__) <= set(dir(hmm))
 
 
+def test_names_that_few_programs_say_come_when_asked_for():
+    code = """
+import sys, hmmemu
+hmmemu.AddressSpace
+assert "hmmemu.atomics" not in sys.modules and "hmmemu.failure" not in sys.modules
+from hmmemu import *
+assert AtomicUse.__module__ == "hmmemu.atomic_uses" and hmmemu.AtomicsReport is AtomicsReport
+"""
+    done = run_python(code, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_name_that_does_not_exist():
     with pytest.raises(AttributeError, match="module 'hmmemu' has no attribute 'nosuch'"):
         hmm.nosuch  # noqa: B018
