@@ -71,7 +71,8 @@ Finding probe_failure(int gpu, const std::string& module) {
   size_t free = 0, total = 0;
   const Result then = libcuda().memory_info.ask(&free, &total);
   return {first == kIllegalAddress && then != kSuccess,
-          "an illegal access gives " + std::to_string(first) + ", and calls afterwards " + std::to_string(then),
+          "an illegal access gives " + std::to_string(first) + ", and calls afterwards " +
+              std::to_string(then),
           {{"result", uint64_t(first)}, {"afterwards", uint64_t(then)}}};
 }
 

@@ -66,8 +66,8 @@ uint64_t open_descriptors() {
 Finding probe_addresses(int gpu) {
   const Rig rig(gpu);
   constexpr int kBlocks = 32, kTurns = 50;
-  auto* const area = static_cast<char*>(mmap(nullptr, (kBlocks + 1) * kProbed, PROT_NONE,
-                                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  auto* const area = static_cast<char*>(
+      mmap(nullptr, (kBlocks + 1) * kProbed, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   const uint64_t first = (reinterpret_cast<uint64_t>(area) + kProbed - 1) / kProbed * kProbed;
   munmap(area, (kBlocks + 1) * kProbed);
   const uint64_t heap = (reinterpret_cast<uint64_t>(sbrk(0)) + (1u << 30)) / kProbed * kProbed;
@@ -149,8 +149,8 @@ Finding probe_export(int gpu) {
   const int afterwards = rig.look(rig.map(memory).at);
   const auto words = [](int seen) { return seen == 0x5A ? "right" : "wrong"; };
   return {beside == 0x5A && afterwards == 0x5A,
-          std::string("memory of another process: ") + words(beside) + " while it lives, " + words(afterwards) +
-              " when it was killed",
+          std::string("memory of another process: ") + words(beside) + " while it lives, " +
+              words(afterwards) + " when it was killed",
           {}};
 }
 
