@@ -219,12 +219,12 @@ class RawModule:
         name_expressions: template instances to make available, for example ``["scale<float>"]``.
         filename: what error messages call the source; the path or "kernel.cu" otherwise.
         translate_cucomplex, jitify: accepted as in CuPy; `cuComplex.h` and headers are there without them.
-        enable_cooperative_groups: as in CuPy; True is not there.
+        enable_cooperative_groups: as in CuPy; True is not there (barriers of the whole grid).
 
     Raises:
         ArgumentError: both or neither of `code` and `path`; something that is no string.
         OSError: the file cannot be read.
-        UnsupportedError: cooperative groups.
+        UnsupportedError: `enable_cooperative_groups`.
     """
 
     def __init__(
@@ -242,7 +242,8 @@ class RawModule:
     ) -> None:
         if enable_cooperative_groups:
             raise UnsupportedError(
-                "enable_cooperative_groups=True: cooperative groups are not there; docs/kernels.md has what is"
+                "enable_cooperative_groups=True: blocks of a launch have no barrier together (grid.sync) here; what "
+                "else there is of <cooperative_groups.h> needs no option"
             )
         self.code = _source(code, path)
         self.filename = filename or (str(path) if path else None)

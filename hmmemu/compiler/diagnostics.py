@@ -14,7 +14,7 @@ _MESSAGE = re.compile(
     r"^(?P<file>[^\n:]*?):(?P<line>\d+):(?:(?P<column>\d+):)? (?P<kind>(?:fatal )?error|warning|note): (?P<text>.*)$"
 )
 _OURS = re.compile(
-    r"hmmemu/(?:runtime|cuda|abi|compiler)|/include/(?:hmmemu|stub)/|<tables>|<built-in>|<command-line>"
+    r"hmmemu/(?:runtime|cuda|abi|compiler(?!/include/source))|/include/(?:hmmemu|stub)/|<tables>|<built-in>|<command-line>"
 )
 _REWRITES = (
     (re.compile(r"(?:const )?hmm_ctx ?&(?: hmm_c)?,? ?"), ""),

@@ -1,8 +1,9 @@
 """The first step: the C preprocessor, so that the parser sees plain C++.
 
 Macros, conditionals and the user's own headers are resolved here, by the preprocessor that compiles the kernel later.
-System headers and our stand-ins for CUDA's headers stay `#include` lines. CUDA's keywords are not yet macros. Line
-markers (`# 12 "file"`) keep every later message on the user's own lines.
+System headers and our stand-ins for CUDA's headers (include/stub) stay `#include` lines; those that are CUDA C++
+themselves (include/source) are taken like the user's. CUDA's keywords are not yet macros. Line markers (`# 12 "file"`)
+keep every later message on the user's own lines.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def preprocess(code: str, filename: str, options: CompilerOptions, tools: Toolch
     """The source with macros and the user's headers expanded. Raises CompileError."""
     words = [*tools.command, "-x", "c++", "-E", "-dI", "-w", f"-std={options.standard}", *DEFINITIONS]
     folder = os.path.dirname(filename) or "."
-    words += [*options.preprocessor, "-iquote", folder, "-isystem", str(INCLUDE / "stub"), "-"]
+    words += [*options.preprocessor, "-iquote", folder, f"-I{INCLUDE / 'source'}"]
+    words += ["-isystem", str(INCLUDE / "stub"), "-"]
     text = f'# 1 "{escape(filename)}"\n{code}\n'
     done = subprocess.run(words, input=text.encode(), capture_output=True, timeout=300)
     if done.returncode != 0:

@@ -193,7 +193,7 @@ def test_a_module_is_made_of_strings() -> None:
 
 def test_cupys_own_options_of_a_module() -> None:
     hmm.RawModule(code="", jitify=True, translate_cucomplex=True, enable_cooperative_groups=False)
-    with pytest.raises(hmm.UnsupportedError, match="cooperative groups are not there"):
+    with pytest.raises(hmm.UnsupportedError, match="no barrier together"):
         hmm.RawKernel("", "k", enable_cooperative_groups=True)
 
 
