@@ -1,6 +1,7 @@
 """`pytest --stand-in`: spaces are on a CUDA device, and the GPU is the stand-in of tests/unit/cuda.
 
-A test for which a GPU is no place says why here, by file or by test. The rest of the suite must pass.
+A test for which a GPU is no place says why here, by file, by test or by its first parameters. The rest of the suite
+must pass.
 """
 
 from __future__ import annotations
@@ -14,9 +15,18 @@ import pytest
 
 _WAITS = "a kernel that waits for the CPU while it runs: the CPU waits for the page, 100 s, and the kernel is ended"
 _ATOMICS = "the link's ways with atomic operations are the emulated device's"
+_FILES = "CUDA does not register pages of a regular file: they move to the GPU"
 _WHOLE = "a kernel on a GPU needs all of its arrays there at a time, and these are larger than its memory"
 
 NOT_FOR_A_GPU: dict[str, str] = {
+    "test_atomics_in_place::test_a_device_that_dies[file": _FILES,
+    "test_atomics_in_place::test_a_full_device_has_nothing_to_evict[file": _FILES,
+    "test_atomics_in_place::test_a_truncated_file": _FILES,
+    "test_atomics_in_place::test_at_the_same_time[file": _FILES,
+    "test_atomics_in_place::test_by_both_devices_and_the_cpu": "a launch that does not share a page has it on the GPU",
+    "test_atomics_in_place::test_everything_else_that_wants_the_pages[file": _FILES,
+    "test_atomics_in_place::test_other_processes_see_them_at_once": _FILES,
+    "test_atomics_in_place::test_what_the_link_lacks": _ATOMICS,
     "test_atomics_report": _ATOMICS,
     "test_atomics_together": _WAITS,
     "test_exclusive": _ATOMICS,
@@ -64,10 +74,15 @@ def install(at_a_distance: bool) -> None:
         os.environ["FAKE_CUDA"] = fakecuda.AT_A_DISTANCE
 
 
+def _covers(key: str, name: str) -> bool:
+    """Whether a test is that of the key, or one of that file, or with those first parameters."""
+    return name.startswith(key) and name[len(key) : len(key) + 1] in ("", ":", "[", "-")
+
+
 def mark(items: list[pytest.Item], table: dict[str, str], option: str) -> None:
     """Skips what cannot be."""
     for item in items:
-        name = f"{item.path.stem}::{getattr(item, 'originalname', item.name)}"
-        reason = table.get(name) or table.get(item.path.stem)
+        name = f"{item.path.stem}::{item.name}"
+        reason = next((table[key] for key in table if _covers(key, name)), "")
         if reason:
             item.add_marker(pytest.mark.skip(reason=f"{option}: {reason}"))
