@@ -158,7 +158,7 @@ class Kernel:
         """
         if not isinstance(args, (tuple, list)):
             raise ArgumentError(
-                f"the arguments of {self.name} are a tuple or a list, not {type(args).__name__}"
+                f"the arguments of {self.name} are a tuple or a list, as (x,) for one, not {type(args).__name__}"
             )
         grid3, block3 = _dimensions("grid", grid), _dimensions("block", block)
         stream, device = _place(stream, device)
