@@ -10,6 +10,7 @@ this lock too, so they only append to `_dead`, and the next call of `take` or `c
 from __future__ import annotations
 
 import bisect
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -34,8 +35,8 @@ def page_up(address: int) -> int:
 class ArenaMemory:
     """The mapping itself. Arrays and the arena hold it; it is unmapped when the last of them is gone."""
 
-    def __init__(self, session: Session, size: int) -> None:
-        self.begin, self.end = session.make_arena(size)
+    def __init__(self, session: Session, size: int, in_file: bool) -> None:
+        self.begin, self.end = session.make_arena(size, in_file)
 
     def __del__(self, unmap: Callable[[int, int], None] = unmap) -> None:  # globals may be gone when it runs
         if hasattr(self, "end"):
@@ -48,10 +49,13 @@ class Arena:
     Args:
         session: the driver, which is told of every range that begins or ceases to be owned.
         size: bytes of address space to ask for; less is taken where the system grants less.
+        in_file: the memory lies in a file, which a GPU's helper maps, too; else it is private to this process.
+            HMMEMU_ARENA=file has it lie there in any space, for tests.
     """
 
-    def __init__(self, session: Session, size: int) -> None:
-        self.memory = ArenaMemory(session, size)
+    def __init__(self, session: Session, size: int, in_file: bool = False) -> None:
+        in_file = in_file or os.environ.get("HMMEMU_ARENA") == "file"
+        self.memory = ArenaMemory(session, size, in_file)
         self._session = session
         self._lock = threading.Lock()
         self._free: list[tuple[int, int]] = [(self.memory.begin, self.memory.end)]  # sorted, never adjacent

@@ -41,16 +41,17 @@ class Memory:
     Args:
         session: the driver; closed if the arena cannot be had.
         arena_bytes: address space for arrays; less is taken where the system grants less.
+        in_file: see `Arena`.
     """
 
-    def __init__(self, session: Session, arena_bytes: int) -> None:
+    def __init__(self, session: Session, arena_bytes: int, in_file: bool = False) -> None:
         self.session = session
         self._mappers: list[Mapper] = []
         self.registry = Registry(session, self._mappers)
         self._pid = os.getpid()
         self._owners: weakref.WeakValueDictionary[int, _Owner] = weakref.WeakValueDictionary()
         try:
-            self.arena = Arena(session, arena_bytes)
+            self.arena = Arena(session, arena_bytes, in_file)
         except BaseException:
             self.close()
             raise

@@ -221,11 +221,13 @@ void bind_session(nb::module_& m) {
            nb::arg("read_duplication") = true, nb::arg("tracker") = "uffd", nb::arg("thrashing") = true)
       .def_prop_ro("open", &Session::open)
       .def("close", &Session::close, Unlocked())
-      .def("make_arena",
-           [](Session& s, uint64_t bytes) {
-             Pages p = s.driver()->make_arena(bytes);
-             return Range(p.begin, p.end);
-           })
+      .def(
+          "make_arena",
+          [](Session& s, uint64_t bytes, bool in_file) {
+            Pages p = s.driver()->make_arena(bytes, in_file);
+            return Range(p.begin, p.end);
+          },
+          nb::arg("bytes"), nb::arg("in_file") = false)
       .def(
           "allocate", [](Session& s, uint64_t b, uint64_t e) { s.driver()->allocate(pages_of(b, e)); },
           Unlocked())
@@ -294,7 +296,10 @@ void bind_session(nb::module_& m) {
            })
       .def("attach",
            [](Session& s, DeviceProcess& d) {
-             if (!d.tell_frames(s.driver()->common_frames(), 0, 0, 0))
+             const int file = s.driver()->common_frames();
+             const Pages arena = s.driver()->arena_in_file();
+             if (!d.tell_frames(file, 0, 0, 0) ||
+                 (!arena.empty() && !d.tell_frames(file, arena.begin, arena.bytes(), arena.begin)))
                throw Failure(FailureKind::Device, "the device process cannot take the CPU's frames");
              return unsigned(s.attach(link_of(d)));
            })

@@ -24,6 +24,7 @@
 #include "memory/async_table.h"
 #include "memory/common_frames.h"
 #include "memory/device_table.h"
+#include "memory/fork_copy.h"
 #include "memory/host_table.h"
 #include "memory/merged_pages.h"
 #include "memory/own_memory.h"
@@ -88,8 +89,9 @@ class Driver {
   void notice_all_writes(bool update);
 
   // -- ranges: Python threads --
-  // Address space for arrays, known to this process's userfaultfd as a whole.
-  Pages make_arena(uint64_t bytes);
+  // Address space for arrays, in whole blocks, known to this process's userfaultfd as a whole. `in_file`: its
+  // frames lie in the file of the common frames, for ever, where devices can use them; else it is private.
+  Pages make_arena(uint64_t bytes, bool in_file);
   // Takes ownership of pages of the arena for one array; they start untouched.
   void allocate(Pages pages);
   void free(Pages pages);
@@ -169,6 +171,8 @@ class Driver {
   Userfaultfd& userfaultfd() { return uffd_; }
   // The file of the frames that devices may map, at their addresses.
   int common_frames() const { return common_.file(); }
+  // Empty if the arena is private memory.
+  Pages arena_in_file() const { return arena_kind_.shared ? arena_ : Pages{}; }
   Userfaultfd& synchronous() { return sync_; }
   Counters& counters() { return counters_; }
   unsigned processors() const { return processors_.load(std::memory_order_acquire); }
@@ -204,6 +208,7 @@ class Driver {
   void part_from_devices();
   int part(Block& block, Pages run);
   void use_signals();
+  void make_arena_private();
   // The process has about as many mappings as it may (vm.max_map_count). From now on whole blocks move, so
   // that neighbours get the same protection and the kernel makes one mapping of them.
   bool crowded() const { return signal_ && signal_->tight(); }
@@ -287,6 +292,8 @@ class Driver {
   int merge_block(Block& block, Pages pages, MergePlan& plan, MergeResult& result);
   int merge_run(Block& block, Pages run, MergePlan& plan, MergeResult& result);
   int merge_own(Block& block, Pages run, MergePlan& plan, MergeResult& result);
+  int merge_zeros(Block& block, Pages pages);
+  int free_merged(Block& block, Pages pages);
   int merge_shared(Block& block, Pages run, MergePlan& plan, MergeResult& result);
   void find_frames(Block& block, Pages run, const std::byte* content, MergePlan& plan);
   template <class Act> int each_piece(Pages run, const MergePlan& plan, Act act);
@@ -389,6 +396,14 @@ class Driver {
   void retry(DeferredFault& fault);
   void lock_everything();
   void unlock_everything();
+  // forked.cpp
+  template <class Act> int each_touched(Act act);
+  bool in_arena_file(uint64_t page) const {
+    return arena_kind_.shared && arena_.begin <= page && page < arena_.end;
+  }
+  void freeze(Block& block, Pages run);
+  void thaw(Block& block, Pages run);
+  void copy_arena();
   void close_protector_holes();
   static void set_start(Block& block, uint64_t address) {
     change(block, {address, address + kPage}, [](PageState& state) { state.set_start(true); });
@@ -508,7 +523,9 @@ class Driver {
   // Of each page of a file that the CPU gave away, what it held then.
   Mapping sums_{uint64_t{Directory::kMostBlocks} * kPagesPerBlock * sizeof(uint64_t), true};
   Pages arena_;
-  CommonFrames common_;                // of private pages that are remote
+  MemoryKind arena_kind_;              // shared: it lies in the file of common_
+  CommonFrames common_;                // of private pages that are remote, and of the arena
+  ForkCopy fork_copy_;                 // of the arena, between the fork handlers
   OwnMemory own_memory_;               // ... that were
   std::vector<ObjectMapping> objects_; // by key - 1; guarded by ranges_
   Lock merging_;                       // one merge at a time

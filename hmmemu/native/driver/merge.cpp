@@ -57,8 +57,11 @@ std::vector<MapsLine> maps_of(Pages pages) {
   return found;
 }
 
-SourceMapping source_of(const MapsLine& line) {
-  SourceMapping source{line.pages, line.node ? line.offset : 0, line.device, line.node};
+SourceMapping source_of(const MapsLine& line, bool ours) {
+  SourceMapping source{line.pages};
+  if (ours) return source;
+  if (line.node) source.offset = line.offset;
+  source.device = line.device, source.node = line.node;
   if (!line.shared()) return source;
   void* alias = mremap(reinterpret_cast<void*>(line.pages.begin), 0, line.pages.bytes(), MREMAP_MAYMOVE);
   if (alias == MAP_FAILED) throw_errno(FailureKind::OutOfMemory, "cannot map shared memory once more");
@@ -99,7 +102,7 @@ MergeResult Driver::merge(const std::vector<Pages>& ranges, uint64_t most_mappin
     std::erase_if(plans[i],
                   [&](const Candidate& c) { return seen[c.hash] < 2 && !merged_->store().has(c.hash); });
     if (plans[i].empty()) continue;
-    const SourceMapping source = source_of(sources[i]);
+    const SourceMapping source = source_of(sources[i], in_arena_file(sources[i].pages.begin));
     const MappingKey key = merged_->store().add(source);
     if (!key) throw Failure(FailureKind::OutOfMemory, "more than 65535 mappings with merged pages");
     Mapping memory(page_up(sizeof(MergePlan)));
@@ -161,8 +164,8 @@ int Driver::merge_block(Block& block, Pages pages, MergePlan& plan, MergeResult&
     const PageState state = block.page(a);
     return plan.hashes[(a - block.address) / kPage] && state.managed() && !state.merged() &&
            !state.linked() && state.hold(kCpu) != Hold::Invalid && !state.remote() &&
-           state.shared_mapping() == plan.shared && !(state.read_only() && !plan.shared) &&
-           !hides(block, {a, a + kPage});
+           (state.shared_mapping() && !in_arena_file(a)) == plan.shared &&
+           !(state.read_only() && !plan.shared) && !hides(block, {a, a + kPage});
   };
   return each_run(block, pages, [&](Pages alike) {
     for (uint64_t a = alike.begin; a < alike.end;) {
@@ -221,8 +224,8 @@ template <class Act> int Driver::each_piece(Pages run, const MergePlan& plan, Ac
   return 0;
 }
 
-// Private memory: the pages are taken away with their frames, so that whoever touches them waits, and given
-// back or replaced.
+// Private memory, and the arena's: the pages are taken away with their frames, so that whoever touches them
+// waits, and given back or replaced.
 int Driver::merge_own(Block& block, Pages run, MergePlan& plan, MergeResult& result) {
   const PageState state = block.page(run.begin);
   CpuTable& cpu = cpu_table(state.tracker());
@@ -235,14 +238,27 @@ int Driver::merge_own(Block& block, Pages run, MergePlan& plan, MergeResult& res
     const std::byte* own = content + (piece.begin - run.begin);
     if (frame == kZeros && writable) {
       result.zeros += piece.count();
-      return cpu.zero(block, piece, Access::Read, true);
+      return merge_zeros(block, piece);
     }
-    if (frame && frame != kZeros && put_frames(block, piece, frame, result)) return 0;
+    if (frame && frame != kZeros && put_frames(block, piece, frame, result)) return free_merged(block, piece);
     return cpu.install(block, piece, own, writable);
   });
   if (error) fatal("pages at 0x%lx cannot be given back: %s", run.begin, strerror(error));
   cpu.forget_taken(block, run);
   return 0;
+}
+
+// Files have no zero page: a page of an arena that lies in one becomes as if never touched.
+int Driver::merge_zeros(Block& block, Pages pages) {
+  if (in_arena_file(pages.begin)) return release_everywhere(block, pages);
+  return cpu_table(block.page(pages.begin).tracker()).zero(block, pages, Access::Read, true);
+}
+
+// What the arena's file had of them, where they are still merged.
+int Driver::free_merged(Block& block, Pages pages) {
+  if (!in_arena_file(pages.begin)) return 0;
+  return each_run(block, pages,
+                  [&](Pages run) { return block.page(run.begin).merged() ? common_.free(run) : 0; });
 }
 
 // Shared memory stays where it is, in its file; only this mapping of it is replaced.
@@ -345,7 +361,10 @@ int Driver::unmerge_run(Block& block, Pages run) {
 }
 
 int Driver::own_memory(Block& block, Pages run) {
-  if (int error = merged_->restore(block, run)) return error;
+  const int error = in_arena_file(run.begin)
+                        ? common_.put(block, run, reinterpret_cast<const std::byte*>(run.begin))
+                        : merged_->restore(block, run);
+  if (error) return error;
   if (int error = catch_again(block, run, false))
     fatal("pages at 0x%lx cannot be watched any more: %s", run.begin, strerror(error));
   forget_merged(block, run);

@@ -51,15 +51,18 @@ std::vector<Pages> Driver::runs(Pages pages, unsigned owners) const {
   return found;
 }
 
-Pages Driver::make_arena(uint64_t bytes) {
+Pages Driver::make_arena(uint64_t bytes, bool in_file) {
   std::lock_guard guard(ranges_);
-  for (; bytes >= kBlock; bytes = block_down(bytes / 2)) {
+  for (bytes = block_down(bytes); bytes >= kBlock; bytes = block_down(bytes / 2)) {
     for (uint64_t hint = kArenasBegin; hint + bytes <= kArenasEnd; hint += bytes) {
       void* at = mmap(reinterpret_cast<void*>(hint), bytes, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
       if (at == MAP_FAILED) continue;
       arena_ = {hint, hint + bytes};
-      if (int error = cpu_table(tracker_).reserve(arena_))
+      arena_kind_ = {.shared = in_file, .open = in_file};
+      int error = in_file ? map_by_address(common_.file(), arena_, at) : 0;
+      if (!error) error = cpu_table(tracker_).reserve(arena_, arena_kind_);
+      if (error)
         throw Failure(FailureKind::Unsupported,
                       std::string("the arena cannot be watched: ") + strerror(error));
       return arena_;
@@ -71,7 +74,7 @@ Pages Driver::make_arena(uint64_t bytes) {
 // From now on this process's access violations come here first.
 void Driver::use_signals() {
   if (signal_) return;
-  signal_.emplace(directory_);
+  signal_.emplace(directory_, aliases_);
   cpu_[static_cast<unsigned>(Tracker::Signal)] = &*signal_;
   segv::add(
       {.access = [](void* self, const Fault& fault) { return static_cast<Driver*>(self)->fault_here(fault); },
@@ -90,9 +93,15 @@ Tracker Driver::tracker_for(MemoryKind kind) {
 void Driver::allocate(Pages pages) {
   std::lock_guard guard(ranges_);
   second_tries_.forget();
-  for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
+  for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) {
+    const Block& block = directory_.make(a);
+    if (!arena_kind_.shared) continue;
+    if ((errno = aliases_.add_block(block, common_.file())) || (errno = common_.add_block(block)))
+      throw_errno(FailureKind::OutOfMemory, "memory for arrays cannot be mapped (see vm.max_map_count)");
+  }
   each_block(pages, [&](Block& block, Pages part) {
     change(block, part, [&](PageState& state) {
+      state.set_kind(arena_kind_);
       state.set_tracker(tracker_);
       state.add_owner();
     });
@@ -235,11 +244,24 @@ void Driver::bring_all_home() {
 
 // The kernel drops every registration with the descriptor, and wakes whoever waits.
 void Driver::release() {
+  std::lock_guard ranges(ranges_);
   uffd_ = Userfaultfd();
   sync_ = Userfaultfd();
   segv::remove(this);
+  make_arena_private();
   std::lock_guard guard(merging_);
   merged_.reset(); // nothing is merged any more
+}
+
+// Of plain memory fork children have a copy. Nothing is copied here: the mapping changes in one step, and
+// what is stored afterwards stays out of the file, as what nobody writes stays in it. If it cannot be done (a
+// limit of the address space that counts private memory only), a fork child does not have the arena.
+void Driver::make_arena_private() {
+  if (!arena_kind_.shared) return;
+  void* const at =
+      mmap(reinterpret_cast<void*>(arena_.begin), arena_.bytes(), PROT_READ | PROT_WRITE,
+           MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, common_.file(), static_cast<off_t>(arena_.begin));
+  if (at != MAP_FAILED) arena_kind_ = {};
 }
 
 Processor Driver::attach(int vram, int uffd, DevicePort* port) {
@@ -289,62 +311,6 @@ void Driver::evacuate(Processor p) {
 void Driver::replace_process(Processor p, int uffd, DevicePort* port) {
   std::lock_guard guard(ranges_);
   devices_[p]->replace_process(uffd, port);
-}
-
-// Fork. The child gets the pages as they are in this process, without its userfaultfd: a page that is away,
-// or write-protected, would be wrong there. So everything comes home first, writable, and nothing can leave
-// until the child exists, because every block stays locked.
-void Driver::before_fork() {
-  ranges_.lock();
-  lock_everything();
-  if (closed_) return;
-  for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
-    Block& block = directory_.at(slot);
-    bring_home(block, {block.address, block.address + kBlock});
-  }
-}
-
-void Driver::after_fork_in_parent() {
-  unlock_everything();
-  ranges_.unlock();
-}
-
-// The caller holds the range lock, so no block is added meanwhile.
-void Driver::lock_everything() {
-  for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
-    Block& block = directory_.at(slot);
-    PageLocks::lock(block, block.all());
-  }
-}
-
-void Driver::unlock_everything() {
-  for (uint32_t slot = directory_.size(); slot-- > 0;) {
-    Block& block = directory_.at(slot);
-    unlock(block, block.all());
-  }
-}
-
-void Driver::after_fork_in_child() {
-  // The descriptors speak for the parent's memory: closing them here leaves the parent's registrations alone.
-  closed_ = true;
-  PageLocks::forget_thread();
-  uffd_ = Userfaultfd();
-  sync_ = Userfaultfd();
-  common_.close();
-  if (async_) async_->close();
-  for (uint32_t slot = directory_.size(); slot-- > 0;) {
-    Block& block = directory_.at(slot);
-    block.lock.reset();
-    each_run(block, {block.address, block.address + kBlock}, [&](Pages run) {
-      const PageState state = block.page(run.begin);
-      if (state.managed()) cpu_table(state.tracker()).abandon(run, state.kind());
-      return 0;
-    });
-    PageLocks::mark(block, block.all(), false);
-    block.waiting.fill({});
-    block.waiters = 0;
-  }
-  ranges_.reset();
 }
 
 } // namespace hmm

@@ -79,12 +79,12 @@ void Session::close() {
                     "the address space cannot be closed: another thread is in a call of it");
     }
   state().driver.bring_all_home();
-  forget_forks(state().driver);
   for (auto& receiver : state().receivers) receiver.reset();
   state().synchronous.reset();
   // Only now: a receiver must not read a descriptor that somebody else may have been given meanwhile. A
   // thread that faulted in between wakes up here and finds plain memory.
   state().driver.release();
+  forget_forks(state().driver); // last: until then a fork child gets its arrays from the driver
 }
 
 } // namespace hmm

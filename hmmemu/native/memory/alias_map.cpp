@@ -56,6 +56,13 @@ int AliasMap::add_mapping(Pages pages) {
   });
 }
 
+int AliasMap::add_block(const Block& block, int file) {
+  bool& made = made_.as<bool>()[block.slot];
+  const int error = made ? 0 : map_by_address(file, block.all(), at(block, block.all()));
+  made = made || !error;
+  return error;
+}
+
 void AliasMap::remove(Pages pages) {
   each_block(pages, [&](const Block& block, Pages part) {
     if (made_.as<bool>()[block.slot] && close_off(at(block, part), part.bytes(), MAP_FIXED) == MAP_FAILED)

@@ -20,6 +20,9 @@ class AliasMap {
 
   // Makes aliases of mappings that are MAP_SHARED, whose blocks exist in the directory. 0 or errno.
   int add(Pages pages);
+  // Makes that of a whole block, whose frames lie in the file at the offset that is their address. Only the
+  // first time; 0 or errno.
+  int add_block(const Block& block, int file);
   // Takes away those that there are.
   void remove(Pages pages);
 

@@ -23,11 +23,8 @@ void CommonFrames::close() {
 
 int CommonFrames::put(const Block& block, Pages pages, const std::byte* content) {
   std::memcpy(alias_.at(file_, block, pages), content, pages.bytes());
-  void* const at = mmap(reinterpret_cast<void*>(pages.begin), pages.bytes(), PROT_READ | PROT_WRITE,
-                        MAP_SHARED | MAP_FIXED | MAP_NORESERVE, file_, static_cast<off_t>(pages.begin));
-  if (at != MAP_FAILED) return 0;
-  const int error = errno;
-  free(pages);
+  const int error = map_by_address(file_, pages, reinterpret_cast<void*>(pages.begin));
+  if (error) free(pages);
   return error;
 }
 

@@ -4,6 +4,7 @@
 // is first used; fork children have none. Twice at once does no harm, so no lock.
 #pragma once
 #include "base/mapping.h"
+#include "memory/second_mapping.h"
 #include "protocol/directory.h"
 #include <atomic>
 
@@ -16,19 +17,22 @@ class FileAlias {
   }
 
   std::byte* at(int file, const Block& block, Pages pages) const {
-    std::byte* slot = slots_.as<std::byte>() + block.slot * kBlock;
+    if (const int error = map(file, block))
+      fatal("cannot map frames of block 0x%lx: errno %d", block.address, error);
+    return slot(block) + (pages.begin - block.address);
+  }
+  // What `at` does at its first use. 0 or errno.
+  int map(int file, const Block& block) const {
     auto& made = made_.as<std::atomic<uint8_t>>()[block.slot];
-    if (!made.load(std::memory_order_acquire)) {
-      void* found = mmap(slot, kBlock, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, file,
-                         static_cast<off_t>(block.address));
-      if (found == MAP_FAILED) fatal("cannot map frames of block 0x%lx: errno %d", block.address, errno);
-      madvise(found, kBlock, MADV_DONTFORK);
-      made.store(1, std::memory_order_release);
-    }
-    return slot + (pages.begin - block.address);
+    if (made.load(std::memory_order_acquire)) return 0;
+    if (const int error = map_by_address(file, block.all(), slot(block))) return error;
+    made.store(1, std::memory_order_release);
+    return 0;
   }
 
  private:
+  std::byte* slot(const Block& block) const { return slots_.as<std::byte>() + block.slot * kBlock; }
+
   Mapping slots_; // kMostBlocks slots of kBlock
   Mapping made_;  // one byte a slot
 };

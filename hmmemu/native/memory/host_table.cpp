@@ -150,7 +150,7 @@ int HostTable::install(Block& block, Pages pages, const std::byte* content, bool
 int HostTable::install_shared(Block& block, Pages pages, const std::byte* content, bool writable) {
   std::byte* alias = aliases_.writable(block, pages);
   if (!alias) return EFAULT;
-  std::memcpy(alias, content, pages.bytes());
+  if (alias != content) std::memcpy(alias, content, pages.bytes()); // else it was taken from there just now
   return uffd_.map_frames(pages, writable);
 }
 

@@ -25,6 +25,7 @@ class HostTable : public CpuTable {
   HostTable(const Userfaultfd& uffd, AliasMap& aliases);
 
   int add(Pages pages, MemoryKind kind) override;
+  int reserve(Pages pages, MemoryKind kind) override { return uffd_.add(pages, kind.shared); }
   void remove(Pages pages) override;
   int merged_rights() const override { return PROT_READ | PROT_WRITE; }
   int replaced(Block&, Pages pages, bool merged) override;
@@ -44,7 +45,7 @@ class HostTable : public CpuTable {
   int zap(Block& block, Pages pages) override;
   const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) override;
   const std::byte* frames(Block& block, Pages pages, Staging&) override {
-    if (shared(block, pages)) return aliases_.readable(block, pages);
+    if (shared(block, pages) && !block.page(pages.begin).merged()) return aliases_.readable(block, pages);
     return touch(reinterpret_cast<const std::byte*>(pages.begin), pages.bytes());
   }
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;

@@ -56,8 +56,9 @@ class CpuTable : public PageTable {
   // Starts (ends) catching accesses to memory of one kind; the pages are present and writable at that moment.
   // From Python threads, which may allocate here. add: 0 or errno, and then nothing was changed.
   virtual int add(Pages pages, MemoryKind kind) = 0;
-  // The same for private memory of our own that nobody has touched yet: its pages are Invalid.
-  virtual int reserve(Pages pages) { return add(pages, {}); }
+  // The same for memory of our own that nobody has touched yet: its pages are Invalid. What is shared has its
+  // alias made elsewhere (AliasMap::add_block).
+  virtual int reserve(Pages pages, MemoryKind kind) = 0;
   virtual void remove(Pages pages) = 0;
   // Same-page merging. The rights that mappings of frames are made with.
   virtual int merged_rights() const = 0;

@@ -88,4 +88,13 @@ int map_again(Pages pages, void* at) {
   return 0;
 }
 
+int map_by_address(int file, Pages pages, void* at) {
+  void* found = mmap(at, pages.bytes(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE, file,
+                     static_cast<off_t>(pages.begin));
+  if (found == MAP_FAILED) return errno;
+  madvise(at, pages.bytes(), MADV_DONTFORK);
+  madvise(at, pages.bytes(), MADV_DONTDUMP);
+  return 0;
+}
+
 } // namespace hmm

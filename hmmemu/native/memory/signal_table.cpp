@@ -1,7 +1,5 @@
 #include "memory/signal_table.h"
 
-#include "memory/each_mapping.h"
-#include "memory/second_mapping.h"
 #include "os/probe.h"
 #include "os/segv.h"
 #include <algorithm>
@@ -46,14 +44,13 @@ int free_private_frames(Pages pages) {
 
 } // namespace
 
-SignalTable::SignalTable(const Directory& directory)
-    : directory_(directory), memory_(::open("/proc/self/mem", O_RDWR | O_CLOEXEC)),
-      alias_(uint64_t{Directory::kMostBlocks} * kBlock, true), most_kept_(sysconf(_SC_PHYS_PAGES) / 4) {
+SignalTable::SignalTable(const Directory& directory, AliasMap& aliases)
+    : directory_(directory), aliases_(aliases), memory_(::open("/proc/self/mem", O_RDWR | O_CLOEXEC)),
+      most_kept_(sysconf(_SC_PHYS_PAGES) / 4) {
   if (const std::string reason = why_no_signal_tracker(); !reason.empty()) {
     if (memory_ >= 0) close(memory_);
     throw Failure(FailureKind::Unsupported, "accesses cannot be caught as signals here: " + reason);
   }
-  mprotect(alias_.as<void>(), alias_.bytes(), PROT_NONE);
 }
 
 SignalTable::~SignalTable() { close(memory_); }
@@ -64,26 +61,16 @@ int SignalTable::add(Pages pages, MemoryKind kind) {
   segv::ensure_installed(); // before any page of a signal stack can go away
   spare_.hold();
   if (kind.huge && !kind.shared && !can_write_huge_pages()) return EOPNOTSUPP;
-  if (!kind.shared) return 0;
-  const int error = each_mapping(pages, [&](Pages mapping) {
-    for (uint64_t a = mapping.begin; a < mapping.end; a = block_down(a) + kBlock)
-      if (int failed = make_alias({a, std::min(mapping.end, block_down(a) + kBlock)})) return failed;
-    return 0;
-  });
-  if (error) remove(pages);
-  return error;
+  return kind.shared ? aliases_.add(pages) : 0;
 }
 
-int SignalTable::make_alias(Pages pages) {
-  const Block* block = directory_.find(pages.begin);
-  return block ? map_again(pages, alias(*block, pages)) : EFAULT;
-}
-
-// Memory of ours that nobody touched. Its first page gets a frame before it is split: then all parts share
-// one anon_vma, without which the kernel would never merge them again.
-int SignalTable::reserve(Pages pages) {
-  *reinterpret_cast<volatile char*>(pages.begin) = 0;
-  if (int error = free_private_frames({pages.begin, pages.begin + kPage})) return error;
+// Memory of ours that nobody touched. If it is private its first page gets a frame before it is split: then
+// all parts share one anon_vma, without which the kernel would never merge them again.
+int SignalTable::reserve(Pages pages, MemoryKind kind) {
+  if (!kind.shared) {
+    *reinterpret_cast<volatile char*>(pages.begin) = 0;
+    if (int error = free_private_frames({pages.begin, pages.begin + kPage})) return error;
+  }
   return set(pages, PROT_NONE);
 }
 
@@ -96,10 +83,8 @@ void SignalTable::remove(Pages pages) {
     kept_.set(*block, part, false);
     if (const int error = set(part, right(kind, true)); error && error != ENOENT)
       fatal("CPU pages at 0x%lx cannot be made plain memory: %s", part.begin, std::strerror(error));
-    if (mmap(alias(*block, part), part.bytes(), PROT_NONE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
-      fatal("cannot drop the alias of 0x%lx: %s", part.begin, std::strerror(errno));
   }
+  aliases_.remove(pages);
 }
 
 void SignalTable::abandon(Pages pages, MemoryKind kind) { set(pages, right(kind, true)); }
@@ -180,7 +165,8 @@ const std::byte* SignalTable::take(Block& block, Pages pages, bool, Staging& sta
 
 const std::byte* SignalTable::frames(Block& block, Pages pages, Staging& staging) {
   const MemoryKind kind = block.page(pages.begin).kind();
-  if (!kind.file) return kind.shared ? alias(block, pages) : static_cast<const std::byte*>(at(pages));
+  const bool seen_there = !kind.shared || block.page(pages.begin).merged(); // the alias shows no merged pages
+  if (!kind.file) return seen_there ? static_cast<const std::byte*>(at(pages)) : alias(block, pages);
   return read(pages, staging) ? staging.data() : nullptr;
 }
 

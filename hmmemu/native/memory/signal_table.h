@@ -14,6 +14,7 @@
 // which. INVARIANT: an Invalid page that was never touched, or released, reads as zeros once it has a right.
 // LOCKS: the callers' page locks; everything else is atomic.
 #pragma once
+#include "memory/alias_map.h"
 #include "memory/frame_map.h"
 #include "memory/page_table.h"
 #include "memory/spare_mappings.h"
@@ -24,13 +25,13 @@ namespace hmm {
 class SignalTable final : public CpuTable {
  public:
   // Throws Failure(Unsupported) with the reason where this tracker does not work.
-  explicit SignalTable(const Directory& directory);
+  SignalTable(const Directory& directory, AliasMap& aliases);
   ~SignalTable() override;
 
   // The blocks of the pages must be in the directory. EOPNOTSUPP: private huge pages, which this kernel does
   // not let anybody write against their protection; EPERM: see memory/second_mapping.h.
   int add(Pages pages, MemoryKind kind) override;
-  int reserve(Pages pages) override;
+  int reserve(Pages pages, MemoryKind kind) override;
   void remove(Pages pages) override;
   void abandon(Pages pages, MemoryKind kind) override;
 
@@ -69,14 +70,11 @@ class SignalTable final : public CpuTable {
   int write(Block& block, Pages pages, const std::byte* content);
   bool read(Pages pages, Staging& staging) const;
   bool is_ours(Pages pages) const;
-  std::byte* alias(const Block& block, Pages pages) const {
-    return alias_.as<std::byte>() + block.slot * kBlock + (pages.begin - block.address);
-  }
-  int make_alias(Pages pages);
+  std::byte* alias(const Block& block, Pages pages) const { return aliases_.at(block, pages); }
 
   const Directory& directory_;
+  AliasMap& aliases_;
   const int memory_; // /proc/self/mem
-  Mapping alias_;    // kMostBlocks slots of kBlock; parts of a slot are mapped by add()
   Mapping zeros_{kBlock, true};
   FrameMap kept_;
   const uint64_t most_kept_; // frames
