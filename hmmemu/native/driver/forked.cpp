@@ -1,13 +1,13 @@
 // Driver: what a fork does to the pages (driver/fork.cpp calls these, in this order).
 //
 // The child gets the pages as they are in this process, without its userfaultfd: a page that is away, or
-// write-protected, would be wrong there. So everything comes home first, writable, and nothing can leave until
-// the child exists, because every page stays locked.
+// write-protected, would be wrong there. So everything comes home first, writable, and nothing can leave
+// until the child exists, because every page stays locked.
 //
 // Private memory the kernel copies on write. An arena that lies in a file (make_arena) it would share, so the
-// child does not get that mapping at all (MADV_DONTFORK; a fork that calls no handlers leaves it without), but a
-// copy that is made here (memory/fork_copy.h). Stores of other threads wait meanwhile, so that it is of one
-// moment, as the kernel's would be.
+// child does not get that mapping at all (MADV_DONTFORK; a fork that calls no handlers leaves it without),
+// but a copy that is made here (memory/fork_copy.h). Stores of other threads wait meanwhile, so that it is of
+// one moment, as the kernel's would be.
 #include "driver/driver.h"
 
 #include <cerrno>
@@ -65,8 +65,7 @@ void Driver::after_fork_in_child() {
     block.lock.reset();
     each_run(block, {block.address, block.address + kBlock}, [&](Pages run) {
       const PageState state = block.page(run.begin);
-      if (state.managed() && !in_arena_file(run.begin))
-        cpu_table(state.tracker()).abandon(run, state.kind());
+      if (state.managed() && !in_arena_file(run.begin)) cpu_table(state.tracker()).abandon(run, state.kind());
       return 0;
     });
     PageLocks::mark(block, block.all(), false);
@@ -105,10 +104,11 @@ void Driver::copy_arena() {
   if (!error) return;
   fork_copy_.end();
   char text[256];
-  const int length = snprintf(text, sizeof text,
-                              "hmmemu: a fork child gets no copy of %llu MiB of shared arrays (%s); it will end "
-                              "with SIGSEGV where it touches them. Fork before they are allocated, or spawn.\n",
-                              static_cast<unsigned long long>(bytes >> 20), strerror(error));
+  const int length =
+      snprintf(text, sizeof text,
+               "hmmemu: a fork child gets no copy of %llu MiB of shared arrays (%s); it will end "
+               "with SIGSEGV where it touches them. Fork before they are allocated, or spawn.\n",
+               static_cast<unsigned long long>(bytes >> 20), strerror(error));
   if (write(STDERR_FILENO, text, static_cast<size_t>(length)) < 0) return; // nowhere to say it
 }
 

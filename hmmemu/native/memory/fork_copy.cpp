@@ -32,13 +32,13 @@ uint64_t number_in(const char* path, const char* key) {
 uint64_t free_memory() {
   const uint64_t available = number_in("/proc/meminfo", "MemAvailable:"),
                  swap = number_in("/proc/meminfo", "SwapFree:"),
-                 most = number_in("/sys/fs/cgroup/memory.max", ""),
-                 used = number_in("/sys/fs/cgroup/memory.current", ""),
+                 most = number_in("/sys/fs/cgroup/memory.max", "");
+  const uint64_t left = available == kUnknown ? kUnknown : (available + (swap == kUnknown ? 0 : swap)) * 1024;
+  if (most == kUnknown) return left;
+  const uint64_t used = number_in("/sys/fs/cgroup/memory.current", ""),
                  cache = number_in("/sys/fs/cgroup/memory.stat", "\ninactive_file ");
-  uint64_t left = available == kUnknown ? kUnknown : (available + (swap == kUnknown ? 0 : swap)) * 1024;
-  if (most != kUnknown && used != kUnknown)
-    left = std::min(left, most - std::min(most, used) + (cache == kUnknown ? 0 : cache));
-  return left;
+  if (used == kUnknown) return left;
+  return std::min(left, most - std::min(most, used) + (cache == kUnknown ? 0 : cache));
 }
 
 } // namespace
