@@ -202,7 +202,7 @@ def test_without_memory_for_a_copy_a_child_has_none() -> None:
     done = run_python(
         """
         import os, resource, signal, numpy as np, hmmemu as hmm
-        with hmm.AddressSpace(timeout=60) as space:
+        with hmm.AddressSpace(device="emulated", timeout=60) as space:
             x = space.full(1 << 20, 7, np.int32)
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
             child = os.fork()
