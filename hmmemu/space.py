@@ -110,7 +110,7 @@ class AddressSpace(ArrayMaker):
         )
         self._devices: list[Device] = []
         self._entered_devices: Entered[Device] = Entered()
-        self.memory = Memory(self.session, arena_bytes, in_file=any(gpu for gpu, _ in chosen))
+        self.memory = Memory(self.session, arena_bytes, in_file=any(choice.gpu for choice in chosen))
         self._protectors = Protectors(self.session)
         self._dirty_logs = DirtyLogs(self.session)
         self.views = OpenViews()
