@@ -678,8 +678,10 @@ int cuStreamCreate(Stream** stream, unsigned) {
 }
 int cuStreamSynchronize(Stream* stream) {
   HERE;
-  std::unique_lock hold(stream->mutex);
-  stream->changed.wait(hold, [&] { return stream->queue.empty() && !stream->busy; });
+  {
+    std::unique_lock hold(stream->mutex); // never with `lock`, which comes first
+    stream->changed.wait(hold, [&] { return stream->queue.empty() && !stream->busy; });
+  }
   show_text();
   std::lock_guard guard(lock);
   return broken;
