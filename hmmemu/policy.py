@@ -17,7 +17,7 @@ class Policy:
             the fault, of which more than `threshold` percent would be resident (the rule and the defaults of
             NVIDIA's open kernel modules, uvm_perf_prefetch.c). A CPU that writes pages which it shares with a device
             begins with the page alone, unless it has written the one before, and counts pages that it may write. Where
-            it wrote much of a block between one time that a device asked for it and the next, it begins with more.
+            a CPU used much of a block between one time that a device asked for it and the next, it begins with more.
             False: one page a fault.
         threshold: percent, 1 to 100.
         read_duplication: a page that is only read may have a copy in every memory. False: a read migrates.

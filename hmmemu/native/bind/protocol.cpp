@@ -83,14 +83,14 @@ std::optional<std::string> py_broken_rule(uint64_t word) {
 }
 
 std::pair<uint64_t, uint64_t> py_grow(const std::vector<uint64_t>& words, unsigned page, unsigned p,
-                                      unsigned threshold, unsigned upgrade_pages) {
+                                      unsigned threshold, unsigned first_pages) {
   if (words.size() != kPagesPerBlock || page >= kPagesPerBlock)
     throw Failure(FailureKind::Range, "a block has 512 pages");
-  if (!std::has_single_bit(upgrade_pages) || upgrade_pages > kPagesPerBlock)
+  if (!std::has_single_bit(first_pages) || first_pages > kPagesPerBlock)
     throw Failure(FailureKind::Range, "a fault begins with a power of two of pages, 512 at most");
   auto block = std::make_unique<Block>();
   for (unsigned i = 0; i < kPagesPerBlock; ++i) block->pages[i] = PageState(words[i]);
-  Pages pages = grow(*block, page * kPage, checked(p), {true, threshold, upgrade_pages});
+  Pages pages = grow(*block, page * kPage, checked(p), {true, threshold, first_pages});
   return {pages.begin / kPage, pages.end / kPage};
 }
 
@@ -125,12 +125,11 @@ void bind_protocol(nb::module_& m) {
       .def("pin", [](Thrashing& t, uint64_t page, uint64_t now) { t.pin({}, page, now); })
       .def("ends_of_pin", &py_ends_of_pin, "Pages whose pin has ended; told once.");
   m.def("grow", &py_grow, nb::arg("states"), nb::arg("page"), nb::arg("processor"), nb::arg("threshold") = 51,
-        nb::arg("upgrade_pages") = 1,
-        "Pages [first, end) of a 512-page block that a fault at `page` brings.");
-  nb::class_<WriteHistory>(m, "WriteHistory")
+        nb::arg("first_pages") = 1, "Pages [first, end) of a 512-page block that a fault at `page` brings.");
+  nb::class_<FaultHistory>(m, "FaultHistory")
       .def(nb::init<>())
-      .def("pages", &WriteHistory::pages, nb::arg("round"), "With how many pages a fault begins: 1, 16, 512.")
-      .def("fault", &WriteHistory::fault, nb::arg("round"), nb::arg("page"), nb::arg("granted"),
+      .def("pages", &FaultHistory::pages, nb::arg("round"), "With how many pages a fault begins: 1, 16, 512.")
+      .def("fault", &FaultHistory::fault, nb::arg("round"), nb::arg("page"), nb::arg("granted"),
            "A fault of the CPU on a page (0 to 511), which got `granted` pages.")
-      .def("taken", &WriteHistory::taken, "A device asks for the block again.");
+      .def("taken", &FaultHistory::taken, "A device asks for the block again.");
 }

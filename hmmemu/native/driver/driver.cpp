@@ -209,14 +209,15 @@ int Driver::serve(Block& block, Processor p, const Fault& fault, bool patient, O
 // The pages that the policy says, and what there is to learn of it. Caller holds the block's lock.
 Pages Driver::grown(Block& block, uint64_t address, Processor p) {
   if (crowded()) return grow(block, address, p, {true, 0});
-  if (p != kCpu || block.page(address).hold(p) != Hold::Shared)
-    return grow(block, address, p, policy_.growth);
+  const PageState state = block.page(address);
+  if (p != kCpu || state.untouched() || state.remote()) return grow(block, address, p, policy_.growth);
+  FaultHistory& history = state.hold(p) == Hold::Shared ? block.upgrades : block.fetches;
+  rounds_.faulted();
   GrowthPolicy policy = policy_.growth;
-  write_rounds_.wrote();
-  policy.upgrade_pages = block.writes.pages(write_rounds_.now());
+  policy.first_pages = history.pages(rounds_.now());
   const Pages region = grow(block, address, p, policy);
   const auto page = static_cast<unsigned>((address - block.address) / kPage);
-  block.writes.fault(write_rounds_.now(), page, region.count());
+  history.fault(rounds_.now(), page, region.count());
   return region;
 }
 
@@ -390,8 +391,9 @@ void Driver::protect_ahead(Block& block, Pages pages, Request request) {
 int Driver::access_locked(Block& block, Pages pages, Request request) {
   if (request.p != kCpu) {
     std::lock_guard guard(block.lock);
-    block.writes.taken();
-    write_rounds_.taken();
+    block.upgrades.taken();
+    block.fetches.taken();
+    rounds_.taken();
   }
   protect_ahead(block, pages, request);
   return each_run(block, pages, [&](Pages run) {

@@ -514,7 +514,7 @@ class Driver {
   std::atomic<bool> waits_[kMaxProcessors] = {}; // what is queued there may wait for others
   std::atomic<bool> any_waits_{false};           // on some device: looked at first
   Thrashing thrashing_;
-  WriteRounds write_rounds_;
+  FaultRounds rounds_;
   std::atomic<uint64_t> launched_[kMaxProcessors] = {};   // when something was queued last
   std::atomic<uint64_t> capacity_[kMaxProcessors] = {};   // bytes, 0: no limit
   std::atomic<uint64_t> reserved_[kMaxProcessors] = {};   // pages about to get a frame

@@ -77,8 +77,7 @@ Pages grow(Block& block, uint64_t address, Processor p, GrowthPolicy policy) {
   const View view = look(block, p, upgrade);
   const Numbers limits = within_allocation(view, page);
   const bool goes_on = page > limits.begin && view.held[page - 1];
-  const unsigned least = goes_on ? kChunkPages : 1;
-  const unsigned leaf = upgrade ? std::max(least, policy.upgrade_pages) : kChunkPages;
+  const unsigned leaf = std::max(!upgrade || goes_on ? kChunkPages : 1, policy.first_pages);
   Numbers region = clip(aligned_around(page, leaf), limits);
   for (unsigned size = 2 * leaf; size <= kPagesPerBlock; size *= 2) {
     const Numbers subtree = clip(aligned_around(page, size), limits);

@@ -6,9 +6,11 @@
 //
 // A CPU that writes pages which it may read takes copies away from devices, and each must be made again. So
 // there the tree counts pages that the CPU may write: neighbours go along where it writes in order, or has
-// written most of a part. And it begins with the page alone, unless the one before it was written too, or the
-// block was written so densely before that more would cost less (protocol/write_history.h). The same for
-// pages of which CPU and device have one frame mapped, and take the right to it from each other.
+// written most of a part. And it begins with the page alone, unless the one before it was written too. The
+// same for pages of which CPU and device have one frame mapped, and take the right to it from each other.
+//
+// Where the CPU uses most of a block in each round of a program that iterates, its faults begin with more
+// (protocol/fault_history.h).
 #pragma once
 #include "protocol/directory.h"
 
@@ -16,8 +18,8 @@ namespace hmm {
 
 struct GrowthPolicy {
   bool grow = true;
-  unsigned threshold = 51;    // percent
-  unsigned upgrade_pages = 1; // that one such fault begins with: a power of two
+  unsigned threshold = 51;  // percent
+  unsigned first_pages = 1; // that a fault begins with at the least: a power of two
 };
 
 // Pages to bring to `p` for a fault at `address`, none of them in transition or viewed (if that at `address`

@@ -15,8 +15,8 @@
 #include "base/pages.h"
 #include "base/page_set.h"
 #include "base/wait_list.h"
+#include "protocol/fault_history.h"
 #include "protocol/state.h"
-#include "protocol/write_history.h"
 #include <array>
 #include <atomic>
 #include <sys/types.h>
@@ -41,11 +41,12 @@ struct OwnerLink {
 
 struct Block {
   Lock lock;
-  uint32_t locked = 0;  // so many pages are
-  uint32_t waiters = 0; // in all wait lists
-  uint32_t slot = 0;    // dense number: where devices' aliases of this block lie
-  uint64_t address = 0; // 2 MiB aligned
-  WriteHistory writes;  // of the CPU
+  uint32_t locked = 0;   // so many pages are
+  uint32_t waiters = 0;  // in all wait lists
+  uint32_t slot = 0;     // dense number: where devices' aliases of this block lie
+  uint64_t address = 0;  // 2 MiB aligned
+  FaultHistory upgrades; // of the CPU: it had a copy, as devices had, and writes
+  FaultHistory fetches;  // of the CPU: it had none
   std::array<PageState, kPagesPerBlock> pages;
   std::array<WaitList, kPagesPerBlock> waiting;
   std::array<pid_t, kPagesPerBlock> owner;     // the thread that has the page locked; 0: nobody

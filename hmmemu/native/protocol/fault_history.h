@@ -1,18 +1,18 @@
-// How the CPU writes a block of which devices have copies: how much a fault that takes such a copy away
-// should begin with.
+// How the CPU uses a block between one time that a device asks for it and the next: how much a fault should
+// begin with.
 //
-// To grant the CPU a page that it does not write then costs a copy of the page, made again for nothing; a
-// fault costs as much as about kFaultPages such copies. Who writes one page in a hundred should get one a
-// fault, and who writes every other page the whole block with the first. Time goes by rounds: the CPU writes,
-// a device asks for the block again (`taken`), the CPU writes again. The faults of a round are counted, and
-// the next one begins with the size by which this one would have cost least.
+// To bring a page that the CPU does not use costs a copy of it, or one that the device has to get again; a
+// fault costs as much as about kFaultPages of these. Who uses one page in a hundred should get one a fault,
+// and who uses every other page the whole block with the first. Time goes by rounds: the CPU faults, a device
+// asks for the block again (`taken`), the CPU faults again. The faults of a round are counted, and the next
+// one begins with the size by which this one would have cost least.
 //
-// What was granted and not written nobody sees. So a larger size is doubted after some rounds: one round with
+// What was brought and not used nobody sees. So a larger size is doubted after some rounds: one round with
 // the next smaller one counts again. Each time that this confirms it, it is trusted for twice as long, up to
-// kMostTrust rounds. A block that has not been written for kRecent rounds of the space is as new.
+// kMostTrust rounds. A block on which nobody faulted for kRecent rounds of the space is as new.
 //
 // INVARIANT: says only how many pages a fault brings, never what is right. Zeroed memory is a valid object.
-// LOCK: that of the block; `WriteRounds` is atomic.
+// LOCK: that of the block; `FaultRounds` is atomic.
 #pragma once
 #include "base/pages.h"
 #include <algorithm>
@@ -21,11 +21,11 @@
 
 namespace hmm {
 
-// The rounds of a space: odd while the CPU has written since a device asked last.
-class WriteRounds {
+// The rounds of a space: odd while the CPU has faulted since a device asked last.
+class FaultRounds {
  public:
   uint32_t now() const { return now_.load(std::memory_order_relaxed); }
-  void wrote() { step(0); }
+  void faulted() { step(0); }
   void taken() { step(1); }
 
  private:
@@ -36,7 +36,7 @@ class WriteRounds {
   std::atomic<uint32_t> now_{0};
 };
 
-class WriteHistory {
+class FaultHistory {
  public:
   // With how many pages a fault begins: 1, those of 64 KiB, or all of the block.
   unsigned pages(uint32_t round) const {

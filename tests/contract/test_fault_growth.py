@@ -1,4 +1,4 @@
-"""Rounds in which the CPU writes some pages and a device then reads all: how much a fault of the CPU takes along."""
+"""Rounds in which the CPU uses some pages and a device then all: how much a fault of the CPU takes along."""
 
 from __future__ import annotations
 
@@ -93,3 +93,19 @@ def test_what_is_granted_is_not_what_is_written(space: hmm.AddressSpace, rounds:
         rounds.read()
         rounds.write(rounds.some(PAGES // 2))
         rounds.read()
+
+
+def test_results_that_the_cpu_reads_each_time(
+    space: hmm.AddressSpace, rounds: Rounds, kernels: hmm.RawModule
+) -> None:
+    """A kernel writes all; the first rounds take several faults a block."""
+    words = rounds.array.view(np.int32)
+    faults = []
+    for value in range(12):
+        kernels.get_function("fill")((4,), (64,), (words, np.int64(words.size), np.int32(value)))
+        space.devices[0].synchronize()
+        before = space.stats().processors[0].read_faults
+        assert np.array_equal(words[:: 2 * WORDS], np.full(PAGES, value))
+        faults.append(space.stats().processors[0].read_faults - before)
+    assert faults[0] >= 4 * BLOCKS
+    assert sorted(faults)[6] <= 1.5 * BLOCKS
