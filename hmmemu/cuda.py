@@ -94,6 +94,7 @@ class CudaDevice(Device):
 
         ``pages_to_gpu``, ``pages_home``: whose content crossed. ``copies_to_gpu``, ``copies_home``: in so many copies.
         ``scattered_pages``, ``gathered_pages``: of those pages, the ones that lay apart and crossed side by side.
+        ``direct_pages``: those that crossed without a copy on the host, straight from and to shared memory.
         ``zeroed_pages``: that nobody had touched; the GPU filled them with zeros. ``compared_pages``: that a kernel
         might have written, and that were compared with what they were; ``unchanged_pages``: those of them that had
         not changed, and did not cross.

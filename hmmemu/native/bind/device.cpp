@@ -196,6 +196,7 @@ nb::dict crossings(DeviceProcess& d) {
   result["zeroed_pages"] = c.zeroed_pages.load();
   result["compared_pages"] = c.compared_pages.load();
   result["unchanged_pages"] = c.unchanged_pages.load();
+  result["direct_pages"] = c.direct_pages.load();
   return result;
 }
 
@@ -223,11 +224,11 @@ hmm::Pages pages_of(uint64_t address, uint64_t length) { return {address, addres
 
 int set_rights(DeviceProcess& d, uint64_t address, uint64_t length, unsigned rights) {
   if (rights > 2) throw hmm::Failure(hmm::FailureKind::Range, "rights are 0 none, 1 read, 2 write");
-  return d.port().set_rights(pages_of(address, length), hmm::Rights(rights));
+  return d.port().set_rights(pages_of(address, length), hmm::Rights(rights), false);
 }
 
 int give(DeviceProcess& d, uint64_t address, uint64_t length, bool write) {
-  return d.port().give(pages_of(address, length), write ? hmm::Rights::Write : hmm::Rights::Read);
+  return d.port().give(pages_of(address, length), write ? hmm::Rights::Write : hmm::Rights::Read, false);
 }
 
 std::vector<std::tuple<uint64_t, bool, int>> read_faults(DeviceProcess& d) {

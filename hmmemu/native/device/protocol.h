@@ -90,6 +90,9 @@ enum MailboxOperation : uint32_t {
   // As kRightsRead and kRightsWrite, for pages without rights whose content is zeros.
   kZerosRead,
   kZerosWrite,
+  // A flag of kRightsRead, kRightsWrite, kZerosRead and kZerosWrite, under tracker launch: the content of the
+  // pages lies in the object that kRequestFrames told of, and not in the video memory file.
+  kFromObject = 1u << 8,
 };
 
 struct alignas(64) Mailbox {
@@ -191,6 +194,7 @@ struct Crossings {
   std::atomic<uint64_t> pages_to_gpu, pages_home;        // whose content crossed
   std::atomic<uint64_t> copies_to_gpu, copies_home;      // copies in which they did
   std::atomic<uint64_t> scattered_pages, gathered_pages; // of those pages, by kernels
+  std::atomic<uint64_t> direct_pages;                    // ... straight from and to the program's memory
   std::atomic<uint64_t> zeroed_pages;                    // that were filled on the GPU, and did not cross
   std::atomic<uint64_t> compared_pages, unchanged_pages; // that a kernel may have written; and had not
 };

@@ -643,9 +643,9 @@ int Driver::release_everywhere(Block& block, Pages pages) {
     }
     if (int error = unmerge(block, run)) return error;
     if (int error = recall_all(block, run)) return error;
-    const unsigned n = processors();
-    for (Processor q = 0; q < n; ++q)
-      if (int error = table(q, block.page(run.begin)).release(block, run)) return error;
+    // The CPU's last: what devices have may come to its frames, which go then.
+    for (unsigned q = processors(); q-- > 0;)
+      if (int error = table(Processor(q), block.page(run.begin)).release(block, run)) return error;
     change(block, run, [](PageState& state) { state.set_holds(0); });
     return 0;
   });

@@ -270,7 +270,7 @@ Processor Driver::attach(int vram, int uffd, DevicePort* port) {
   if (p == kMaxProcessors)
     throw Failure(FailureKind::Unsupported,
                   "at most " + std::to_string(kMaxProcessors - 1) + " devices in one address space");
-  devices_[p].emplace(vram, uffd, port);
+  devices_[p].emplace(vram, uffd, port, cpu_);
   tables_[p] = &*devices_[p];
   processors_.store(p + 1, std::memory_order_release);
   return p;

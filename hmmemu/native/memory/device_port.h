@@ -21,11 +21,13 @@ class DevicePort {
   // ended; ENOMEM, EFAULT if rights cannot be given (then it has none). A device that does not answer is
   // ended. It may lose rights at any time (never gain any): a fault on a page that it should have is answered
   // by giving them again.
-  virtual int set_rights(Pages pages, Rights rights) = 0;
+  // `object`: the pages' content lies in the object that they show (`uses_objects`), and not in the file of
+  // frames.
+  virtual int set_rights(Pages pages, Rights rights, bool object) = 0;
   // As set_rights, to more than there were; who waits for the pages tries again.
-  virtual int give(Pages pages, Rights rights) = 0;
+  virtual int give(Pages pages, Rights rights, bool object) = 0;
   // As give, to pages without rights, whose frames hold zeros.
-  virtual int give_zeros(Pages pages, Rights rights) = 0;
+  virtual int give_zeros(Pages pages, Rights rights, bool object) = 0;
   // The CPU's frames are mapped at the pages, to read and write: those of private memory (CommonFrames), or
   // of the object that the pages show. Who waits for the pages does so still. 0; ESRCH; any other errno:
   // nothing is.
@@ -38,8 +40,11 @@ class DevicePort {
   virtual void wake(Pages pages) = 0;
   virtual void refuse(Pages pages) = 0;
 
-  // A GPU's memory is not the file of frames. fetch: the frames of pages that the device may write hold what
-  // it has there. store: it has what the frames of pages that it may use hold. 0, or ESRCH: it has ended.
+  // Whether the device's process reads and writes the content of PageState::in_object where it lies.
+  virtual bool uses_objects() const = 0;
+  // A GPU's memory is not the file of frames (the object). fetch: the frames of pages that the device may
+  // write hold what it has there. store: it has what the frames of pages that it may use hold. 0, or ESRCH:
+  // it has ended.
   virtual int fetch(Pages pages) = 0;
   virtual int store(Pages pages) = 0;
 

@@ -23,21 +23,21 @@ int UserfaultRights::refuse(Pages pages) {
   return error == EEXIST && port_ && port_->drop(pages) ? uffd_.poison(pages) : error;
 }
 
-int SignalRights::less(Pages pages, Rights rights) {
-  const int error = port_->set_rights(pages, rights);
+int SignalRights::less(Pages pages, Rights rights, bool object) {
+  const int error = port_->set_rights(pages, rights, object);
   return error == ESRCH ? 0 : error;
 }
 
-int SignalRights::give(Pages pages, bool writable) {
-  return port_->give(pages, writable ? Rights::Write : Rights::Read);
+int SignalRights::give(Pages pages, bool writable, bool object) {
+  return port_->give(pages, writable ? Rights::Write : Rights::Read, object);
 }
 
-int SignalRights::give_zeros(Pages pages, bool writable) {
-  return port_->give_zeros(pages, writable ? Rights::Write : Rights::Read);
+int SignalRights::give_zeros(Pages pages, bool writable, bool object) {
+  return port_->give_zeros(pages, writable ? Rights::Write : Rights::Read, object);
 }
 
-int SignalRights::unprotect(Pages pages) {
-  const int error = give(pages, true);
+int SignalRights::unprotect(Pages pages, bool object) {
+  const int error = give(pages, true, object);
   return error == ESRCH ? 0 : error;
 }
 

@@ -18,12 +18,13 @@ class DeviceRights {
 
   // -> Invalid, frames stay. An errno: not done.
   virtual int take(Pages pages) = 0;
-  virtual int protect(Pages pages) = 0;
-  virtual int unprotect(Pages pages) = 0;
+  // `object`: see DevicePort::set_rights.
+  virtual int protect(Pages pages, bool object) = 0;
+  virtual int unprotect(Pages pages, bool object) = 0;
   // Invalid -> Shared or Exclusive; the frames are there.
-  virtual int give(Pages pages, bool writable) = 0;
+  virtual int give(Pages pages, bool writable, bool object) = 0;
   // As give; the frames hold zeros.
-  virtual int give_zeros(Pages pages, bool writable) { return give(pages, writable); }
+  virtual int give_zeros(Pages pages, bool writable, bool object) { return give(pages, writable, object); }
   virtual int copy(Pages pages, const std::byte* content, bool writable) = 0;
   virtual int zero(Pages pages) = 0;
   virtual int wake(Pages pages) = 0;
@@ -41,9 +42,9 @@ class UserfaultRights final : public DeviceRights {
 
   bool frames_are_rights() const override { return true; }
   int take(Pages pages) override;
-  int protect(Pages pages) override { return uffd_.protect(pages); }
-  int unprotect(Pages pages) override { return uffd_.unprotect(pages); }
-  int give(Pages pages, bool writable) override { return uffd_.map_frames(pages, writable); }
+  int protect(Pages pages, bool) override { return uffd_.protect(pages); }
+  int unprotect(Pages pages, bool) override { return uffd_.unprotect(pages); }
+  int give(Pages pages, bool writable, bool) override { return uffd_.map_frames(pages, writable); }
   int copy(Pages pages, const std::byte* content, bool writable) override {
     return uffd_.copy(pages, content, writable);
   }
@@ -65,18 +66,18 @@ class SignalRights final : public DeviceRights {
   explicit SignalRights(DevicePort* port) : port_(port) {}
 
   bool frames_are_rights() const override { return false; }
-  int take(Pages pages) override { return less(pages, Rights::None); }
-  int protect(Pages pages) override { return less(pages, Rights::Read); }
-  int unprotect(Pages pages) override;
-  int give(Pages pages, bool writable) override;
-  int give_zeros(Pages pages, bool writable) override;
+  int take(Pages pages) override { return less(pages, Rights::None, false); }
+  int protect(Pages pages, bool object) override { return less(pages, Rights::Read, object); }
+  int unprotect(Pages pages, bool object) override;
+  int give(Pages pages, bool writable, bool object) override;
+  int give_zeros(Pages pages, bool writable, bool object) override;
   int copy(Pages, const std::byte*, bool) override;
   int zero(Pages) override;
   int wake(Pages pages) override;
   int refuse(Pages pages) override;
 
  private:
-  int less(Pages pages, Rights rights);
+  int less(Pages pages, Rights rights, bool object);
 
   DevicePort* port_ = nullptr;
 };

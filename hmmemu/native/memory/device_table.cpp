@@ -9,8 +9,9 @@
 
 namespace hmm {
 
-DeviceTable::DeviceTable(int vram, int uffd, DevicePort* port)
-    : vram_(vram), signal_(port), rights_(uffd < 0 ? static_cast<DeviceRights&>(signal_) : userfault_),
+DeviceTable::DeviceTable(int vram, int uffd, DevicePort* port, CpuTable* const* cpu)
+    : vram_(vram), cpu_(cpu), signal_(port),
+      rights_(uffd < 0 ? static_cast<DeviceRights&>(signal_) : userfault_),
       keep_bytes_(uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE)) / 4) {
   replace_process(uffd, port);
 }
@@ -21,6 +22,7 @@ void DeviceTable::replace_process(int uffd, DevicePort* port) {
   port_ = port;
   ended_ = false;
   signal_ = SignalRights(port);
+  if (port) uses_objects_ = port->uses_objects();
   if (uffd >= 0) userfault_ = UserfaultRights(uffd, port);
 }
 
@@ -32,12 +34,28 @@ int DeviceTable::lend(Block& block, Pages pages) {
   return error ? error : rights_.wake(pages);
 }
 
-int DeviceTable::give(Pages pages, bool writable) {
-  int error = rights_.give(pages, writable);
+int DeviceTable::give(Pages pages, bool writable, bool object) {
+  int error = rights_.give(pages, writable, object);
   if (error != EEXIST) return error;
   for (uint64_t a = pages.begin; a < pages.end; a += kPage)
-    if ((error = rights_.give({a, a + kPage}, writable)) && error != EEXIST) return error;
+    if ((error = rights_.give({a, a + kPage}, writable, object)) && error != EEXIST) return error;
   return rights_.wake(pages);
+}
+
+std::byte* DeviceTable::view(Block& block, Pages pages) const {
+  return in_object(block, pages)
+             ? cpu_[static_cast<unsigned>(block.page(pages.begin).tracker())]->object(block, pages)
+             : alias(block, pages);
+}
+
+int DeviceTable::put(Block& block, Pages pages, const std::byte* content) const {
+  if (in_object(block, pages) &&
+      cpu_[static_cast<unsigned>(block.page(pages.begin).tracker())]->is_object(block, pages, content))
+    return 0;
+  std::byte* const at = view(block, pages);
+  if (!at) return errno;
+  std::memcpy(at, content, pages.bytes());
+  return 0;
 }
 
 int DeviceTable::end_lend(Pages pages) {
@@ -49,6 +67,7 @@ int DeviceTable::end_lend(Pages pages) {
 int DeviceTable::punch(Block& block, Pages pages) {
   frames_.set(block, pages, false);
   left_.set(block, pages, false);
+  if (in_object(block, pages)) return 0;
   return fallocate(vram_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, pages.begin, pages.bytes()) ? errno : 0;
 }
 
@@ -85,7 +104,7 @@ int DeviceTable::take_left(Block& block, Pages pages) {
 
 const std::byte* DeviceTable::take(Block& block, Pages pages, bool writable, Staging& staging) {
   const bool taken = take_rights(pages);
-  if (taken && keeps_frames()) return alias(block, pages);
+  if (taken && (keeps_frames() || in_object(block, pages))) return view(block, pages);
   int error = writable && !taken ? protect(block, pages) : 0;
   // Not through the alias: to map pages there that are about to go costs more than to copy them.
   if (!error && pread(vram_, staging.data(), pages.bytes(), pages.begin) != ssize_t(pages.bytes()))
@@ -99,9 +118,9 @@ int DeviceTable::install(Block& block, Pages pages, const std::byte* content, bo
   return left_.each_run(block, pages, [&](Pages run, bool left) {
     const std::byte* source = content + (run.begin - pages.begin);
     if (!left) return install_absent(block, run, source, writable);
-    std::memcpy(alias(block, run), source, run.bytes());
+    if (int error = put(block, run, source)) return error;
     left_.set(block, run, false);
-    return writable ? rights_.unprotect(run) : 0;
+    return writable ? unprotect(block, run) : 0;
   });
 }
 
@@ -109,9 +128,9 @@ int DeviceTable::install_absent(Block& block, Pages pages, const std::byte* cont
   return frames_.each_run(block, pages, [&](Pages run, bool present) {
     const std::byte* source = content + (run.begin - pages.begin);
     if (present || !rights_.frames_are_rights()) {
-      std::memcpy(alias(block, run), source, run.bytes());
+      if (int error = put(block, run, source)) return error;
       frames_.set(block, run, true);
-      return rights_.give(run, writable);
+      return rights_.give(run, writable, in_object(block, run));
     }
     int error = rights_.copy(run, source, writable);
     if (!error) frames_.set(block, run, true);
@@ -120,17 +139,21 @@ int DeviceTable::install_absent(Block& block, Pages pages, const std::byte* cont
 }
 
 int DeviceTable::update(Block& block, Pages pages, const std::byte* content) {
-  std::memcpy(alias(block, pages), content, pages.bytes());
+  if (int error = put(block, pages, content)) return error;
   wrote(pages);
   return 0;
 }
 
 int DeviceTable::zero(Block& block, Pages pages, Access, bool writable) {
   return frames_.each_run(block, pages, [&](Pages run, bool present) {
+    if (in_object(block, run)) { // zeros, or what another process has put there
+      frames_.set(block, run, true);
+      return rights_.give_zeros(run, writable, true);
+    }
     if (present || !writable || !rights_.frames_are_rights()) { // a userfaultfd's zeros are writable
       if (present || rights_.frames_are_rights()) std::memset(alias(block, run), 0, run.bytes());
       frames_.set(block, run, true); // a hole of the file, if nothing else, which reads as zeros
-      return rights_.give_zeros(run, writable);
+      return rights_.give_zeros(run, writable, false);
     }
     int error = rights_.zero(run);
     if (!error) frames_.set(block, run, true);
@@ -145,7 +168,7 @@ int DeviceTable::release(Block& block, Pages pages) {
     if (!rights_.frames_are_rights()) take_rights(run);
     return punch(block, run);
   });
-  if (!error && rights_.frames_are_rights()) rights_.unprotect(pages);
+  if (!error && rights_.frames_are_rights()) rights_.unprotect(pages, false);
   return error;
 }
 

@@ -8,6 +8,11 @@
 // device. One bit a page tells which frames exist; it is guarded by the page's lock.
 // INVARIANT: a page without a frame bit is Invalid in the device.
 //
+// To a GPU (DevicePort::uses_objects) content of shared memory does not come by this file: it lies in the
+// object that the pages show (PageState::in_object), which the GPU's helper has open, too, and reads and
+// writes there. The frame bit says only that the GPU has memory for the page. What of the object the CPU's
+// other mappings show is older than what the GPU has, until its right to write is taken.
+//
 // Rights to read that are to be taken while nothing runs on the device are left there, with the frames:
 // nobody can use them, and mostly the pages come back, with new content and nothing else to do. Before
 // anything runs
@@ -24,8 +29,9 @@ namespace hmm {
 class DeviceTable final : public PageTable {
  public:
   // `vram` must be a sparse file of 1 << kAddressBits bytes. `uffd` is -1 if the device catches its faults
-  // itself. Both stay the caller's, as does the port, which must not lie on the heap.
-  DeviceTable(int vram, int uffd, DevicePort* port);
+  // itself. Both stay the caller's, as do the port, which must not lie on the heap, and the CPU's tables, by
+  // tracker.
+  DeviceTable(int vram, int uffd, DevicePort* port, CpuTable* const* cpu);
   ~DeviceTable() override;
   DeviceTable(const DeviceTable&) = delete;
 
@@ -33,15 +39,17 @@ class DeviceTable final : public PageTable {
   void replace_process(int uffd, DevicePort* port);
   Userfaultfd& userfaultfd() { return userfault_.userfaultfd(); }
 
-  int protect(Block&, Pages pages) override { return rights_.protect(pages); }
-  int unprotect(Block&, Pages pages) override { return rights_.unprotect(pages); }
+  int protect(Block& block, Pages pages) override { return rights_.protect(pages, in_object(block, pages)); }
+  int unprotect(Block& block, Pages pages) override {
+    return rights_.unprotect(pages, in_object(block, pages));
+  }
   // The pages are Shared: a device that is Exclusive loses them by `take` or `release`.
   int zap(Block& block, Pages pages) override;
   int release(Block& block, Pages pages) override;
   const std::byte* take(Block& block, Pages pages, bool writable, Staging& staging) override;
   const std::byte* frames(Block& block, Pages pages, Staging&) override {
     if (port_) port_->fetch(pages);
-    return alias(block, pages);
+    return view(block, pages);
   }
   // Who wrote to what `frames` returned says so.
   void wrote(Pages pages) {
@@ -50,7 +58,9 @@ class DeviceTable final : public PageTable {
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
   int zero(Block& block, Pages pages, Access access, bool writable) override;
   int update(Block& block, Pages pages, const std::byte* content) override;
-  int regrant(Block&, Pages pages, bool writable) override { return give(pages, writable); }
+  int regrant(Block& block, Pages pages, bool writable) override {
+    return give(pages, writable, in_object(block, pages));
+  }
   int wake(Pages pages) override { return rights_.wake(pages); }
   int refuse(Pages pages) override { return rights_.refuse(pages); }
 
@@ -93,7 +103,16 @@ class DeviceTable final : public PageTable {
   }
 
  private:
-  int give(Pages pages, bool writable);
+  int give(Pages pages, bool writable, bool object);
+  bool in_object(Block& block, Pages pages) const {
+    // Not the arena, whose pages have no link: to be tried.
+    return uses_objects_ && block.page(pages.begin).in_object() && block.link(pages.begin).mapping != 0;
+  }
+  // Where the driver sees the content, whose frames are there to be read and written. nullptr, and errno says
+  // why: the object has become shorter.
+  std::byte* view(Block& block, Pages pages) const;
+  // The content gets there, if it is not there already. 0 or errno.
+  int put(Block& block, Pages pages, const std::byte* content) const;
   std::byte* alias(Block& block, Pages pages) const { return alias_.at(vram_, block, pages); }
   // Takes the rights and keeps the frames. False: that is still to be done, by punching the frames out if
   // those are the rights.
@@ -105,6 +124,8 @@ class DeviceTable final : public PageTable {
   int install_absent(Block& block, Pages pages, const std::byte* content, bool writable);
 
   int vram_;
+  CpuTable* const* const cpu_;
+  bool uses_objects_ = false;
   DevicePort* port_ = nullptr;
   UserfaultRights userfault_; // one of these two
   SignalRights signal_;

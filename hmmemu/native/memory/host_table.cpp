@@ -113,13 +113,17 @@ uint64_t HostTable::park(Block& block, Pages pages) {
   return moved;
 }
 
+std::byte* HostTable::object(Block& block, Pages pages) const {
+  const std::byte* const there = aliases_.readable(block, pages);
+  if (!there) errno = ENXIO;
+  return const_cast<std::byte*>(there); // managed memory that is read-only is not `open`
+}
+
 const std::byte* HostTable::take(Block& block, Pages pages, bool, Staging& staging) {
   if (shared(block,
              pages)) { // nobody writes any more once the entries are gone; the frames stay where they are
     if ((errno = zap(block, pages))) return nullptr;
-    const std::byte* there = aliases_.readable(block, pages);
-    if (!there) errno = ENXIO;
-    return there;
+    return object(block, pages);
   }
   const uint64_t parked = park(block, pages);
   auto* spot = reinterpret_cast<const std::byte*>(spots(block, pages).begin);
@@ -148,9 +152,11 @@ int HostTable::install(Block& block, Pages pages, const std::byte* content, bool
 }
 
 int HostTable::install_shared(Block& block, Pages pages, const std::byte* content, bool writable) {
-  std::byte* alias = aliases_.writable(block, pages);
-  if (!alias) return EFAULT;
-  if (alias != content) std::memcpy(alias, content, pages.bytes()); // else it was taken from there just now
+  if (!is_object(block, pages, content)) {
+    std::byte* alias = aliases_.writable(block, pages);
+    if (!alias) return EFAULT;
+    std::memcpy(alias, content, pages.bytes());
+  }
   return uffd_.map_frames(pages, writable);
 }
 

@@ -34,6 +34,7 @@ class HostTable : public CpuTable {
   uint64_t second_view(const Block& block, uint64_t page) const override {
     return reinterpret_cast<uint64_t>(aliases_.at(block, {page, page + kPage}));
   }
+  std::byte* object(Block& block, Pages pages) const override;
   void forget_taken(Block& block, Pages pages) override { free_parked(block, pages); }
   // From now on `to` catches accesses to pages that the CPU has. What is stored before `to.protect` is no
   // message, whatever the pages' state; threads that waited for them here try again. 0, or errno and all is

@@ -64,6 +64,14 @@ class CpuTable : public PageTable {
   virtual int merged_rights() const = 0;
   // Where the driver sees a page of shared memory without rights of the program's own. 0: nowhere.
   virtual uint64_t second_view(const Block&, uint64_t /*page*/) const { return 0; }
+  // The same for pages that are PageState::in_object, with frames there to be read and written. nullptr, and
+  // errno says why: the object has become shorter.
+  virtual std::byte* object(Block&, Pages) const = 0;
+  // Whether that is what `content` is: then it need not be copied there.
+  bool is_object(Block& block, Pages pages, const std::byte* content) const {
+    return block.page(pages.begin).in_object() &&
+           second_view(block, pages.begin) == reinterpret_cast<uint64_t>(content);
+  }
   // The mapping of pages that are caught was replaced: by one of frames (`merged`), or by a device's file
   // (pages that are remote), or by memory of the page's kind again. Catches them there, too. 0 or errno.
   virtual int replaced(Block&, Pages, bool merged) = 0;

@@ -154,6 +154,7 @@ int SignalTable::release(Block& block, Pages pages) {
 
 const std::byte* SignalTable::take(Block& block, Pages pages, bool, Staging& staging) {
   if ((errno = restrict(pages, PROT_NONE))) return nullptr;
+  if (block.page(pages.begin).in_object()) return object(block, pages);
   if (!read(pages, staging)) {
     errno = ENXIO;
     return nullptr;
@@ -172,7 +173,8 @@ const std::byte* SignalTable::frames(Block& block, Pages pages, Staging& staging
 
 int SignalTable::install(Block& block, Pages pages, const std::byte* content, bool writable) {
   if (!is_ours(pages)) return ENOENT;
-  if (int error = write(block, pages, content)) return is_mapped(pages) ? error : ENOENT;
+  if (int error = is_object(block, pages, content) ? 0 : write(block, pages, content))
+    return is_mapped(pages) ? error : ENOENT;
   kept_.set(block, pages, false);
   return grant(block, pages, writable, PROT_NONE);
 }

@@ -96,6 +96,11 @@ class PageState {
   constexpr bool shared_mapping() const { return has(kSharedMapping); }
   constexpr bool read_only() const { return has(kReadOnly); }
   constexpr bool huge() const { return has(kHuge); }
+  // The CPU's frame lies in an object that processes of devices can read and write, too, at any time. Not so
+  // of regular files, which have an end that moves, and huge pages, which no system call writes.
+  constexpr bool in_object() const {
+    return (word_ & (kSharedMapping | kOpen | kFile | kHuge)) == (kSharedMapping | kOpen);
+  }
 
   constexpr Tracker tracker() const { return Tracker((word_ >> kTrackerShift) & 3); }
   constexpr void set_tracker(Tracker t) {

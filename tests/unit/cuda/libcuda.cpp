@@ -9,7 +9,9 @@
 //  * Work of a stream runs in a thread of its own, `delay_us` late, in order; streams run beside each other.
 //  * A copy reads and writes pinned host memory only when it runs, so a buffer that is used again too early
 //  shows as wrong
-//    data. From memory that is not pinned it is copied at the call, as CUDA does.
+//    data. From memory that is not pinned it is copied at the call, as CUDA does. Memory that was pinned and
+//    has
+//  other frames since is 0xA5 to the GPU, and what it writes there is lost (it goes on with the old frames).
 //  * Fresh memory holds 0xA5.
 //  * A kernel whose parameters point to memory of the program's fails, unless that was registered for kernels
 //  and still has the frames that it had then (a GPU goes on with those, whatever the program's mapping
@@ -160,11 +162,24 @@ bool usable(Address at, size_t bytes) {
   return true;
 }
 
+std::vector<uint64_t> frames(Address at, size_t bytes);
+
 bool is_pinned(const void* host, size_t bytes) {
   const auto at = reinterpret_cast<Address>(host);
   for (const auto& [begin, p] : pinned)
     if (at >= begin && at + bytes <= begin + p.bytes) return true;
   return false;
+}
+
+// Whether what the GPU has pinned there is still what the program has. Memory that is not pinned is.
+bool is_as_pinned(const void* host, size_t bytes) {
+  std::lock_guard guard(lock);
+  const auto at = reinterpret_cast<Address>(host);
+  auto p = pinned.upper_bound(at);
+  if (p == pinned.begin() || at >= (--p)->first + p->second.bytes || p->second.frames.empty()) return true;
+  const size_t first = (at - p->first) / 4096, last = (at + bytes - 1 - p->first) / 4096;
+  const std::vector<uint64_t> now = frames(p->first + first * 4096, (last - first + 1) * 4096);
+  return std::equal(now.begin(), now.end(), p->second.frames.begin() + ptrdiff_t(first));
 }
 
 // Memory of the program that kernels may use.
@@ -599,12 +614,12 @@ int cuMemHostRegister_v2(void* host, size_t bytes, unsigned flags) {
   HERE;
   const auto at = reinterpret_cast<Address>(host);
   if (!bytes) return kInvalid;
-  if (!(flags & 2)) {
+  if (at % 4096 || bytes % 4096) { // hmmemu has whole pages
+    if (flags & 2) return kInvalid;
     std::lock_guard guard(lock);
     pinned[at] = {bytes, false, {}};
     return 0;
   }
-  if (at % 4096 || bytes % 4096) return kInvalid; // hmmemu has whole pages
   if (madvise(host, bytes, MADV_POPULATE_WRITE))
     return kInvalid; // all of it is to be memory that may be written
   if (shows_regular_file(at, bytes)) return kInvalid;
@@ -634,7 +649,12 @@ int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, Stream* str
   std::lock_guard guard(lock);
   if (!usable(to, bytes)) return kInvalid;
   if (is_pinned(from, bytes)) {
-    stream->add([=] { memcpy(reinterpret_cast<void*>(to), from, bytes); });
+    stream->add([=] { // what has other frames by now is not what the GPU reads
+      if (is_as_pinned(from, bytes))
+        memcpy(reinterpret_cast<void*>(to), from, bytes);
+      else
+        memset(reinterpret_cast<void*>(to), 0xA5, bytes);
+    });
   } else {
     const auto* first = static_cast<const char*>(from);
     const std::vector<char> now(first, first + bytes);
@@ -646,7 +666,9 @@ int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream* stream) {
   HERE;
   std::lock_guard guard(lock);
   if (!usable(from, bytes)) return kInvalid;
-  stream->add([=] { memcpy(to, reinterpret_cast<const void*>(from), bytes); });
+  stream->add([=] { // ... nor where it writes
+    if (is_as_pinned(to, bytes)) memcpy(to, reinterpret_cast<const void*>(from), bytes);
+  });
   return 0;
 }
 int cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) {

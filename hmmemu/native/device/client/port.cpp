@@ -10,13 +10,20 @@ namespace {
 
 constexpr uint64_t kSlice = 10'000'000; // ns
 
-MailboxOperation operation_of(hmm::Rights rights) {
-  return rights == hmm::Rights::None ? kRightsNone : rights == hmm::Rights::Read ? kRightsRead : kRightsWrite;
+MailboxOperation of_object(MailboxOperation operation, bool object) {
+  return MailboxOperation(operation | (object ? uint32_t(kFromObject) : 0u));
+}
+
+MailboxOperation operation_of(hmm::Rights rights, bool object) {
+  if (rights == hmm::Rights::None) return kRightsNone;
+  return of_object(rights == hmm::Rights::Read ? kRightsRead : kRightsWrite, object);
 }
 
 } // namespace
 
-int Port::set_rights(hmm::Pages pages, hmm::Rights rights) { return change(pages, operation_of(rights)); }
+int Port::set_rights(hmm::Pages pages, hmm::Rights rights, bool object) {
+  return change(pages, operation_of(rights, object));
+}
 
 int Port::exchange(hmm::Pages pages, MailboxOperation operation) {
   return channel_->tracker == kTrackerLaunch ? change(pages, operation) : 0;
@@ -39,11 +46,13 @@ int Port::give_by(hmm::Pages pages, MailboxOperation operation) {
   return error;
 }
 
-int Port::give(hmm::Pages pages, hmm::Rights rights) { return give_by(pages, operation_of(rights)); }
+int Port::give(hmm::Pages pages, hmm::Rights rights, bool object) {
+  return give_by(pages, operation_of(rights, object));
+}
 
-int Port::give_zeros(hmm::Pages pages, hmm::Rights rights) {
-  if (channel_->tracker != kTrackerLaunch) return give(pages, rights);
-  return give_by(pages, rights == hmm::Rights::Write ? kZerosWrite : kZerosRead);
+int Port::give_zeros(hmm::Pages pages, hmm::Rights rights, bool object) {
+  if (channel_->tracker != kTrackerLaunch) return give(pages, rights, object);
+  return give_by(pages, of_object(rights == hmm::Rights::Write ? kZerosWrite : kZerosRead, object));
 }
 
 // False: the device process has ended.

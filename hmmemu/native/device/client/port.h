@@ -12,9 +12,9 @@ class Port final : public hmm::DevicePort {
       : shootdown(channel), faults(channel, bell), channel_(channel), vram_(vram) {}
 
   bool drop(hmm::Pages pages) override { return shootdown.zap(pages.begin, pages.bytes()); }
-  int set_rights(hmm::Pages pages, hmm::Rights rights) override;
-  int give(hmm::Pages pages, hmm::Rights rights) override;
-  int give_zeros(hmm::Pages pages, hmm::Rights rights) override;
+  int set_rights(hmm::Pages pages, hmm::Rights rights, bool object) override;
+  int give(hmm::Pages pages, hmm::Rights rights, bool object) override;
+  int give_zeros(hmm::Pages pages, hmm::Rights rights, bool object) override;
   int lend(hmm::Pages pages, bool object) override {
     return change(pages, object ? kLendObject : kLendCommon);
   }
@@ -25,6 +25,7 @@ class Port final : public hmm::DevicePort {
     return channel_->tracker != kTrackerLaunch &&
            channel_->queue.completed.load() == channel_->queue.produced.load();
   }
+  bool uses_objects() const override { return channel_->tracker == kTrackerLaunch; }
   int fetch(hmm::Pages pages) override { return exchange(pages, kFetch); }
   int store(hmm::Pages pages) override { return exchange(pages, kStore); }
   void wake(hmm::Pages pages) override { faults.retry(pages); }

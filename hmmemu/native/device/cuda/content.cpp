@@ -4,6 +4,7 @@
 
 #include "comparison.h"
 #include "crossing.h"
+#include "host_content.h"
 #include "page_bits.h"
 #include "residency.h"
 
@@ -72,7 +73,7 @@ void send_coming(const std::vector<Range>& ranges) {
       sent.push_back({begin, end});
     });
     each_run(range.begin, range.end, zeros, [&](uint64_t begin, uint64_t end) {
-      crossing.fill_zeros(begin, end);
+      host_content().is_zeros(begin, end) ? crossing.fill_zeros(begin, end) : crossing.add(begin, end);
       sent.push_back({begin, end});
     });
   }

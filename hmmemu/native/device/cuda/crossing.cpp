@@ -2,11 +2,8 @@
 #include "crossing.h"
 
 #include "device/process/device.h"
+#include "host_content.h"
 #include "page_kernels.h"
-
-#include <cerrno>
-#include <cstring>
-#include <unistd.h>
 
 namespace hmmemu::cuda {
 namespace {
@@ -21,32 +18,7 @@ constexpr size_t kMostUnderWay = 4;
 
 void count(std::atomic<uint64_t>& counter, uint64_t n) { counter.fetch_add(n, std::memory_order_relaxed); }
 
-// All of it, or an exception: the file is memory.
-template <class Transfer> void transfer(Transfer act, uint64_t bytes, const char* what) {
-  for (uint64_t done = 0; done < bytes;) {
-    const ssize_t n = act(done);
-    if (n <= 0 && errno != EINTR) throw CudaError(0, std::string(what) + ": " + strerror(n ? errno : EIO));
-    if (n > 0) done += uint64_t(n);
-  }
-}
-
 } // namespace
-
-void Crossing::read(const Run& run) const {
-  transfer(
-      [&](uint64_t at) {
-        return pread(memory_.file(), run.host + at, run.bytes - at, off_t(run.address + at));
-      },
-      run.bytes, "read the video memory file");
-}
-
-void Crossing::write(const Run& run) const {
-  transfer(
-      [&](uint64_t at) {
-        return pwrite(memory_.file(), run.host + at, run.bytes - at, off_t(run.address + at));
-      },
-      run.bytes, "write the video memory file");
-}
 
 void Crossing::copy(const Run& run, Lane& lane) {
   const std::string what = memory_.what(run.bytes, run.address);
@@ -76,16 +48,30 @@ Crossing::Load& Crossing::next_load() {
 
 // The run gets its place in the load's buffer, and its content, if that goes to the GPU.
 void Crossing::place(Load& load, uint64_t address, uint64_t bytes) {
-  load.runs.push_back({address, bytes, load.lane->host + Lane::kTable + load.pages * kPage});
+  load.runs.push_back({address, bytes, load.lane->host + Lane::kTable + load.pages * kPage, nullptr});
   load.pages += bytes / kPage;
-  if (way_ == Way::ToGpu) read(load.runs.back());
+  if (way_ == Way::ToGpu) host_content().read(address, bytes, load.runs.back().host);
+}
+
+// For what needs a stream and no buffer.
+Crossing::Load& Crossing::some_load() { return under_way_.empty() ? next_load() : under_way_.back(); }
+
+void Crossing::copy_block(uint64_t begin, uint64_t end) {
+  std::shared_ptr<Window> window = windows().find(begin, end);
+  Load& load = window ? some_load() : next_load();
+  if (window) {
+    load.runs.push_back({begin, end - begin, window->at(begin), std::move(window)});
+    count(channel->crossings.direct_pages, (end - begin) / kPage);
+  } else {
+    place(load, begin, end - begin);
+  }
+  copy(load.runs.back(), *load.lane);
 }
 
 void Crossing::copy_large(uint64_t begin, uint64_t end) {
-  for (uint64_t at = begin; at < end; at += Lane::kBytes) {
-    Load& load = next_load();
-    place(load, at, std::min(Lane::kBytes, end - at));
-    copy(load.runs.back(), *load.lane);
+  for (uint64_t to; begin < end; begin = to) {
+    to = std::min(end, begin / kGranule * kGranule + kGranule);
+    copy_block(begin, to);
   }
 }
 
@@ -108,9 +94,9 @@ void Crossing::add(uint64_t begin, uint64_t end) {
   end - begin >= kLarge ? copy_large(begin, end) : pack(begin, end);
 }
 
-// The file holds zeros there, too.
+// The host has zeros there, too.
 void Crossing::fill_zeros(uint64_t begin, uint64_t end) {
-  const Load& load = under_way_.empty() ? next_load() : under_way_.back();
+  const Load& load = some_load();
   if (libcuda().fill.ask(memory_.at(begin), 0, end - begin, load.lane->stream) != kSuccess)
     return add(begin, end);
   count(channel->crossings.zeroed_pages, (end - begin) / kPage);
@@ -159,7 +145,8 @@ void Crossing::send_packed() {
 void Crossing::unload(Load& load) {
   libcuda().stream_wait("wait for copies of " + memory_.name(), load.lane->stream);
   if (way_ == Way::Home)
-    for (const Run& run : load.runs) write(run);
+    for (const Run& run : load.runs)
+      if (!run.window) host_content().write(run.address, run.bytes, run.host);
 }
 
 void Crossing::finish() {

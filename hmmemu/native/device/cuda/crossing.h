@@ -1,9 +1,10 @@
 // Pages on their way over the link: a batch of runs, one way, of which nobody waits for each.
 //
-// Runs of 64 KiB or more are copied as they are. Shorter ones lie side by side in a pinned buffer, cross in
+// Runs of 64 KiB or more are copied as they are, straight from and to where they lie where that is registered
+// (windows.h), else by way of a pinned buffer. Shorter ones lie side by side in a pinned buffer, cross in
 // one copy, and are scattered (gathered) by a kernel; without kernels, or where there is no buffer on the
-// GPU, each is a copy of its own. While one buffer crosses the next is filled. Content comes from the video
-// memory file and goes there.
+// GPU, each is a copy of its own. While one buffer crosses the next is filled. Content is read and
+// written where it lies on the host (host_content.h).
 //
 // INVARIANTS: of all blocks that are named the caller has a `GpuMemory::Use`; nothing else changes those
 // pages meanwhile. The file has what came home, and the GPU what was sent, when `finish` returns. LOCK: none;
@@ -11,6 +12,7 @@
 #pragma once
 #include "gpu_memory.h"
 #include "lanes.h"
+#include "windows.h"
 #include <deque>
 
 namespace hmmemu::cuda {
@@ -31,7 +33,8 @@ class Crossing {
  private:
   struct Run {
     uint64_t address, bytes;
-    std::byte* host; // where its content lies
+    std::byte* host;                // where its content is to be copied from or to
+    std::shared_ptr<Window> window; // ... which is where it lies; else a buffer
   };
   struct Load { // of one lane
     Lane* lane;
@@ -42,9 +45,9 @@ class Crossing {
   Load& next_load();
   void pack(uint64_t begin, uint64_t end);
   void copy_large(uint64_t begin, uint64_t end);
+  void copy_block(uint64_t begin, uint64_t end);
+  Load& some_load();
   void place(Load& load, uint64_t address, uint64_t bytes);
-  void read(const Run& run) const;
-  void write(const Run& run) const;
   void send_packed();
   bool send_by_kernel(Load& load);
   void copy(const Run& run, Lane& lane);

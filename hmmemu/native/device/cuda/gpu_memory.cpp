@@ -30,10 +30,9 @@ std::string hex(uint64_t value) {
 
 } // namespace
 
-GpuMemory::GpuMemory(int index, int file, std::function<bool(uint64_t)> in_use,
-                     std::function<void(uint64_t)> lost)
-    : cuda_(libcuda()), name_("GPU " + std::to_string(index)), file_(file),
-      distance_(device::channel->distance), in_use_(std::move(in_use)), lost_(std::move(lost)) {
+GpuMemory::GpuMemory(int index, std::function<bool(uint64_t)> in_use, std::function<void(uint64_t)> lost)
+    : cuda_(libcuda()), name_("GPU " + std::to_string(index)), distance_(device::channel->distance),
+      in_use_(std::move(in_use)), lost_(std::move(lost)) {
   cuda_.device_get("open " + name_, &gpu_, index);
   shares_ = attribute(gpu_, kFileDescriptors) != 0;
   if (!shares_) note_not_kept(name_ + " has no file descriptors for its memory");

@@ -7,7 +7,7 @@
 // Addresses are held by blocks of 2 MiB, which a mapping without rights keeps others from, and a block gets
 // memory, a granule, when it is first needed, at its place. A granule stays when nothing in it is in
 // use any more, for the next time; when the GPU has no memory left, those go first. Content comes and goes
-// through the video memory file, whose offsets are addresses (crossing.h).
+// by crossing.h.
 //
 // Beside a granule there may be its shadow: as much memory somewhere else, for what the file holds of the
 // block (comparison.h). Shadows are for what memory is left: they go before anything else does, then the
@@ -33,7 +33,7 @@ class GpuMemory {
  public:
   // `in_use(block)`: whether a page of the block at this address has rights or a kernel may be using it.
   // `lost(block)`: its shadow is gone. Both are called with the lock held. Throws CudaError.
-  GpuMemory(int index, int file, std::function<bool(uint64_t)> in_use, std::function<void(uint64_t)> lost);
+  GpuMemory(int index, std::function<bool(uint64_t)> in_use, std::function<void(uint64_t)> lost);
   GpuMemory(const GpuMemory&) = delete;
 
   // Where the GPU has what the CPU has at `address`.
@@ -78,7 +78,6 @@ class GpuMemory {
   // as it is.
   uint64_t translated(uint64_t pointer);
   Gpu gpu() const { return gpu_; }
-  int file() const { return file_; }
   Lanes& lanes() { return lanes_; }
   const std::string& name() const { return name_; } // "GPU 0"
   std::string what(uint64_t bytes, uint64_t address) const;
@@ -117,7 +116,6 @@ class GpuMemory {
 
   const Libcuda& cuda_;
   const std::string name_;
-  const int file_;
   const int64_t distance_;
   const std::function<bool(uint64_t)> in_use_;
   const std::function<void(uint64_t)> lost_;

@@ -2,7 +2,6 @@
 #include "host_blocks.h"
 
 #include "device/process/device.h"
-#include "device/process/host_frames.h"
 #include "page_bits.h"
 
 #include <cerrno>
@@ -42,8 +41,8 @@ uint64_t make_trial() {
 
 } // namespace
 
-HostBlocks::HostBlocks(GpuMemory& memory, int file)
-    : memory_(memory), file_(file), places_(make_places()), trial_(make_trial()) {}
+HostBlocks::HostBlocks(GpuMemory& memory, HostContent& content, int file)
+    : memory_(memory), content_(content), file_(file), places_(make_places()), trial_(make_trial()) {}
 
 void HostBlocks::spoil(uint64_t block) {
   uint8_t pinned = kHost;
@@ -54,41 +53,30 @@ void HostBlocks::release(uint64_t block) {
   libcuda().unpin("unpin " + memory_.what(kGranule, block), mapping(memory_.at(block)));
 }
 
-int HostBlocks::know(int fd, uint64_t address, uint64_t length, uint64_t offset) {
-  const std::lock_guard hold(frames_lock_);
-  if (fd >= 0) return device::know_frames(fd, address, length, offset);
-  device::forget_frames(address, length);
-  return 0;
-}
-
-void HostBlocks::forget(uint64_t address, uint64_t length) {
-  const std::lock_guard hold(frames_lock_);
-  device::forget_frames(address, length);
-}
-
 // Somewhere else: what stands at the pages themselves may be in use.
 int HostBlocks::try_lend(device::MailboxOperation operation, uint64_t begin, uint64_t end) {
   memory_.enter_context();
-  const std::lock_guard hold(frames_lock_);
+  const std::lock_guard hold(trial_lock_);
   const uint64_t at = trial_ + begin % kGranule;
-  int error = device::map_host_frames(operation, begin, end - begin, at);
+  int error = content_.map(operation, begin, end - begin, at);
   if (!error) error = try_pin(reinterpret_cast<void*>(at), end - begin);
   mmap(reinterpret_cast<void*>(at), end - begin, PROT_NONE,
        MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
   return error;
 }
 
-// Over the file. 0 or an errno.
+// Over the file: what is lent, and all else that lies in objects. 0 or an errno.
 int HostBlocks::map_lent(uint64_t block) {
-  const std::lock_guard hold(frames_lock_);
   int error = 0;
-  for (const uint8_t object : {0, int(kObject)})
+  const auto common = [](uint8_t has) { return (has & (kRight | kObject)) == kLent; };
+  const auto in_object = [](uint8_t has) { return (has & kRight) != kNone && has & kObject; };
+  for (const bool object : {false, true})
     each_run(
-        block, block + kGranule, [=](uint8_t has) { return (has & (kRight | kObject)) == (kLent | object); },
+        block, block + kGranule, [&](uint8_t has) { return object ? in_object(has) : common(has); },
         [&](uint64_t begin, uint64_t end) {
           if (!error)
-            error = device::map_host_frames(object ? device::kLendObject : device::kLendCommon, begin,
-                                            end - begin, uint64_t(memory_.at(begin)));
+            error = content_.map(object ? device::kLendObject : device::kLendCommon, begin, end - begin,
+                                 uint64_t(memory_.at(begin)));
         });
   return error;
 }

@@ -11,11 +11,12 @@
 //     lives on for the GPU alone, and so does what was there before a page was lent. So a block of which a
 //     frame may have gone or changed is kStale, and is pinned again before a kernel may use it.
 //   - Blocks change their place while no kernel runs, by worker 0, with lock_of(block) held exclusively; all
-//     else that is done with a block holds it shared. Nobody waits for a page with it held. frames_lock comes
-//     after it, and guards what is known of the CPU's frames (process/host_frames.h).
+//     else that is done with a block holds it shared. Nobody waits for a page with it held. trial_lock and
+//     HostContent's come after it.
 #pragma once
 #include "device/protocol.h"
 #include "gpu_memory.h"
+#include "host_content.h"
 #include <atomic>
 #include <mutex>
 #include <shared_mutex>
@@ -27,17 +28,13 @@ class HostBlocks {
   enum Place : uint8_t { kOwn, kHost, kStale };
 
   // Throws CudaError: no address space.
-  HostBlocks(GpuMemory& memory, int file);
+  HostBlocks(GpuMemory& memory, HostContent& content, int file);
   HostBlocks(const HostBlocks&) = delete;
 
   Place place(uint64_t block) const { return Place(places_[block / kGranule].load()); }
   std::shared_mutex& lock_of(uint64_t block) { return locks_[block / kGranule % kLocks]; }
   // A frame of the block may have gone, or changed. Lock held, shared.
   void spoil(uint64_t block);
-
-  // As device::share_frames; and what was said of unmapped memory is forgotten.
-  int know(int fd, uint64_t address, uint64_t length, uint64_t offset);
-  void forget(uint64_t address, uint64_t length);
 
   // Whether the CPU's frames of pages of one block can be mapped, and pinned: 0 or an errno. Linux refuses to
   // pin pages of regular files, for example, other than those of tmpfs and hugetlbfs, since 6.5.
@@ -56,11 +53,12 @@ class HostBlocks {
   int map_lent(uint64_t block);
 
   GpuMemory& memory_;
+  HostContent& content_;
   const int file_;
   std::atomic<uint8_t>* const places_; // for each block
-  const uint64_t trial_;               // a block of addresses, guarded by frames_lock_
+  const uint64_t trial_;               // a block of addresses, guarded by trial_lock_
   std::shared_mutex locks_[kLocks];
-  std::mutex frames_lock_;
+  std::mutex trial_lock_;
 };
 
 } // namespace hmmemu::cuda

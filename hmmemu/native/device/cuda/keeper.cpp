@@ -1,9 +1,11 @@
 // Purpose: take descriptors of GPU memory; when the helper is gone, bring home what it alone had. One thread
-// in the keeper; in the helper, GpuMemory's lock guards the socket.
+// in the keeper; in the helper no lock: packets are whole.
 #include "keeper.h"
 
 #include "device/packets.h"
 #include "gpu_memory.h"
+#include "host_content.h"
+#include "page_bits.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -29,8 +31,10 @@ using device::kPage;
 enum Fate : uint32_t { kGivenUp, kHasNone, kComesAlong };
 
 struct Note {
-  uint64_t block;
+  enum What : uint32_t { kGranule, kFrames } what;
   uint32_t descriptor; // Fate
+  uint64_t address;
+  uint64_t length, offset; // kFrames
 };
 
 int to_keeper = -1;
@@ -69,20 +73,18 @@ void raise_limit_of_descriptors(rlim_t less) {
 
 class Keeper {
  public:
-  Keeper(int file, const std::atomic<uint8_t>* pages, uint8_t ahead)
-      : file_(file), pages_(pages), ahead_(ahead) {}
+  explicit Keeper(int file) : content_(file) {}
 
   void collect(int socket) {
     Note note;
     for (int descriptor; device::receive_packet(socket, &note, sizeof note, descriptor) == sizeof note;) {
-      if (const auto old = granules_.find(note.block); old != granules_.end()) {
-        if (old->second >= 0) close(old->second);
-        granules_.erase(old);
-      }
       if (note.descriptor == kComesAlong && descriptor < 0)
         note_not_kept("its keeper holds a descriptor for every 2 MiB and may open no more than " +
                       std::to_string(limit_of_descriptors()) + " (`ulimit -Hn`)");
-      if (note.descriptor != kGivenUp) granules_[note.block] = descriptor;
+      if (note.what == Note::kFrames)
+        content_.know(descriptor, note.address, note.length, note.offset);
+      else
+        collect_granule(note.address, note.descriptor == kGivenUp, descriptor);
     }
   }
 
@@ -102,8 +104,16 @@ class Keeper {
   }
 
  private:
-  uint64_t next_ahead(uint64_t page, uint64_t end) const {
-    while (page < end && (pages_[page / kPage].load() & ahead_) == 0) page += kPage;
+  void collect_granule(uint64_t block, bool given_up, int descriptor) {
+    if (const auto old = granules_.find(block); old != granules_.end()) {
+      if (old->second >= 0) close(old->second);
+      granules_.erase(old);
+    }
+    if (!given_up) granules_[block] = descriptor;
+  }
+
+  static uint64_t next_ahead(uint64_t page, uint64_t end) {
+    while (page < end && (bits(page).load() & (kAhead | kViewed)) == 0) page += kPage;
     return page;
   }
 
@@ -126,12 +136,11 @@ class Keeper {
     cuda.import_memory("take over GPU memory", &memory, reinterpret_cast<void*>(intptr_t(descriptor)), 1);
     cuda.map("map GPU memory that was taken over", window_, kGranule, 0, memory, 0);
     cuda.set_access("open GPU memory that was taken over", window_, kGranule, &access, 1);
-    static char buffer[kGranule];
+    static std::byte buffer[kGranule];
     cuda.copy_out("copy GPU memory home", buffer, window_, kGranule, stream_);
     cuda.stream_wait("copy GPU memory home", stream_);
     for (uint64_t page = block; (page = next_ahead(page, block + kGranule)) < block + kGranule; page += kPage)
-      if (pwrite(file_, buffer + (page - block), kPage, off_t(page)) != ssize_t(kPage))
-        throw CudaError(0, std::string("write the video memory file: ") + strerror(errno));
+      content_.write(page, kPage, buffer + (page - block));
     cuda.unmap.ask(window_, kGranule);
     cuda.release.ask(memory);
   }
@@ -146,9 +155,7 @@ class Keeper {
     channel->crash_state = device::kCrashComplete;
   }
 
-  const int file_;
-  const std::atomic<uint8_t>* const pages_;
-  const uint8_t ahead_;
+  HostContent content_;
   std::map<uint64_t, int> granules_; // by block; -1: without a descriptor
   Gpu gpu_ = 0;
   Stream* stream_ = nullptr;
@@ -164,13 +171,13 @@ int lock_file(int file) {
   return own >= 0 && fcntl(own, F_OFD_SETLK, &lock) == 0 ? own : -1;
 }
 
-[[noreturn]] void run_keeper(int socket, int file, const std::atomic<uint8_t>* pages, uint8_t ahead) {
+[[noreturn]] void run_keeper(int socket, int file) {
   prctl(PR_SET_NAME, "hmmemu-keeper");
   for (int number : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT})
     signal(number, SIG_DFL); // they report for the helper
   raise_limit_of_descriptors(kForCuda);
   close_others(socket, file);
-  static Keeper keeper(file, pages, ahead);
+  static Keeper keeper(file);
   keeper.collect(socket);
   if (kill(channel->parent, 0) == 0) keeper.rescue(); // else nobody is left to want it
   _exit(0);
@@ -178,14 +185,14 @@ int lock_file(int file) {
 
 } // namespace
 
-const char* start_keeper(int file, const std::atomic<uint8_t>* pages, uint8_t ahead) {
+const char* start_keeper(int file) {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
     return "no socket for the keeper of GPU memory";
   const int locked = lock_file(file); // the child's from here on: the lock goes with its last descriptor
   if (locked < 0) return "the video memory file cannot be locked: another keeper of it lives";
   const pid_t child = fork();
-  if (child == 0) run_keeper(ends[1], locked, pages, ahead);
+  if (child == 0) run_keeper(ends[1], locked);
   close(ends[1]);
   close(locked);
   to_keeper = ends[0];
@@ -193,10 +200,15 @@ const char* start_keeper(int file, const std::atomic<uint8_t>* pages, uint8_t ah
 }
 
 void keep(uint64_t block, int descriptor) {
-  if (descriptor < 0 || !send({block, kComesAlong}, descriptor)) send({block, kHasNone});
+  if (descriptor < 0 || !send({Note::kGranule, kComesAlong, block, 0, 0}, descriptor))
+    send({Note::kGranule, kHasNone, block, 0, 0});
 }
 
-void forget(uint64_t block) { send({block, kGivenUp}); }
+void forget(uint64_t block) { send({Note::kGranule, kGivenUp, block, 0, 0}); }
+
+void keep_frames(int descriptor, uint64_t address, uint64_t length, uint64_t offset) {
+  send({Note::kFrames, descriptor < 0 ? kGivenUp : kComesAlong, address, length, offset}, descriptor);
+}
 
 void note_not_kept(const std::string& why) {
   char (&place)[256] = channel->not_kept;

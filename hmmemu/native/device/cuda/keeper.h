@@ -5,7 +5,7 @@
 // hangs ends with its process only. But memory of cuMemCreate lives as long as a descriptor of it does
 // (cuMemExportToShareableHandle), so the helper gives each granule's descriptor to its keeper. The keeper
 // does nothing with CUDA until the helper is gone; then it imports the granules and copies the pages that
-// are newer there to the video memory file.
+// are newer there to where they lie on the host (host_content.h): it has the objects' descriptors, too.
 //
 // Nothing depends on it until then: memory of which it gets no descriptor (the driver makes none, or it may
 // open no more of them) works as any other, and `channel->not_kept` says what would be lost, and why.
@@ -13,20 +13,21 @@
 // It holds a lock on the first byte of that file for as long as it lives: the CPU process waits for that lock
 // before it reads the file of a device that ended (client/device_process.cpp).
 #pragma once
-#include "device/process/device.h"
+#include <cstdint>
 #include <string>
 
 namespace hmmemu::cuda {
 
-// Before there are threads, and before CUDA is called. `pages`: a byte for each page of the address space, in
-// shared memory; pages with the bit `ahead` are saved. Null, or why it cannot be had.
-const char* start_keeper(int file, const std::atomic<uint8_t>* pages, uint8_t ahead);
+// Before there are threads, and before CUDA is called; page_bits are there. Null, or why it cannot be had.
+const char* start_keeper(int file);
 
 // The block's memory has this descriptor, which stays the caller's; negative: it has none, and what the GPU
 // alone has of it is lost with a kernel that fails, as `note_not_kept` has said. `forget`: it is given up.
 void keep(uint64_t block, int descriptor);
 void forget(uint64_t block);
 
+// As device::know_frames, or forget_frames without a descriptor, which stays the caller's.
+void keep_frames(int descriptor, uint64_t address, uint64_t length, uint64_t offset);
 // Tells the CPU process why GPU memory is not kept safe; the first reason stays.
 void note_not_kept(const std::string& why);
 

@@ -1,14 +1,16 @@
 // What the helper knows of each page of the address space: a byte.
 //
-// A right: what kernels may do with the page. And where its content is: the GPU and the video memory file
-// have the same, or one of them has what is newer. A page without rights has no bits at all, once whoever
-// takes them is done.
+// A right: what kernels may do with the page. And where its content is: the GPU and the host have the same,
+// or one of them has what is newer. On the host it lies in the object that the page shows (kObject), or in
+// the video memory file; "the file" below is whichever of them it is. A page without rights has no bits at
+// all, once whoever takes them is done.
 //
 // INVARIANTS: kComing and kAhead never stand together. A page that is kAhead was writable for a launch or a
-// view; kShadowed says that the block's shadow (comparison.h) holds what the file holds. No lock. Rights
-// change by who has the page locked in the driver. kAhead, kViewed and kShadowed are set, and kComing is
-// taken away, by who sends content (content.h) and has found that the page has the rights for it; all else is
-// done by who has the page locked, when nothing is being sent and no launch uses it.
+// view; kShadowed says that the block's shadow (comparison.h) holds what the file holds. No lock. Rights, and
+// kObject with the first of them, change by who has the page locked in the driver. kAhead, kViewed and
+// kShadowed are set, and kComing is taken away, by who sends content (content.h) and has found that the page
+// has the rights for it; all else is done by who has the page locked, when nothing is being sent and no
+// launch uses it.
 #pragma once
 #include "device/process/device.h"
 
@@ -25,7 +27,8 @@ enum PageBits : uint8_t {
   kShadowed = 16,
   kZeros = 32,   // with kComing: its content is zeros
   kViewed = 64,  // a device view may write it at any time: it counts as kAhead for as long
-  kObject = 128, // with kLent: the frame is one of the object that the page shows, not of the common frames
+  kObject = 128, // the host's frame is that of the object that the page shows; else: of the video memory
+                 // file, or with kLent of the common frames
 };
 
 extern std::atomic<uint8_t>* page_bits; // by page number; touched where there are ranges

@@ -12,6 +12,7 @@
 #include "keeper.h"
 #include "page_bits.h"
 #include "variables.h"
+#include "windows.h"
 
 #include <algorithm>
 #include <cerrno>
@@ -32,6 +33,8 @@ constexpr uint64_t kBringLimit = 300'000'000'000; // ns
 
 std::atomic<uint64_t>* tickets = nullptr; // for each block, the last launch that uses it
 std::unique_ptr<GpuMemory> memory;
+std::unique_ptr<HostContent> on_host;
+std::unique_ptr<Windows> all_windows;
 std::unique_ptr<HostBlocks> hosts;
 
 uint64_t block_of(uint64_t address) { return address / kGranule * kGranule; }
@@ -76,12 +79,16 @@ void take(uint64_t begin, uint64_t end, PageBits left) {
     if (bits(page).load() != 0) bits(page).store(0);
 }
 
-// The content is in the file, which is what the GPU uses where the block is not its own.
-void give(uint64_t begin, uint64_t end, PageBits wanted, uint8_t content = kComing) {
-  if (!is_own(block_of(begin))) content = 0;
+// The content is in the file, or in the object (`whose` is kObject). Where the block is not the GPU's own,
+// that is what it uses; for the object it is to be mapped first.
+void give(uint64_t begin, uint64_t end, PageBits wanted, uint8_t whose, uint8_t content = kComing) {
+  if (!is_own(block_of(begin))) {
+    content = 0;
+    if (whose) hosts->spoil(block_of(begin));
+  }
   for (uint64_t page = begin; page < end; page += kPage)
     if (right(page) == kNone)
-      bits(page).store(uint8_t(wanted | content));
+      bits(page).store(uint8_t(wanted | content | whose));
     else if (right(page) < wanted)
       set_right(page, wanted);
 }
@@ -113,7 +120,9 @@ void fetch(uint64_t begin, uint64_t end) {
 void store(uint64_t begin, uint64_t end) {
   withhold(begin, end, kNone, [&](const uint8_t* had) {
     for (uint64_t page = begin, i = 0; page < end; page += kPage, i++)
-      if (had[i] != kLent) bits(page).store(had[i] == kNone || !is_own(block_of(begin)) ? 0 : kComing);
+      if (had[i] != kLent)
+        bits(page).store(uint8_t((bits(page).load() & kObject) |
+                                 (had[i] == kNone || !is_own(block_of(begin)) ? 0 : kComing)));
   });
 }
 
@@ -128,7 +137,7 @@ bool changes_frames(MailboxOperation operation) {
          operation == kEndLend;
 }
 
-void change_block(MailboxOperation operation, uint64_t begin, uint64_t end) {
+void change_block(MailboxOperation operation, uint8_t whose, uint64_t begin, uint64_t end) {
   const uint64_t block = block_of(begin);
   const std::shared_lock hold(hosts->lock_of(block));
   if (changes_frames(operation)) hosts->spoil(block);
@@ -138,6 +147,7 @@ void change_block(MailboxOperation operation, uint64_t begin, uint64_t end) {
   if (gives(operation) || operation == kStore) variables_came(begin, end);
   switch (operation) {
   case kDropEntries:
+  case kFromObject:
     break;
   case kLendCommon:
     return lend(begin, end, 0);
@@ -148,13 +158,13 @@ void change_block(MailboxOperation operation, uint64_t begin, uint64_t end) {
     return take(begin, end, kNone);
   case kRightsRead:
     take(begin, end, kRead);
-    return give(begin, end, kRead);
+    return give(begin, end, kRead, whose);
   case kRightsWrite:
-    return give(begin, end, kWrite);
+    return give(begin, end, kWrite, whose);
   case kZerosRead:
-    return give(begin, end, kRead, kComing | kZeros);
+    return give(begin, end, kRead, whose, kComing | kZeros);
   case kZerosWrite:
-    return give(begin, end, kWrite, kComing | kZeros);
+    return give(begin, end, kWrite, whose, kComing | kZeros);
   case kFetch:
     return fetch(begin, end);
   case kStore:
@@ -224,10 +234,12 @@ const char* open_gpu_memory(int file) {
   tickets =
       reinterpret_cast<std::atomic<uint64_t>*>(reserve_memory(kVramBytes / kGranule * sizeof *tickets, 0));
   if (!page_bits || !tickets) return "no address space for the GPU's page table (a limit? see `ulimit -v`)";
-  if (const char* const why = start_keeper(file, page_bits, kAhead | kViewed)) return why;
+  if (const char* const why = start_keeper(file)) return why;
   try {
-    memory = std::make_unique<GpuMemory>(int(channel->gpu), file, in_use, lose_shadow);
-    hosts = std::make_unique<HostBlocks>(*memory, file);
+    memory = std::make_unique<GpuMemory>(int(channel->gpu), in_use, lose_shadow);
+    on_host = std::make_unique<HostContent>(file);
+    all_windows = std::make_unique<Windows>(*memory, *on_host);
+    hosts = std::make_unique<HostBlocks>(*memory, *on_host, file);
   } catch (const CudaError& failed) {
     error = failed.what();
     return error.c_str();
@@ -240,6 +252,8 @@ const char* open_gpu_memory(int file) {
 std::atomic<uint8_t>* page_bits = nullptr;
 
 GpuMemory& gpu() { return *memory; }
+HostContent& host_content() { return *on_host; }
+Windows& windows() { return *all_windows; }
 
 bool uses_own_memory(uint64_t address) { return is_own(block_of(address)); }
 
@@ -409,7 +423,17 @@ void forget_entries() {} // a kernel faults nowhere
 bool wait_for_mapping(uint64_t) { return false; }
 
 int share_frames(int fd, uint64_t address, uint64_t length, uint64_t offset) {
-  return hosts->know(fd, address, length, offset);
+  try {
+    if (length) {
+      all_windows->forget(address, address + length);
+      keep_frames(fd, address, length, offset);
+    }
+    const int error = on_host->know(fd, address, length, offset);
+    if (error && length) keep_frames(-1, address, length, 0);
+    return error;
+  } catch (const CudaError& failed) {
+    fail_device(failed.what());
+  }
 }
 
 int map_video(uint64_t address, uint64_t length) {
@@ -423,11 +447,12 @@ int map_video(uint64_t address, uint64_t length) {
 // Addresses stay reserved: others may be in the same blocks, and they cost nothing.
 int unmap_video(uint64_t address, uint64_t length) {
   const int error = change_table(kRightsNone, address, length);
-  hosts->forget(address, length);
-  return error;
+  return error ? error : share_frames(-1, address, length, 0);
 }
 
-int change_table(MailboxOperation operation, uint64_t address, uint64_t length) {
+int change_table(MailboxOperation asked, uint64_t address, uint64_t length) {
+  const auto operation = MailboxOperation(asked & ~kFromObject);
+  const uint8_t whose = asked & kFromObject ? kObject : 0;
   try {
     for (uint64_t at = address, end = address + length; at < end; at = block_of(at) + kGranule) {
       if (!gpu().reserved(at)) {
@@ -437,7 +462,7 @@ int change_table(MailboxOperation operation, uint64_t address, uint64_t length) 
       const uint64_t to = std::min(end, block_of(at) + kGranule);
       if (operation == kLendCommon || operation == kLendObject) // it may be forbidden
         if (const int error = hosts->try_lend(operation, at, to)) return error;
-      change_block(operation, at, to);
+      change_block(operation, whose, at, to);
     }
   } catch (const CudaError& error) {
     if (error.result == kOutOfMemory && gives(operation)) return ENOMEM;

@@ -30,19 +30,34 @@ int map_at(uint64_t at, uint64_t length, int fd, uint64_t offset) {
 
 int map_objects(uint64_t begin, uint64_t end, uint64_t at) {
   while (begin < end) {
-    auto after = objects.upper_bound(begin);
-    if (after == objects.begin()) return ENXIO;
-    const auto& [first, object] = *std::prev(after);
-    if (object.end <= begin) return ENXIO;
-    const uint64_t last = std::min(end, object.end);
-    if (const int error = map_at(at, last - begin, object.fd, object.offset + (begin - first))) return error;
-    at += last - begin;
-    begin = last;
+    const HostFrames frames = find_frames(begin, end);
+    if (!frames.bytes) return ENXIO;
+    if (const int error = map_at(at, frames.bytes, frames.fd, frames.offset)) return error;
+    at += frames.bytes;
+    begin += frames.bytes;
   }
   return 0;
 }
 
+// A memfd may be sealed against it.
+int why_not_writable(int fd, uint64_t length, uint64_t offset) {
+  length = std::min<uint64_t>(length, 2u << 20); // a huge page at least
+  void* const at =
+      mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, off_t(offset));
+  if (at == MAP_FAILED) return errno;
+  munmap(at, length);
+  return 0;
+}
+
 } // namespace
+
+HostFrames find_frames(uint64_t address, uint64_t end) {
+  const auto after = objects.upper_bound(address);
+  if (after == objects.begin()) return {};
+  const auto& [first, object] = *std::prev(after);
+  if (object.end <= address) return {};
+  return {object.fd, object.offset + (address - first), std::min(end, object.end) - address, address - first};
+}
 
 int know_frames(int fd, uint64_t address, uint64_t length, uint64_t offset) {
   if (length == 0) {
@@ -53,9 +68,12 @@ int know_frames(int fd, uint64_t address, uint64_t length, uint64_t offset) {
   char name[32];
   snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
   const int opened = open(name, O_RDWR | O_CLOEXEC);
-  const int error = opened < 0 ? errno : 0;
+  const int error = opened < 0 ? errno : why_not_writable(opened, length, offset);
   close(fd);
-  if (error) return error;
+  if (error) {
+    if (opened >= 0) close(opened);
+    return error;
+  }
   forget_frames(address, length);
   objects.emplace(address, Object{address + length, opened, offset});
   return 0;

@@ -16,6 +16,15 @@ namespace hmmemu::device {
 int know_frames(int fd, uint64_t address, uint64_t length, uint64_t offset);
 void forget_frames(uint64_t address, uint64_t length);
 
+// Where the frames from `address` on lie, up to `end` or as far as they follow each other. `bytes` is 0:
+// nobody told.
+struct HostFrames {
+  int fd = -1; // stays ours, while callers hold their lock
+  uint64_t offset = 0, bytes = 0;
+  uint64_t before = 0; // bytes of the object that lie before `address`
+};
+HostFrames find_frames(uint64_t address, uint64_t end);
+
 // Maps the CPU's frames of [address, address + length) at `at`, in place of what is there, to read and write.
 // 0; ENXIO: nobody told where they lie; else an errno. A part may be mapped then.
 int map_host_frames(MailboxOperation operation, uint64_t address, uint64_t length, uint64_t at);
