@@ -89,13 +89,13 @@ def compile_module(
     if not any("-std=" in option for option in options):
         flags.append("--std=c++17")
     named = [(w.name, w.expression) for w in wanted], [(v.qualified_name, v.constant) for v in variables]
-    key = cache.key("cuda 2", code, name, flags, named, nvrtc.getVersion())
+    key = cache.key("cuda 3", code, name, flags, named, nvrtc.getVersion())
 
     def build(target: Path) -> None:
         table, image = _compile(nvrtc, code, name, flags, wanted, variables)
         target.write_bytes(table.encode() + b"\n" + image)
 
-    return Compiled(cache.get_or_build(key, build, suffix=".cuda", magic=b"hmmemu-cuda 2\n"), key, key)
+    return Compiled(cache.get_or_build(key, build, suffix=".cuda", magic=b"hmmemu-cuda 3\n"), key, key)
 
 
 def _nvrtc() -> Any:
@@ -199,12 +199,20 @@ def _compile(
         places = [_text(nvrtc.getLoweredName(program, f"&::{v.qualified_name}")) for v in variables]
     finally:
         nvrtc.destroyProgram(program)
-    lines = ["hmmemu-cuda 2"]
+    lines = ["hmmemu-cuda 3", *_prints(_text(ptx))]
     for v, symbol in zip(variables, places, strict=True):
         lines.append(_line("variable", v.qualified_name, symbol, int(v.constant)))
     for i, (w, symbol) in enumerate(zip(wanted, symbols, strict=True)):
         lines += _describe(w, symbol, _values(_text(ptx), i))
     return "\n".join(lines) + "\n", bytes(image)
+
+
+def _prints(ptx: str) -> list[str]:
+    """The line of an image whose kernels may print: PTX calls these for printf and assert.
+
+    https://docs.nvidia.com/cuda/ptx-writers-guide-to-interoperability/index.html#system-calls
+    """
+    return ["prints"] if re.search(r"\b(vprintf|__assertfail)\b", ptx) else []
 
 
 def _text(found: str | bytes) -> str:

@@ -55,16 +55,16 @@ def library(*options: str) -> Path:
 def compile_module(code: str, capability: tuple[int, int], **how: Any) -> compiler.Compiled:
     """In the place of NVRTC: kernels for this machine's CPU, in a file as for a GPU (native/device/cuda/modules.cpp)."""
     compiled = compiler.compile_module(code, **how)
-    target = compiled.path.with_suffix(".cuda")
+    target = compiled.path.with_suffix(".cuda3")
     if not target.exists():
         fresh = target.with_suffix(f".{os.getpid()}")
-        fresh.write_text(_table(compiled.path) + f"\n{compiled.path}")
+        fresh.write_text(_table(compiled.path, code) + f"\n{compiled.path}")
         fresh.rename(target)
     return compiler.Compiled(target, compiled.key, compiled.key)
 
 
-def _table(path: Path) -> str:
-    """The table of a module's kernels, as an emulated device tells it."""
+def _table(path: Path, code: str) -> str:
+    """The table of a module's kernels, as an emulated device tells it; whether it prints, as its source does."""
     import json
 
     process = DeviceProcess(str(PROGRAM), 0, 1, tracker="signal")
@@ -76,7 +76,7 @@ def _table(path: Path) -> str:
         process.kill()
     assert isinstance(tables, str)
     tables = json.loads(tables)
-    lines = ["hmmemu-cuda 2"]
+    lines = ["hmmemu-cuda 3", *(["prints"] if "printf" in code or "assert(" in code else [])]
     for g in tables["globals"]:
         lines.append(f"variable\t{g['name']}\t{g['name']}\t{int(g['constant'])}")
     for k in tables["kernels"]:

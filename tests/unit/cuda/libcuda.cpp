@@ -24,13 +24,13 @@
 // broken. What kernels print goes to the standard output when a stream is waited for, and is not flushed.
 //
 // FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us,
-// kernel_us (a program's kernels alone, later still), gate (a file: they begin when it is gone), bad (the
-// result of kernels of this name), version, mode, novmm, atomics (pcie, none, all: what the link to the CPU
-// carries), coherent, nopointers, bus, otherwise (registered memory
-// is elsewhere for kernels), refuse (BEGIN-END: addresses that are asked for in this range are not given, nor
-// others there), elsewhere (none are), noshare, unshared (memory has no descriptors, and the GPU says so, or
-// not), fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from 1). `lock`
-// guards the tables; each stream has its own for its queue.
+// kernel_us (a program's kernels alone, later still), gate (a file: they begin when it is gone), launched (a
+// file that gets the name of each when it is launched), bad (the result of kernels of this name), version,
+// mode, novmm, atomics (pcie, none, all: what the link to the CPU carries), coherent, nopointers, nowrites
+// (no memory operations of streams), bus, otherwise (registered memory is elsewhere for kernels), refuse
+// (BEGIN-END: addresses that are asked for in this range are not given, nor others there), elsewhere (none are), noshare, unshared (memory has no descriptors, and the GPU
+// says so, or not), fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from
+// 1). `lock` guards the tables; each stream has its own for its queue.
 #include <atomic>
 #include <cerrno>
 #include <climits>
@@ -255,6 +255,10 @@ bool may_use(const std::vector<char>& block) {
 
 // ---- streams ----
 
+void wait_us(long time) {
+  if (time > 0) usleep(useconds_t(time)); // of nothing, too, it takes some 50
+}
+
 struct Stream {
   std::mutex mutex;
   std::condition_variable changed;
@@ -271,14 +275,20 @@ struct Stream {
       queue.pop_front();
       busy = true;
       hold.unlock();
-      usleep(useconds_t(number("delay_us", 500)));
-      begin_operation(true);
-      act();
-      begin_operation(false);
+      wait_us(number("delay_us", 500));
+      if (!is_broken()) { // a context that is broken does nothing any more
+        begin_operation(true);
+        act();
+        begin_operation(false);
+      }
       hold.lock();
       busy = false;
       changed.notify_all();
     }
+  }
+  static bool is_broken() {
+    std::lock_guard guard(lock);
+    return broken != 0;
   }
   static void begin_operation(bool begin) {
     std::lock_guard guard(lock);
@@ -339,6 +349,14 @@ struct Function {
   const hmm_kernel* compiled = nullptr;
   void (*plain)(const void*, const unsigned*, unsigned) = nullptr;
 };
+
+void note_launch(const std::string& name) {
+  const std::string path = setting("launched");
+  FILE* const file = path.empty() ? nullptr : fopen(path.c_str(), "a");
+  if (!file) return;
+  fprintf(file, "%s\n", name.c_str());
+  fclose(file);
+}
 
 bool is_gpu(int gpu) { return gpu >= 0 && gpu < number("gpus", 1); }
 
@@ -476,6 +494,9 @@ int cuDeviceGetAttribute(int* value, int attribute, int gpu) {
     return 0;
   case 102:
     *value = !number("novmm", 0);
+    return 0;
+  case 122:
+    *value = !number("nowrites", 0);
     return 0;
   default:
     *value = 0;
@@ -708,6 +729,14 @@ int cuStreamSynchronize(Stream* stream) {
   std::lock_guard guard(lock);
   return broken;
 }
+// "The write is preceded by a system-wide memory fence"; the address is the GPU's.
+int cuStreamWriteValue64_v2(Stream* stream, Address at, uint64_t value, unsigned flags) {
+  HERE;
+  std::lock_guard guard(lock);
+  if (flags || at % 8 || number("nowrites", 0) || (!usable(at, 8) && !is_mapped(at, 8))) return kInvalid;
+  stream->add([=] { reinterpret_cast<std::atomic<uint64_t>*>(at)->store(value); });
+  return 0;
+}
 int cuStreamQuery(Stream* stream) {
   HERE;
   std::lock_guard hold(stream->mutex);
@@ -789,10 +818,11 @@ int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
   const std::vector<char> block(first, first + *static_cast<size_t*>(extra[3]));
   const Function kernel = *function;
   if (const int result = wanted(kernel.name)) return result;
+  const bool of_the_helper = kernel.name.find("_pages") != std::string::npos; // kernels/pages.cu
+  if (!of_the_helper) note_launch(kernel.name);
   stream->add([=] {
-    const bool of_the_helper = kernel.name.find("_pages") != std::string::npos; // kernels/pages.cu
     const std::string gate = of_the_helper ? "" : setting("gate");
-    usleep(of_the_helper ? 0 : useconds_t(number("kernel_us", 0)));
+    wait_us(of_the_helper ? 0 : number("kernel_us", 0));
     for (int ms = 0; ms < 20000 && !gate.empty() && access(gate.c_str(), F_OK) == 0; ++ms) usleep(1000);
     if (!may_use(block)) {
       std::lock_guard guard(lock);

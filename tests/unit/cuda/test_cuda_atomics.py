@@ -196,8 +196,8 @@ def test_memory_that_cannot_be_mapped_moves(gpu, kernels, settings):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ("fail=cuMemHostRegister_v2:1:2:2", "map the CPU's memory for .*: cuMemHostRegister_v2: invalid arg"),
-        ("fail=cuMemHostGetDevicePointer_v2:1:2:2", "cuMemHostGetDevicePointer_v2: invalid argument"),
+        ("fail=cuMemHostRegister_v2:1:3:3", "map the CPU's memory for .*: cuMemHostRegister_v2: invalid arg"),
+        ("fail=cuMemHostGetDevicePointer_v2:1:3:3", "cuMemHostGetDevicePointer_v2: invalid argument"),
     ],
 )
 def test_memory_that_cannot_be_mapped_after_all(gpu, kernels, settings, words):

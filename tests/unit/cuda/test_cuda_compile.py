@@ -36,7 +36,7 @@ def read(compiled):
     """The kernels of an image: name -> (symbol, bytes, [(name, type, offset, size, kind, signed, const, pointee)])."""
     text, _, image = compiled.path.read_bytes().partition(b"\n\n")
     lines = [line.split("\t") for line in text.decode().split("\n")]
-    assert lines[0] == ["hmmemu-cuda 2"] and image.startswith(b"\x7fELF")
+    assert lines[0] == ["hmmemu-cuda 3"] and image.startswith(b"\x7fELF")
     kernels = {}
     for word, *fields in lines[1:]:
         if word == "kernel":

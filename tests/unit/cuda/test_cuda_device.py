@@ -231,14 +231,14 @@ def test_a_call_that_fails_is_told_and_the_cpu_keeps_its_data(gpu, kernels, call
 def test_a_kernel_that_does_not_load(gpu, kernels, tmp_path):
     space = gpu()
     bad = tmp_path / "bad.cuda"
-    bad.write_text("hmmemu-cuda 2\nkernel\tk\tk\t8\n\n/nowhere.so")
+    bad.write_text("hmmemu-cuda 3\nkernel\tk\tk\t8\n\n/nowhere.so")
     with pytest.raises(hmm.DeviceError, match=r"load .*bad.cuda: cuModuleLoadData"):
         space.devices[0].process.load(str(bad))
     for content in (
         "",
         "something else\n\n",
-        "hmmemu-cuda 2\nkernel\tk\n\n",
-        "hmmemu-cuda 2\nparam\ta\tint\t0\t4\t2\t1\t0\t0\n\n",
+        "hmmemu-cuda 3\nkernel\tk\n\n",
+        "hmmemu-cuda 3\nparam\ta\tint\t0\t4\t2\t1\t0\t0\n\n",
     ):
         bad.write_text(content)
         with pytest.raises(hmm.DeviceError, match="is not a kernel module for a GPU: compile it again"):

@@ -13,6 +13,7 @@ struct CudaKernel {
   Function* function;
   Variables* variables;           // of its module
   std::vector<uint32_t> pointers; // where its parameters have some: offsets in their block
+  bool prints = false;            // it, or another of its module: printf, assert
 };
 
 } // namespace hmmemu::cuda

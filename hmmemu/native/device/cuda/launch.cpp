@@ -1,10 +1,11 @@
 // Purpose: worker 0, the only one: launches kernels on the GPU in the order of the queue, each when its pages
-// are there, and waits for its end.
-#include "device/process/dispatcher.h"
+// are there. How they end: in_flight.h.
 #include "device/process/failure.h"
-#include "device/process/pool.h"
+#include "device/process/modules.h"
+#include "device/process/tickets.h"
 #include "device/process/workers.h"
 #include "gpu_memory.h"
+#include "in_flight.h"
 #include "kernels.h"
 #include "output.h"
 #include "residency.h"
@@ -22,21 +23,6 @@ Worker worker;
 std::atomic<bool> running{false};
 cuda::Stream* stream = nullptr;
 
-void* worker_main(void*) {
-  hmmemu_worker_self = &worker.abi;
-  try {
-    cuda::gpu().enter_context();
-    cuda::libcuda().stream_create("make the stream of kernels", &stream, 1); // CU_STREAM_NON_BLOCKING
-  } catch (const cuda::CudaError& error) {
-    fail_device(error.what());
-  }
-  channel->faults[0].tid = int32_t(syscall(SYS_gettid));
-  channel->workers[0] = {int32_t(syscall(SYS_gettid)), worker.cpu};
-  pin_to_cpu(worker.cpu);
-  running = true;
-  run_queue(worker);
-}
-
 // The parameters as the GPU is to have them: pointers to memory that it shares with the CPU say where the GPU
 // has that. `room` is used if anything differs.
 const void* translate(const cuda::CudaKernel& kernel, const void* params, size_t bytes,
@@ -52,9 +38,77 @@ const void* translate(const cuda::CudaKernel& kernel, const void* params, size_t
   return room;
 }
 
+void launch_kernel(const cuda::CudaKernel& found, const Slot& slot, const hmm_launch& launch) {
+  size_t bytes = slot.param_bytes;
+  alignas(64) unsigned char room[kParamBytes];
+  const void* const params = translate(found, launch.params, bytes, room);
+  // CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END
+  void* extra[] = {reinterpret_cast<void*>(1), const_cast<void*>(params), reinterpret_cast<void*>(2), &bytes,
+                   nullptr};
+  if (found.variables) found.variables->before_kernel(stream);
+  cuda::libcuda().launch(std::string("launch kernel ") + found.abi.name, found.function, launch.grid.x,
+                         launch.grid.y, launch.grid.z, launch.block.x, launch.block.y, launch.block.z,
+                         launch.dynamic_shared, stream, nullptr, extra);
+  if (found.variables) found.variables->after_kernel(stream);
+}
+
+// Whether others may be launched behind it before it has ended: see in_flight.h.
+bool may_be_followed(const cuda::CudaKernel& found, const Slot& slot) {
+  return cuda::can_follow() && !found.prints &&
+         each_reach(*channel, slot, [](const Reach& reach) { return reach.use != kReachShares; });
+}
+
+void run_launch(const Slot& slot, uint64_t ticket) {
+  const hmm_kernel* const kernel = find_kernel(slot.kernel);
+  if (const char* const reason = refuse(kernel, slot)) {
+    cuda::wait_for_all();
+    fail_launch(ticket, reason);
+  }
+  const hmm_launch launch = launch_of(slot);
+  cuda::bring_pages(slot, ticket, *kernel, launch);
+  const auto& found = *reinterpret_cast<const cuda::CudaKernel*>(kernel);
+  try {
+    launch_kernel(found, slot, launch);
+    if (may_be_followed(found, slot)) return cuda::follow(ticket);
+    cuda::libcuda().stream_wait(std::string("run kernel ") + kernel->name, stream);
+  } catch (const cuda::CudaError& error) {
+    cuda::wait_for_all(); // it may be the failure of one of those
+    cuda::fail_on_gpu(ticket, error);
+  }
+  cuda::deliver_printf();
+  cuda::deliver_errors();
+  cuda::pass(ticket);
+}
+
+[[noreturn]] void run_queue() {
+  for (uint64_t ticket = channel->queue.completed.load() + 1;; ticket++) {
+    wait_for_ticket(worker, ticket, cuda::report_ended);
+    cuda::wait_for_room();
+    const Slot& slot = slot_of_ticket(ticket);
+    slot.kind == kSlotMarker ? cuda::mark(ticket) : run_launch(slot, ticket);
+    cuda::report_ended();
+  }
+}
+
+void* worker_main(void*) {
+  hmmemu_worker_self = &worker.abi;
+  try {
+    cuda::gpu().enter_context();
+    cuda::libcuda().stream_create("make the stream of kernels", &stream, 1); // CU_STREAM_NON_BLOCKING
+    if (const char* const why = cuda::open_flight(stream)) fail_device(why);
+  } catch (const cuda::CudaError& error) {
+    fail_device(error.what());
+  }
+  channel->faults[0].tid = int32_t(syscall(SYS_gettid));
+  channel->workers[0] = {int32_t(syscall(SYS_gettid)), worker.cpu};
+  pin_to_cpu(worker.cpu);
+  running = true;
+  run_queue();
+}
+
 } // namespace
 
-// One, whatever the count: it launches and waits. On the last CPU, as the emulated device's worker 0.
+// One, whatever the count: it launches. On the last CPU, as the emulated device's worker 0.
 const char* start_workers(uint32_t) {
   if (const char* const why = cuda::capture_output()) return why;
   cpu_set_t allowed;
@@ -68,33 +122,6 @@ const char* start_workers(uint32_t) {
   channel->worker_count = 1;
   channel->block_threads = 1;
   return nullptr;
-}
-
-void run_launch(Worker& w, const hmm_kernel* kernel, const hmm_launch& launch, uint64_t ticket) {
-  const Slot& slot = channel->queue.slots[(ticket - 1) % kSlots];
-  cuda::bring_pages(slot, ticket, *kernel, launch);
-  const auto& found = *reinterpret_cast<const cuda::CudaKernel*>(kernel);
-  const std::string what = std::string("kernel ") + kernel->name;
-  size_t bytes = slot.param_bytes;
-  alignas(64) unsigned char room[kParamBytes];
-  const void* const params = translate(found, launch.params, bytes, room);
-  // CU_LAUNCH_PARAM_BUFFER_POINTER, CU_LAUNCH_PARAM_BUFFER_SIZE, CU_LAUNCH_PARAM_END
-  void* extra[] = {reinterpret_cast<void*>(1), const_cast<void*>(params), reinterpret_cast<void*>(2), &bytes,
-                   nullptr};
-  try {
-    if (found.variables) found.variables->before_kernel(stream);
-    cuda::libcuda().launch("launch " + what, found.function, launch.grid.x, launch.grid.y, launch.grid.z,
-                           launch.block.x, launch.block.y, launch.block.z, launch.dynamic_shared, stream,
-                           nullptr, extra);
-    if (found.variables) found.variables->after_kernel(stream);
-    cuda::libcuda().stream_wait("run " + what, stream);
-  } catch (const cuda::CudaError& error) {
-    cuda::deliver_printf(&w.abi);
-    fail_on_gpu(ticket, *kernel, launch, error.result,
-                (error.what() + ("\n" + cuda::deliver_errors())).c_str());
-  }
-  cuda::deliver_printf(&w.abi);
-  cuda::deliver_errors();
 }
 
 } // namespace hmmemu::device

@@ -54,6 +54,7 @@ enum Attribute : int {
   kHostPageTables = 100, // the GPU uses the CPU's page tables: the link is coherent
   kVirtualMemory = 102,
   kFileDescriptors = 103,
+  kStreamWrites = 122, // CAN_USE_64_BIT_STREAM_MEM_OPS, of CUDA 11.7's operations
 };
 // CUfunction_attribute
 enum : int { kMaxThreads = 0, kStaticShared = 1, kMostDynamicShared = 8 };
@@ -152,9 +153,10 @@ template <class... Args> class Call<Result(Args...)> {
        Result(Function*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Stream*,      \
               void**, void**))
 
-// Those that a driver may lack: `there()` is asked first. The first is of CUDA 13.0.
+// Those that a driver may lack: `there()` is asked first. The first is of CUDA 13.0, the second of 11.7.
 #define HMMEMU_CUDA_LATER_CALLS(CALL)                                                                        \
-  CALL(host_atomics, cuDeviceGetHostAtomicCapabilities, Result(unsigned*, const int*, unsigned, Gpu))
+  CALL(host_atomics, cuDeviceGetHostAtomicCapabilities, Result(unsigned*, const int*, unsigned, Gpu))        \
+  CALL(write_behind, cuStreamWriteValue64_v2, Result(Stream*, Address, uint64_t, unsigned))
 
 struct Libcuda {
 #define HMMEMU_CUDA_MEMBER(name, symbol, ...) Call<__VA_ARGS__> name{#symbol};

@@ -1,9 +1,9 @@
 // Purpose: load kernels into the GPU: an image that hmmemu compiled, with a table of its kernels before it.
 //
-// The file: a line "hmmemu-cuda 2"; a line for each variable, "variable NAME SYMBOL CONSTANT"; a line for
-// each kernel, "kernel NAME SYMBOL PARAM_BYTES", and after it one for each parameter, "param NAME TYPE OFFSET
-// SIZE KIND SIGNED CONST POINTEE", fields with tabs between; an empty line; the image, as cuModuleLoadData
-// takes it (PTX, cubin).
+// The file: a line "hmmemu-cuda 3"; a line "prints" if its kernels may print (printf, assert); a line for
+// each variable, "variable NAME SYMBOL CONSTANT"; a line for each kernel, "kernel NAME SYMBOL PARAM_BYTES",
+// and after it one for each parameter, "param NAME TYPE OFFSET SIZE KIND SIGNED CONST POINTEE", fields with
+// tabs between; an empty line; the image, as cuModuleLoadData takes it (PTX, cubin).
 //
 // Invariants as in device/process/modules.cpp: one thread loads and unloads; handles are never used twice;
 // the table of kernels is read by worker 0 without a lock.
@@ -47,6 +47,7 @@ struct Global {
 struct Table {
   std::deque<Entry> entries; // names stay where they are: kernels point to them
   std::vector<Global> globals;
+  bool prints = false;
 };
 
 struct Module {
@@ -73,11 +74,13 @@ template <size_t N> void numbers(const std::vector<std::string>& list, size_t fr
 bool read_table(std::istream& file, Table& table) {
   std::deque<Entry>& entries = table.entries;
   std::string line;
-  if (!std::getline(file, line) || line != "hmmemu-cuda 2") return false;
+  if (!std::getline(file, line) || line != "hmmemu-cuda 3") return false;
   while (std::getline(file, line)) {
     if (line.empty()) return true;
     const std::vector<std::string> list = fields(line);
-    if (list[0] == "kernel" && list.size() == 4) {
+    if (line == "prints") {
+      table.prints = true;
+    } else if (list[0] == "kernel" && list.size() == 4) {
       entries.push_back({list[1], list[2], {}, {}});
       numbers(list, 3, entries.back().numbers);
     } else if (list[0] == "variable" && list.size() == 4) {
@@ -132,6 +135,7 @@ CudaKernel find_kernel(Module& home, const Entry& entry) {
   const cuda::Libcuda& cuda = cuda::libcuda();
   CudaKernel kernel{};
   kernel.variables = home.variables.empty() ? nullptr : &home.variables;
+  kernel.prints = home.table.prints;
   for (const Param& p : entry.params)
     if (p.numbers[2] == HMM_PARAM_POINTER && p.numbers[1] == sizeof(uint64_t))
       kernel.pointers.push_back(uint32_t(p.numbers[0]));

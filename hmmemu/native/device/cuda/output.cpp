@@ -40,6 +40,7 @@ class Captured {
 };
 
 Captured printed, complaints;
+device::Worker nobody; // prints for the kernels
 int user_error = 2;
 
 } // namespace
@@ -52,12 +53,12 @@ const char* capture_output() {
 }
 
 // Lines one by one: the channel drops what has no room, and not all for the last of it.
-void deliver_printf(hmm_worker* worker) {
+void deliver_printf() {
   fflush(stdout);
   const std::string text = printed.take();
   for (size_t at = 0, end; at < text.size(); at = end) {
     end = std::min(text.find('\n', at), text.size() - 1) + 1;
-    device::print(worker, text.data() + at, end - at);
+    device::print(&nobody.abi, text.data() + at, end - at);
   }
 }
 

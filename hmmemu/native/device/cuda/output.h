@@ -3,9 +3,9 @@
 // CUDA waits for a reader; they are read when a launch has ended.
 //
 // Invariant: text is taken once, in order, whoever made CUDA write it (any call that waits for the GPU may).
-// Worker 0 alone takes; no lock.
+// Worker 0 takes it when it has waited for a launch; whoever finds a launch failed takes it instead: until
+// that one has ended worker 0 has none to take, and afterwards the process ends. No lock.
 #pragma once
-#include "hmmemu/abi.h"
 #include <string>
 
 namespace hmmemu::cuda {
@@ -14,7 +14,7 @@ namespace hmmemu::cuda {
 const char* capture_output();
 
 // What kernels printed goes to the channel, as an emulated device's does.
-void deliver_printf(hmm_worker* worker);
+void deliver_printf();
 
 // What was written to the standard error goes to the user's, and is returned.
 std::string deliver_errors();

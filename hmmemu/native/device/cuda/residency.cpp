@@ -9,6 +9,7 @@
 #include "content.h"
 #include "gpu_memory.h"
 #include "host_blocks.h"
+#include "in_flight.h"
 #include "keeper.h"
 #include "page_bits.h"
 #include "variables.h"
@@ -22,6 +23,7 @@
 #include <string>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <vector>
 
 namespace hmmemu::cuda {
 namespace {
@@ -42,10 +44,14 @@ std::atomic<uint64_t>& ticket_of(uint64_t address) { return tickets[address / kG
 
 bool may_be_running(uint64_t block) { return ticket_of(block).load() > channel->queue.completed.load(); }
 
-// No kernel uses the block, or one that was about to has withdrawn. The driver's own limit ends a wait that
-// is too long.
+// No launch uses the block that was dispatched so far; or one that was about to has withdrawn. Those that are
+// dispatched from now on find what has changed before. The driver's own limit ends a wait that is too long.
 void wait_until_unused(uint64_t block) {
-  while (may_be_running(block)) usleep(20);
+  uint64_t last = ticket_of(block).load();
+  while (last > channel->queue.completed.load()) {
+    usleep(20);
+    last = std::min(last, ticket_of(block).load());
+  }
 }
 
 bool has_pages(uint64_t block) {
@@ -208,9 +214,11 @@ void leave_gpu(uint64_t block) {
     if (bits(page).load() & ~(kRight | kObject)) bits(page).fetch_and(kRight | kObject);
 }
 
-// The block becomes the CPU's memory if a page of it is lent, and the GPU's if none is. While no kernel uses
-// it.
+// The block becomes the CPU's memory if a page of it is lent, and the GPU's if none is, when no kernel uses
+// it any more. Worker 0, with no ticket of its own written to blocks.
 void put(uint64_t block) {
+  if (hosts->place(block) == (has_lent(block) ? HostBlocks::kHost : HostBlocks::kOwn)) return;
+  wait_until_unused(block);
   const std::lock_guard hold(hosts->lock_of(block));
   const bool lent = has_lent(block);
   if (!lent && !is_own(block)) return put_on_gpu(block);
@@ -219,7 +227,7 @@ void put(uint64_t block) {
   hosts->pin(block);
 }
 
-// Worker 0 hears of it, too, and says which kernel it was.
+// Another thread hears of it, too, and says which kernel it was.
 void wait_for_report() {
   const uint64_t limit = now_ns() + kReportLimit;
   while (channel->queue.completed.load() < channel->queue.produced.load() && now_ns() < limit) usleep(1000);
@@ -294,10 +302,12 @@ class Bringing {
     for (const uint64_t deadline = now_ns() + kBringLimit; !refused_.address;) {
       Page missing;
       if (mark_and_look(missing)) return true;
-      if (now_ns() > deadline)
+      if (now_ns() > deadline) {
+        wait_for_all();
         fail_launch(ticket_,
                     "the kernel's pages were taken away faster than they came, for 300 s: does the CPU "
                     "write to its arrays all the time?");
+      }
       if (missing.address)
         ask(missing);
       else
@@ -314,17 +324,22 @@ class Bringing {
   const Page& refused() const { return refused_; }
 
  private:
-  // Marks the launch's blocks and sees whether all is there; then its content is sent, else the marks are
-  // gone again.
-  bool mark_and_look(Page& missing) const {
+  // Marks the launch's blocks and sees whether all is there; then its content is sent, else the blocks have
+  // the marks again that they had: launches in flight use them still.
+  bool mark_and_look(Page& missing) {
     const Sending sending;
-    each_block(slot_, [&](uint64_t block) { ticket_of(block).store(ticket_); });
+    marked_.clear();
+    each_block(slot_,
+               [&](uint64_t block) { marked_.push_back({block, ticket_of(block).exchange(ticket_)}); });
     missing = first_missing();
     if (!missing.address && placed()) {
       send_content(slot_);
       return true;
     }
-    each_block(slot_, [&](uint64_t block) { ticket_of(block).store(0); }); // whoever waits for us need not
+    while (!marked_.empty()) { // the last first: a block may have been marked twice
+      ticket_of(marked_.back().block).store(marked_.back().had);
+      marked_.pop_back();
+    }
     return false;
   }
 
@@ -397,6 +412,10 @@ class Bringing {
   const uint64_t ticket_;
   Page refused_;
   std::set<uint64_t> cannot_be_lent_;
+  struct Marked {
+    uint64_t block, had; // had: its ticket before
+  };
+  std::vector<Marked> marked_;
 };
 
 } // namespace
@@ -406,8 +425,10 @@ void bring_pages(const Slot& slot, uint64_t ticket, const hmm_kernel& kernel, co
   try {
     if (bringing.run()) return;
   } catch (const CudaError& error) {
+    wait_for_all(); // it may be the failure of one of those
     fail_device(error.what());
   }
+  wait_for_all();
   fail_access(ticket, kernel, launch, bringing.refused().address, bringing.refused().writes);
 }
 

@@ -9,6 +9,13 @@
 // Rights to read are taken without waiting for kernels: they go on with their copy, in which everything that
 // they may read without a race is as it was. What is on its way to the GPU for a launch (content.h) is waited
 // for, in the same order: rights first, then the look.
+//
+// Several launches are in flight (in_flight.h): a block's ticket is the last of them that uses it, and a
+// launch that does not get its pages puts back what was there. Who takes rights waits for the launch whose
+// ticket it sees then, and not for those dispatched later: they find the rights gone. Pages whose right to
+// read was taken, and given again for a later launch, get their new content while an earlier one may still
+// read them: where it may without a race, the content is the same. Blocks change between the GPU's memory and
+// the CPU's when no launch in flight uses them.
 #pragma once
 #include "device/process/device.h"
 

@@ -1,4 +1,4 @@
-// Worker 0's loop over the queue of launches and markers.
+// Worker 0's loop over the queue of launches and markers, on an emulated device.
 #pragma once
 #include "device.h"
 
