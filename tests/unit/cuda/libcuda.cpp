@@ -28,9 +28,10 @@
 // file that gets the name of each when it is launched), bad (the result of kernels of this name), version,
 // mode, novmm, atomics (pcie, none, all: what the link to the CPU carries), coherent, nopointers, nowrites
 // (no memory operations of streams), bus, otherwise (registered memory is elsewhere for kernels), refuse
-// (BEGIN-END: addresses that are asked for in this range are not given, nor others there), elsewhere (none are), noshare, unshared (memory has no descriptors, and the GPU
-// says so, or not), fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from
-// 1). `lock` guards the tables; each stream has its own for its queue.
+// (BEGIN-END: addresses that are asked for in this range are not given, nor others there), elsewhere (none
+// are), noshare, unshared (memory has no descriptors, and the GPU says so, or not),
+// fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from 1). `lock` guards
+// the tables; each stream has its own for its queue.
 #include <atomic>
 #include <cerrno>
 #include <climits>
