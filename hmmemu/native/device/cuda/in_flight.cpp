@@ -29,7 +29,7 @@ constexpr unsigned kLooksPerClock = 32;
 Stream* stream = nullptr;
 std::atomic<uint64_t>* word =
     nullptr; // written by the GPU: the last launch that ended; null: no launch writes it
-Address word_there = 0;
+Address word_there = kNowhere;
 std::atomic<uint64_t> sent{0};
 std::atomic<uint64_t> known_to_have_ended{0}; // without the word
 std::mutex reporting;
