@@ -105,8 +105,7 @@ class DeviceTable final : public PageTable {
  private:
   int give(Pages pages, bool writable, bool object);
   bool in_object(Block& block, Pages pages) const {
-    // Not the arena, whose pages have no link: to be tried.
-    return uses_objects_ && block.page(pages.begin).in_object() && block.link(pages.begin).mapping != 0;
+    return uses_objects_ && block.page(pages.begin).in_object();
   }
   // Where the driver sees the content, whose frames are there to be read and written. nullptr, and errno says
   // why: the object has become shorter.
