@@ -23,6 +23,8 @@ from hmmemu.errors import DeviceError, KernelTimeout, RangeError, SpaceClosedErr
 from hmmemu.memory import Memory
 from hmmemu.ranges import PageRange, subtract
 
+_MOST_TRIES = 1000  # to find the device with nothing to do
+
 
 class _Failure:
     """A process that failed: the launches that it took with it, by ticket, and why; whether anybody was told."""
@@ -153,11 +155,13 @@ class Supervisor:
             self._restart(generation, None)
 
     def _forget_completed(self) -> None:
-        while self._pending and self.process.completed(self._pending[0][0]):
-            try:
-                self._pending.popleft()
-            except IndexError:  # another thread took it
-                break
+        """What is looked at is taken out first: other threads do the same."""
+        try:
+            while self.completed((first := self._pending.popleft())[0]):
+                pass
+            self._pending.appendleft(first)
+        except IndexError:  # there is nothing, or another thread has it
+            pass
 
     def _failure_of(self, ticket: int) -> _Failure | None:
         return next((f for f in self._failures if f.first <= ticket <= f.last), None)
@@ -177,12 +181,13 @@ class Supervisor:
     def _restart(self, generation: int, error: DeviceError | None) -> _Failure | None:
         """A process in the place of one that failed or is to be stopped; its pages come home first.
 
-        Returns the failure, its error made from the crash record unless given; None if another thread was faster.
+        Returns the failure, its error made from the crash record unless given; None if another thread was faster. That
+        may be seen by the generation, or, if the launch was lost before that was read, by a process that lives.
         """
         from hmmemu.failure import describe_crash  # most programs need it never
 
         with self.lock:
-            if generation != self.generation:
+            if generation != self.generation or (error is None and self.process.alive):
                 return None
             self.generation += 1
             memory = self.memory
@@ -200,18 +205,29 @@ class Supervisor:
 
     def _relocate(self, ranges: list[PageRange]) -> None:
         """The way of `_restart`, with nothing lost: launches under way end first."""
-        self.synchronize()
-        with self.lock:
-            self.generation += 1
-            memory = self.memory
-            self.process.kill()
-            memory.session.detach(self.processor)
-            layout, distance = self.process.layout + 1, self.process.distance
-            try:
-                self._start_again(layout, distance, memory.mapped_ranges())
-            except RangeError:
-                self._start_again(layout, distance, subtract(memory.mapped_ranges(), ranges))
-                raise
+        for _ in range(_MOST_TRIES):
+            self.synchronize()
+            with self.lock:
+                if self.process.completed_ticket >= self.process.last_ticket:
+                    return self._start_elsewhere(ranges)
+            # Another thread has launched meanwhile.
+        raise DeviceError(
+            f"the {self._name} cannot be started again for an array that was registered: other threads launch kernels "
+            "all the time"
+        )
+
+    def _start_elsewhere(self, ranges: list[PageRange]) -> None:
+        """Caller must hold the lock; nothing is under way."""
+        self.generation += 1
+        memory = self.memory
+        self.process.kill()
+        memory.session.detach(self.processor)
+        layout, distance = self.process.layout + 1, self.process.distance
+        try:
+            self._start_again(layout, distance, memory.mapped_ranges())
+        except RangeError:
+            self._start_again(layout, distance, subtract(memory.mapped_ranges(), ranges))
+            raise
 
     def _start_again(self, layout: int, distance: int, ranges: list[PageRange]) -> None:
         """A new process with these ranges mapped, with another address layout or distance if need be."""
