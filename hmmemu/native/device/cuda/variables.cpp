@@ -2,6 +2,7 @@
 #include "variables.h"
 
 #include "gpu_memory.h"
+#include "page_bits.h"
 #include "residency.h"
 
 #include <algorithm>
@@ -55,10 +56,19 @@ void Variables::describe(device::JsonWriter& json, bool initial) const {
   }
 }
 
+bool Variables::has_come() const {
+  for (uint64_t page = base_ / device::kPage * device::kPage; page < base_ + bytes_; page += device::kPage)
+    if (right(page) == kNone || bits(page).load() & kComing) return false;
+  return true;
+}
+
+// Pages that are only read may have been taken since the launch had them, and given again for a later one:
+// what that needs is not there yet, and it is to look again.
 void Variables::before_kernel(Stream* stream) {
   if (!stale_.exchange(false)) return;
   for (const Variable& v : list_)
     libcuda().copy_within("bring variable " + v.name, v.address, gpu().at(base_ + v.place), v.bytes, stream);
+  if (!has_come()) stale_ = true;
 }
 
 void Variables::after_kernel(Stream* stream) const {

@@ -49,6 +49,8 @@ class Variables {
     uint64_t place; // from `base_`
   };
   std::string content(const Variable& variable) const;
+  // Whether the GPU has all that was given to its places.
+  bool has_come() const;
 
   std::vector<Variable> list_;
   uint64_t base_ = 0, bytes_ = 0;
