@@ -1,0 +1,76 @@
+"""A device's process is replaced while other threads launch: no launch is lost, none is kept for ever."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+
+import hmmemu as hmm
+
+SOURCE = r"""
+extern "C" __global__ void endless(volatile int* stop) { while (!*stop) {} }
+extern "C" __global__ void count(int* x, int steps) {
+  for (volatile int i = 0; i < steps; ++i) {}
+  x[0] += 1;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def kernels() -> hmm.RawModule:
+    return hmm.RawModule(SOURCE)
+
+
+def lose_a_launch(space: hmm.AddressSpace, kernels: hmm.RawModule) -> int:
+    """The ticket of one that was stopped."""
+    kernels.get_function("endless")(1, 1, (space.zeros(1, np.int32),), stream=hmm.Stream())
+    with pytest.raises(hmm.KernelTimeout):
+        space.synchronize(timeout=0.2)
+    return int(space.devices[0].process.last_ticket)
+
+
+def test_what_a_lost_launch_worked_on_is_freed(space: hmm.AddressSpace, kernels: hmm.RawModule) -> None:
+    device, ticket = space.devices[0], lose_a_launch(space, kernels)
+    things = np.zeros(1)
+    gone = weakref.ref(things)
+    device.supervisor.keep(ticket, [things])  # its thread was late: the process was replaced before
+    del things
+    x = space.zeros(1, np.int32)
+    kernels.get_function("count")(1, 1, (x, 1))
+    gc.collect()
+    assert x[0] == 1 and gone() is None
+
+
+def test_who_waits_for_a_lost_launch_ends_no_other_process(
+    space: hmm.AddressSpace, kernels: hmm.RawModule
+) -> None:
+    device, ticket = space.devices[0], lose_a_launch(space, kernels)
+    pid = device.process.pid
+    device.supervisor._wait(ticket, 10)  # it had looked for the failure before there was one
+    assert device.process.pid == pid
+    with pytest.raises(hmm.KernelTimeout):
+        device.wait(ticket)
+
+
+def test_a_launch_that_comes_before_relocation_is_waited_for(
+    space: hmm.AddressSpace, kernels: hmm.RawModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device, x, stream = space.devices[0], space.zeros(1, np.int32), hmm.Stream()
+    supervisor, pid, waits = device.supervisor, device.process.pid, 0
+    synchronize = supervisor.synchronize
+
+    def synchronize_and_launch(timeout: float | None = None) -> None:
+        nonlocal waits
+        synchronize(timeout)
+        waits += 1
+        if waits == 1:  # another thread's
+            kernels.get_function("count")(1, 1, (x, 500_000), stream=stream)
+
+    monkeypatch.setattr(supervisor, "synchronize", synchronize_and_launch)
+    supervisor._relocate([])
+    assert device.process.pid != pid
+    stream.synchronize()
+    assert x[0] == 1
