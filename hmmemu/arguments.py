@@ -11,16 +11,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from hmmemu._native import memory_of
+from hmmemu.arena import page_down, page_up
 from hmmemu.errors import ArgumentError
-from hmmemu.ranges import Array, describe, extent
+from hmmemu.ranges import Array, PageRange, describe
 
 # hmm_extent of compiler/include/hmmemu/abi.h
 _EXTENT = np.dtype([("begin", "<u8"), ("end", "<u8"), ("parameter", "<u4"), ("", "<u4")])
 _MOST_EXTENTS = 32
+_BYTE = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -66,19 +69,28 @@ class Parameter:
     pointee_size: int
 
 
-@dataclass(frozen=True)
 class Pointer:
-    """An array argument: which parameter it is for, where it lies, and what the kernel does to it."""
+    """An array argument: which parameter it is for, where it lies, and what the kernel does to it. Not to be changed.
 
-    parameter: int
-    array: Array
-    address: int
-    writes: bool
-    discards: bool
+    `address` is that of its first element; its elements lie in the bytes [`begin`, `end`), none in (0, 0).
+    """
+
+    __slots__ = ("address", "array", "begin", "discards", "end", "parameter", "writes")
+
+    def __init__(self, parameter: int, array: Array, writes: bool, discards: bool) -> None:
+        self.parameter = parameter
+        self.array = array
+        self.address, self.begin, self.end = memory_of(array)
+        self.writes = writes
+        self.discards = discards
+
+    @property
+    def pages(self) -> PageRange:
+        """Whole pages, (first, end)."""
+        return page_down(self.begin), page_up(self.end)
 
 
-@dataclass(frozen=True)
-class Packed:
+class Packed(NamedTuple):
     """A parameter block and the arrays that it points to."""
 
     block: bytes
@@ -86,8 +98,8 @@ class Packed:
 
     def extents(self) -> bytes:
         """The memory behind the pointers, for a device that says which of it an operation touched (abi.h)."""
-        memory = [(extent(p.array), p.parameter) for p in self.pointers[:_MOST_EXTENTS]]
-        return np.array([(m.begin, m.end, parameter, 0) for m, parameter in memory], _EXTENT).tobytes()
+        memory = [(p.begin, p.end, p.parameter, 0) for p in self.pointers[:_MOST_EXTENTS]]
+        return np.array(memory, _EXTENT).tobytes()
 
 
 def pack(kernel: str, parameters: Sequence[Parameter], size: int, values: Sequence[Any]) -> Packed:
@@ -103,33 +115,41 @@ def pack(kernel: str, parameters: Sequence[Parameter], size: int, values: Sequen
     block = bytearray(size)
     pointers: list[Pointer] = []
     for index, (parameter, value) in enumerate(zip(parameters, values, strict=True)):
-        what = f"argument {index + 1} of {kernel}, {parameter.type} {parameter.name}".rstrip()
-        if parameter.kind == "pointer":
-            raw = _pointer(what, index, parameter, value, pointers)
-        else:
-            raw = _scalar(what, parameter, value)
+        place = kernel, index, parameter
+        raw = _pointer(place, value, pointers) if parameter.kind == "pointer" else _scalar(place, value)
         block[parameter.offset : parameter.offset + parameter.size] = raw
     return Packed(bytes(block), tuple(pointers))
 
 
-def _pointer(what: str, index: int, parameter: Parameter, value: Any, pointers: list[Pointer]) -> bytes:
+Place = tuple[str, int, Parameter]  # the kernel's name, the number of an argument and what it is for
+
+
+def _words(place: Place) -> str:
+    """Which argument it is, for messages."""
+    kernel, index, parameter = place
+    return f"argument {index + 1} of {kernel}, {parameter.type} {parameter.name}".rstrip()
+
+
+def _pointer(place: Place, value: Any, pointers: list[Pointer]) -> bytes:
     if value is None:
         return bytes(8)
     array = value.array if isinstance(value, Intent) else value
-    if isinstance(array, (int, np.integer)) and not isinstance(array, bool):
-        return int(array).to_bytes(8, "little")
     if not isinstance(array, np.ndarray):
-        raise ArgumentError(f"{what}: an array, an address or None is needed, not {_kind_of(value)}")
-    _check_elements(what, parameter, array)
+        if isinstance(array, (int, np.integer)) and not isinstance(array, bool):
+            return int(array).to_bytes(8, "little")
+        raise ArgumentError(f"{_words(place)}: an array, an address or None is needed, not {_kind_of(value)}")
+    _, index, parameter = place
+    if not _fits(parameter.type, parameter.pointee_size, array.dtype):
+        _refuse_elements(_words(place), array)
     writes = not (isinstance(value, In) or (parameter.pointee_const and not isinstance(value, (Out, InOut))))
     if writes and not array.flags.writeable:
         raise ArgumentError(
-            f"{what}: the {describe(array)} is read-only and the kernel may write through this parameter; "
+            f"{_words(place)}: the {describe(array)} is read-only and the kernel may write through this parameter; "
             "declare it const, or pass hmm.In(array) if the kernel only reads it"
         )
-    address = array.ctypes.data
-    pointers.append(Pointer(index, array, address, writes, isinstance(value, Out)))
-    return address.to_bytes(8, "little")
+    pointer = Pointer(index, array, writes, isinstance(value, Out))
+    pointers.append(pointer)
+    return pointer.address.to_bytes(8, "little")
 
 
 _WORDS_WITHOUT_MEANING = re.compile(r"\b(const|volatile|__restrict__|__restrict|restrict|std)\b|::")
@@ -150,8 +170,20 @@ def _element_kinds(pointer: str) -> str | None:
     return None
 
 
-def _check_elements(what: str, parameter: Parameter, array: Array) -> None:
+@lru_cache(maxsize=1024)
+def _fits(pointer: str, pointee_size: int, dtype: np.dtype[Any]) -> bool:
     """Tells apart element types that cannot be meant; raw bytes, structures and unsigned for signed pass."""
+    if dtype.hasobject or not dtype.isnative:
+        return False
+    kinds = _element_kinds(pointer)
+    if kinds is None or dtype.kind not in "iufb" or dtype == _BYTE:
+        return True
+    kind = "u" if dtype.kind == "b" else dtype.kind
+    return kind in kinds and dtype.itemsize == (pointee_size or dtype.itemsize)
+
+
+def _refuse_elements(what: str, array: Array) -> NoReturn:
+    """Says why they do not fit."""
     dtype = array.dtype
     if dtype.hasobject:
         raise ArgumentError(f"{what}: the {describe(array)} holds Python objects, which no kernel can use")
@@ -160,15 +192,10 @@ def _check_elements(what: str, parameter: Parameter, array: Array) -> None:
             f"{what}: the {describe(array)} has its bytes in the other order; convert it with "
             f"array.astype(numpy.{dtype.newbyteorder('=').name})"
         )
-    kinds = _element_kinds(parameter.type)
-    if kinds is None or dtype.kind not in "iufb" or dtype == np.uint8:
-        return
-    kind = "u" if dtype.kind == "b" else dtype.kind
-    if kind not in kinds or dtype.itemsize != (parameter.pointee_size or dtype.itemsize):
-        raise ArgumentError(
-            f"{what}: the elements of the {describe(array)} are not of that type; convert it with astype, or "
-            "pass array.view(numpy.uint8) if the bytes are meant"
-        )
+    raise ArgumentError(
+        f"{what}: the elements of the {describe(array)} are not of that type; convert it with astype, or "
+        "pass array.view(numpy.uint8) if the bytes are meant"
+    )
 
 
 def _kind_of(value: Any) -> str:
@@ -178,32 +205,34 @@ def _kind_of(value: Any) -> str:
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
-def _scalar(what: str, parameter: Parameter, value: Any) -> bytes:
+def _scalar(place: Place, value: Any) -> bytes:
+    parameter = place[2]
     if isinstance(value, (np.ndarray, Intent)):
-        raise ArgumentError(f"{what}: a scalar is needed, not an array (for one element: array[i])")
+        raise ArgumentError(f"{_words(place)}: a scalar is needed, not an array (for one element: array[i])")
     if value is None:
-        raise ArgumentError(f"{what}: None stands for a null pointer only")
+        raise ArgumentError(f"{_words(place)}: None stands for a null pointer only")
     if parameter.kind == "integer" and isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return _integer(what, parameter, value)
-    raw = _natural_bytes(what, value)
+        return _integer(place, value)
+    raw = _natural_bytes(place, value)
     expected = {"floating": "f", "bool": "b"}.get(parameter.kind)
     wrong_kind = expected is not None and np.asarray(value).dtype.kind != expected
     wrong_kind |= parameter.kind == "integer" and np.asarray(value).dtype.kind in "fc"
     if len(raw) != parameter.size or wrong_kind:
-        raise ArgumentError(f"{what}: {_kind_of(value)} does not fit{_advice(parameter)}")
+        raise ArgumentError(f"{_words(place)}: {_kind_of(value)} does not fit{_advice(parameter)}")
     return raw
 
 
-def _integer(what: str, parameter: Parameter, value: Any) -> bytes:
+def _integer(place: Place, value: Any) -> bytes:
+    parameter = place[2]
     if isinstance(value, np.integer) and value.dtype.itemsize != parameter.size:
-        raise ArgumentError(f"{what}: {_kind_of(value)} does not fit{_advice(parameter)}")
+        raise ArgumentError(f"{_words(place)}: {_kind_of(value)} does not fit{_advice(parameter)}")
     try:
         return int(value).to_bytes(parameter.size, "little", signed=parameter.is_signed or value < 0)
     except OverflowError:
-        raise ArgumentError(f"{what}: {value} is out of that type's range") from None
+        raise ArgumentError(f"{_words(place)}: {value} is out of that type's range") from None
 
 
-def _natural_bytes(what: str, value: Any) -> bytes:
+def _natural_bytes(place: Place, value: Any) -> bytes:
     if isinstance(value, (bool, float, complex, int)):
         return np.asarray(value).tobytes()
     if isinstance(value, np.generic):
@@ -211,7 +240,7 @@ def _natural_bytes(what: str, value: Any) -> bytes:
     try:
         return bytes(memoryview(value))
     except TypeError:
-        raise ArgumentError(f"{what}: {_kind_of(value)} cannot be passed to a kernel") from None
+        raise ArgumentError(f"{_words(place)}: {_kind_of(value)} cannot be passed to a kernel") from None
 
 
 def _advice(parameter: Parameter) -> str:

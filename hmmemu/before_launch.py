@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from hmmemu.arguments import Pointer
 from hmmemu.memory import Memory
 from hmmemu.policy import Policy
-from hmmemu.ranges import extent
+from hmmemu.ranges import Range
 from hmmemu.trace import CAUSES
+
+LAUNCH = CAUSES.index("launch")  # the cause of what is brought
 
 
 def make_ready(memory: Memory, policy: Policy, pointers: Sequence[Pointer], processor: int) -> None:
@@ -20,20 +22,22 @@ def make_ready(memory: Memory, policy: Policy, pointers: Sequence[Pointer], proc
     What is only read comes last, when devices have been given what the CPU wrote without being caught: copies that are
     updated in place need not be made again.
     """
+    brings = policy.launch == "prefetch"
+    arena = memory.arena.memory
     for pointer in pointers:
-        if pointer.address not in memory.arena:
+        if not arena.begin <= pointer.address < arena.end:
             memory.register(pointer.array)
         if pointer.discards and pointer.array.flags.forc:
-            memory.session.discard(*extent(pointer.array).inner_pages)
-        if pointer.writes:
-            _bring(memory, policy, pointer, processor)
+            memory.session.discard(*Range(pointer.begin, pointer.end).inner_pages)
+        if pointer.writes and brings:
+            _bring(memory, pointer, processor)
     memory.session.notice_all_writes(True)
     memory.registry.notice_writers()
-    for pointer in pointers:
+    for pointer in pointers if brings else ():
         if not pointer.writes:
-            _bring(memory, policy, pointer, processor)
+            _bring(memory, pointer, processor)
 
 
-def _bring(memory: Memory, policy: Policy, pointer: Pointer, processor: int) -> None:
-    if policy.launch == "prefetch" and pointer.array.size:
-        memory.session.access(*extent(pointer.array).pages, processor, pointer.writes, CAUSES.index("launch"))
+def _bring(memory: Memory, pointer: Pointer, processor: int) -> None:
+    if pointer.end:
+        memory.session.access(*pointer.pages, processor, pointer.writes, LAUNCH)

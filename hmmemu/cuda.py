@@ -16,6 +16,7 @@ import hmmemu.reach as reach
 from hmmemu._native import DeviceProcess
 from hmmemu.address_distance import in_words, refuse_pointers_in_data
 from hmmemu.arguments import Parameter, Pointer
+from hmmemu.before_launch import LAUNCH
 from hmmemu.cuda_sharing import Sharing, find_sharing
 from hmmemu.device import Device
 from hmmemu.errors import ArgumentError, CompileError, OutOfMemoryError, UnsupportedError
@@ -23,11 +24,10 @@ from hmmemu.gpus import PROGRAM, Gpu
 from hmmemu.ranges import PageRange
 from hmmemu.reach import Reach
 from hmmemu.routes import Fallback
-from hmmemu.trace import CAUSES
 
 if TYPE_CHECKING:
     from hmmemu.compiler import Compiled
-    from hmmemu.modules import LoadedKernel, LoadedModule
+    from hmmemu.modules import LoadedKernel
     from hmmemu.space import AddressSpace
 
 
@@ -132,7 +132,6 @@ class CudaDevice(Device):
         self,
         pointers: Sequence[Pointer],
         block: bytes,
-        module: LoadedModule,
         compiled: Compiled,
         kernel: LoadedKernel,
     ) -> list[Reach]:
@@ -141,22 +140,25 @@ class CudaDevice(Device):
         What the CPU takes back before the kernel begins comes again, by page faults of the device process. What the
         kernel shares with the CPU stays where it is.
         """
-        memory = self.space.memory.mapped_ranges() if self.address_distance else []
-        refuse_pointers_in_data(
-            self.name, self.address_distance, kernel.name, kernel.parameters, pointers, block, memory
-        )
+        if distance := self.address_distance:
+            memory = self.space.memory.mapped_ranges()
+            refuse_pointers_in_data(
+                self.name, distance, kernel.name, kernel.parameters, pointers, block, memory
+            )
         sharing = self._sharing(compiled.key, kernel.name)
         shared: list[Pointer] = []
         others: list[Pointer] = []
         for pointer in pointers:
-            with_cpu = pointer.array.flags.writeable and sharing.with_cpu(_parameter(kernel, pointer))
+            with_cpu = (
+                sharing.any
+                and pointer.array.flags.writeable
+                and sharing.with_cpu(_parameter(kernel, pointer))
+            )
             (shared if with_cpu else others).append(pointer)
-        runs = reach.merge([*reach.pages(others), *module.places()])
+        runs = reach.merge([*reach.pages(others), *kernel.variables])
         self.check_room([(begin, end) for begin, end, _ in runs])
-        access, cause = self.space.session.access, CAUSES.index("launch")
-        for begin, end, use in runs:
-            self.ask(access, begin, end, self.processor, use == reach.WRITES, cause)
-        return runs + [(begin, end, reach.SHARES) for begin, end, _ in reach.pages(shared)]
+        self.ask(self.space.session.access_all, runs, self.processor, LAUNCH)
+        return runs + [(begin, end, reach.SHARES) for begin, end, _ in reach.merge(reach.pages(shared))]
 
     def _sharing(self, module: str, kernel: str) -> Sharing:
         found = self._shares.get((module, kernel))
@@ -168,9 +170,12 @@ class CudaDevice(Device):
     def check_room(self, pages: Sequence[PageRange]) -> None:
         """Raises OutOfMemoryError unless the pages can be on the GPU at a time, in whole blocks, beside open views."""
         pages = [*pages, *self.space.views.of(self)]
-        blocks = {block for begin, end in pages for block in range(begin // _BLOCK, -(-end // _BLOCK))}
         room = min(self.gpu.bytes, self.space.device_memory or self.gpu.bytes)
-        if len(blocks) * _BLOCK > room + _BLOCK * len(pages):  # arrays rarely begin with a block
+        most = room + _BLOCK * len(pages)  # arrays rarely begin with a block
+        if sum(-(-end // _BLOCK) - begin // _BLOCK for begin, end in pages) * _BLOCK <= most:
+            return  # as nearly always; what follows counts a block once that several lie in
+        blocks = {block for begin, end in pages for block in range(begin // _BLOCK, -(-end // _BLOCK))}
+        if len(blocks) * _BLOCK > most:
             raise OutOfMemoryError(
                 f"the arrays of this launch take {len(blocks) * _BLOCK >> 20} MiB of device memory, and {self.name} "
                 f"has {room >> 20} MiB: a kernel on a GPU needs all of its arrays there at a time; launch it on parts "

@@ -40,6 +40,11 @@ class Sharing:
     native: frozenset[str]
     lacking: frozenset[str]
 
+    @property
+    def any(self) -> bool:
+        """Whether `with_cpu` may be true of something."""
+        return self.waits or bool(self.native)
+
     def with_cpu(self, parameter: Parameter | None) -> bool:
         """Whether the memory of an argument stays with the CPU. None: memory that no argument leads to."""
         name = parameter.name if parameter is not None else None

@@ -122,7 +122,7 @@ def _wait(streams: list[Any], limit: float | None) -> None:
 
 def _release(device: CudaDevice, pointer: Pointer, generation: int) -> None:
     """Gives the memory free. Raises ViewError if others used pages, or if the device is another one by now."""
-    begin, end = extent(pointer.array).pages
+    begin, end = pointer.pages
     session, what = device.space.session, describe(pointer.array)
     if not session.open:
         raise ViewError(f"the address space was closed while a device view of the {what} was open")

@@ -143,7 +143,7 @@ class Device:
         self.space.memory.require(array)
         if not array.flags.writeable or not array.flags.c_contiguous:
             raise ArgumentError(f"the {describe(array)} is read-only or not contiguous; write needs neither")
-        self.space.views.refuse([Pointer(0, array, array.ctypes.data, True, False)], "device.write")
+        self.space.views.refuse([Pointer(0, array, True, False)], "device.write")
         values = np.ascontiguousarray(np.broadcast_to(np.asarray(data, array.dtype), array.shape))
         if array.size:
             self.space.session.transfer(
@@ -179,7 +179,7 @@ class Device:
     def launch(
         self,
         compiled: Compiled,
-        name: str,
+        kernel: LoadedKernel,
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
         args: Sequence[Any],
@@ -189,17 +189,19 @@ class Device:
         """Checks and packs the arguments, and queues the launch; returns its ticket (for the library's own use)."""
         space = self.space
         space.memory.session_or_raise()
-        module = self.load(compiled)
-        kernel = module.kernel(name)
         packed = pack(kernel.name, kernel.parameters, kernel.parameter_bytes, args)
         pointers = packed.pointers + reach.named(kernel.name, reaches)
         space.views.refuse(pointers, f"kernel {kernel.name}")
         make_ready(space.memory, space.policy, pointers, self.processor)
         extents = packed.extents() if compiled.counts else b""
-        if self._names_reach and space.policy.reaches == "registered":
-            pointers += reach.whole(space.memory.arrays())
-        reached = self._reached(pointers, packed.block, module, compiled, kernel) if self._names_reach else []
-        ticket = self._queue(compiled, name, grid, block, shared_mem, packed.block, reached, extents=extents)
+        reached: list[Reach] = []
+        if self._names_reach:
+            if space.policy.reaches == "registered":
+                pointers += reach.whole(space.memory.arrays())
+            reached = self._reached(pointers, packed.block, compiled, kernel)
+        ticket = self._queue(
+            compiled, kernel.name, grid, block, shared_mem, packed.block, reached, extents=extents
+        )
         self.supervisor.keep(ticket, pointers)
         return ticket
 
@@ -212,13 +214,12 @@ class Device:
         self,
         pointers: Sequence[Pointer],
         block: bytes,
-        module: LoadedModule,
         compiled: Compiled,
         kernel: LoadedKernel,
     ) -> list[Reach]:
         """What a launch may touch. Here, for the check: the arrays, and the variables of all modules."""
         variables = [(begin, end, reach.WRITES) for begin, end in self._modules.places()]
-        return reach.pages(pointers) + variables
+        return reach.merge(reach.pages(pointers)) + variables
 
     def _queue(self, compiled: Compiled, name: str, *shape: Any, **more: Any) -> int:
         """Queues a launch in the process that the kernel is loaded in, whichever that is by now."""

@@ -50,7 +50,7 @@ class DeviceView:
 
     def __init__(self, space: Space, device: Device, array: Any) -> None:
         self.pointer = _pointer(space.memory, array)
-        self.pages = extent(self.pointer.array).pages
+        self.pages = self.pointer.pages
         self.device = device
         self._space = space
         self._open: ExitStack | None = None
@@ -138,7 +138,7 @@ class OpenViews:
             return
         for pointer in pointers:
             for view in self._open:
-                if _conflict(view, extent(pointer.array).pages, pointer.writes):
+                if _conflict(view, pointer.pages, pointer.writes):
                     raise ViewError(
                         f"{who} {'writes' if pointer.writes else 'reads'} the {describe(pointer.array)}, and a device "
                         f"view {'writes' if view.pointer.writes else 'reads'} pages of it: leave its `with` block "
@@ -169,7 +169,7 @@ def _pointer(memory: Memory, value: Any) -> Pointer:
         )
     if writes:
         _check_pages(memory, array)
-    return Pointer(0, array, array.ctypes.data, writes, isinstance(value, Out))
+    return Pointer(0, array, writes, isinstance(value, Out))
 
 
 def _check_pages(memory: Memory, array: Any) -> None:

@@ -97,12 +97,12 @@ class Kernel:
             CompileError: the compiler's message, with your own file name and lines.
             NoCompilerError: there is no C++ compiler.
         """
-        self._loaded(current_space().current_device)
+        self._loaded_now()
 
     @property
     def attributes(self) -> dict[str, Any]:
         """Static properties: `max_threads_per_block`, `shared_size_bytes`, `mode` (how it runs here)."""
-        kernel = self._loaded(current_space().current_device)
+        kernel = self._loaded_now()
         return {
             "max_threads_per_block": kernel.max_threads,
             "shared_size_bytes": kernel.static_shared,
@@ -163,7 +163,7 @@ class Kernel:
         grid3, block3 = _dimensions("grid", grid), _dimensions("block", block)
         stream, device = _place(stream, device)
         compiled = self._module.compiled_for(device)
-        kernel = self._loaded(device)
+        kernel = self._loaded(device, compiled)
         threads = block3[0] * block3[1] * block3[2]
         if threads > kernel.max_threads:
             raise ArgumentError(f"a block of {threads} threads: {self.name} allows {kernel.max_threads}")
@@ -175,14 +175,18 @@ class Kernel:
             )
         if not 0 <= (dynamic := _number(shared_mem)) <= room:
             raise ArgumentError(f"shared_mem={shared_mem!r}: {self.name} can have 0 to {room} bytes")
-        ticket = device.launch(compiled, self.name, grid3, block3, args, dynamic, reaches)
+        ticket = device.launch(compiled, kernel, grid3, block3, args, dynamic, reaches)
         if stream.is_default:
             device.wait(ticket, device.space.timeout)
         else:
             stream.follow(device, ticket)
 
-    def _loaded(self, device: Device) -> LoadedKernel:
-        loaded = device.load(self._module.compiled_for(device))
+    def _loaded_now(self) -> LoadedKernel:
+        device = current_space().current_device
+        return self._loaded(device, self._module.compiled_for(device))
+
+    def _loaded(self, device: Device, compiled: Compiled) -> LoadedKernel:
+        loaded = device.load(compiled)
         try:
             return loaded.kernel(self.name)
         except ArgumentError as error:
@@ -270,15 +274,17 @@ class RawModule:
         return compiled
 
     def _compile(self, device: Device, *, counting: bool) -> Compiled:
-        if (device.target, counting) not in self._compiled:
-            self._compiled[device.target, counting] = device.compile(
+        key = device.target, counting
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            compiled = self._compiled[key] = device.compile(
                 self.code,
                 filename=self.filename,
                 options=self.options,
                 name_expressions=self.name_expressions,
                 counting=counting,
             )
-        return self._compiled[device.target, counting]
+        return compiled
 
     def numbered_sites(self) -> list[tuple[int, Found]]:
         """The atomic operations, by the numbers in the module that counts them (for the library's own use)."""

@@ -65,14 +65,14 @@ class Memory:
 
     def session_or_raise(self) -> Session:
         """The native session, while the space can be used; see `AddressSpace.session_or_raise`."""
-        if self._pid != os.getpid():
+        if self.session.open:  # not in a fork child
+            return self.session
+        if self.is_inherited:
             raise SpaceClosedError(
                 "this address space belongs to the process that this one was forked from: its arrays are plain "
                 "memory here; open an AddressSpace of your own"
             )
-        if not self.session.open:
-            raise SpaceClosedError("the address space is closed; its arrays are plain memory now")
-        return self.session
+        raise SpaceClosedError("the address space is closed; its arrays are plain memory now")
 
     def close(self) -> None:
         """Brings every page home and ends the session. Arrays stay valid, as plain memory."""

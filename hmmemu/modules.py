@@ -45,6 +45,7 @@ class LoadedKernel:
     max_threads: int
     mode: str
     waits: bool  # a block may wait for what others write
+    variables: tuple[Reach, ...]  # the pages of its module's variables, and whether kernels may write there
 
 
 class LoadedModule:
@@ -57,8 +58,9 @@ class LoadedModule:
 
     def __init__(self, table: dict[str, Any], view: Callable[[int, int], Array]) -> None:
         self._view = view
-        self._kernels = {entry["name"]: _kernel(entry) for entry in table["kernels"]}
         self._variables = {entry["name"]: entry for entry in table["globals"]}
+        places = tuple(map(_place, table["globals"]))
+        self._kernels = {entry["name"]: _kernel(entry, places) for entry in table["kernels"]}
 
     def kernel(self, name: str) -> LoadedKernel:
         """The kernel `name`; ArgumentError if there is none."""
@@ -74,12 +76,6 @@ class LoadedModule:
         for name, entry in self._variables.items():
             if initial := entry.get("initial"):
                 self.variable(name)[:] = np.frombuffer(bytes.fromhex(initial), np.uint8)
-
-    def places(self) -> list[Reach]:
-        """The pages of the variables, and whether kernels may write there."""
-        entries = self._variables.values()
-        memory = [(Range(e["address"], e["address"] + e["bytes"]), not e["constant"]) for e in entries]
-        return [(*place.pages, writes) for place, writes in memory]
 
     def variables(self) -> list[tuple[int, int, str]]:
         """(begin, end, name) of every variable."""
@@ -156,7 +152,13 @@ def _look_up(what: str, name: str, table: dict[str, T]) -> T:
     return table[name]
 
 
-def _kernel(entry: dict[str, Any]) -> LoadedKernel:
+def _place(entry: dict[str, Any]) -> Reach:
+    """The pages of a variable, and whether kernels may write there."""
+    begin = entry["address"]
+    return (*Range(begin, begin + entry["bytes"]).pages, not entry["constant"])
+
+
+def _kernel(entry: dict[str, Any], variables: tuple[Reach, ...]) -> LoadedKernel:
     parameters = tuple(Parameter(**{**item, "kind": _KINDS[item["kind"]]}) for item in entry["params"])
     return LoadedKernel(
         name=entry["name"],
@@ -167,4 +169,5 @@ def _kernel(entry: dict[str, Any]) -> LoadedKernel:
         max_threads=entry["max_threads"],
         mode=entry["mode"],
         waits=entry["waits"],
+        variables=variables,
     )

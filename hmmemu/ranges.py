@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 
+from hmmemu._native import memory_of
 from hmmemu.arena import page_down, page_up
 
 Array = np.ndarray[Any, Any]
 PageRange = tuple[int, int]  # addresses of the first page and of the end
 
 
-@dataclass(frozen=True)
-class Range:
+class Range(NamedTuple):
     """Bytes [begin, end) and the whole pages around them."""
 
     begin: int
@@ -40,12 +38,8 @@ def describe(array: Array) -> str:
 
 def extent(array: Array) -> Range:
     """The bytes that an array's elements lie in, strides of either sign included. None: (0, 0)."""
-    if array.size == 0:
-        return Range(0, 0)
-    if array.flags.forc:
-        begin = array.ctypes.data
-        return Range(begin, begin + array.nbytes)
-    return Range(*byte_bounds(array))
+    _, begin, end = memory_of(array)
+    return Range(begin, end)
 
 
 def root(array: Array) -> Array:

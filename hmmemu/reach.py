@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from hmmemu.arguments import In, Intent, Out, Pointer
 from hmmemu.errors import ArgumentError
-from hmmemu.ranges import Array, describe, extent
+from hmmemu.ranges import Array, describe
 
 # Whole pages [begin, end), and what the kernel does there: ReachUse of native/device/protocol.h. SHARES: it reads and
 # writes, and so does the CPU while it runs.
 Reach = tuple[int, int, int]
 READS, WRITES, SHARES = range(3)
+_BY_USE = itemgetter(2, 0)
 
 
 def named(kernel: str, reaches: Sequence[Any]) -> tuple[Pointer, ...]:
@@ -45,23 +47,23 @@ def _name(what: str, value: Any) -> Pointer:
     writes = not isinstance(value, In) and (isinstance(value, Intent) or array.flags.writeable)
     if writes and not array.flags.writeable:
         raise ArgumentError(f"{what}: the {describe(array)} is read-only; name it hmm.In(array)")
-    return Pointer(-1, array, array.ctypes.data, writes, isinstance(value, Out))
+    return Pointer(-1, array, writes, isinstance(value, Out))
 
 
 def whole(arrays: Iterable[Array]) -> tuple[Pointer, ...]:
     """Arrays as a kernel reaches them that may touch all memory of a space."""
-    return tuple(Pointer(-1, array, array.ctypes.data, array.flags.writeable, False) for array in arrays)
+    return tuple(Pointer(-1, array, array.flags.writeable, False) for array in arrays)
 
 
 def pages(pointers: Iterable[Pointer]) -> list[Reach]:
-    """The pages of arrays, merged."""
-    return merge((*extent(p.array).pages, p.writes) for p in pointers if p.array.size)
+    """The pages of arrays."""
+    return [(*p.pages, p.writes) for p in pointers if p.end]
 
 
 def merge(ranges: Iterable[Reach]) -> list[Reach]:
     """Sorts ranges and puts runs with the same access together."""
     merged: list[Reach] = []
-    for begin, end, writes in sorted(ranges, key=lambda r: (r[2], r[0])):
+    for begin, end, writes in sorted(ranges, key=_BY_USE):
         if merged and merged[-1][2] == writes and begin <= merged[-1][1]:
             merged[-1] = merged[-1][0], max(end, merged[-1][1]), writes
         else:

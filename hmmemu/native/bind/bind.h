@@ -7,6 +7,7 @@ class Session;
 }
 
 void bind_errors(nanobind::module_& m);
+void bind_arrays(nanobind::module_& m);
 void bind_probe(nanobind::module_& m);
 void bind_protocol(nanobind::module_& m);
 void bind_session(nanobind::module_& m);

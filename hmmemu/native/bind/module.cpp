@@ -4,6 +4,7 @@
 NB_MODULE(_native, m) {
   m.doc() = "hmmemu's native part: page tables, protocol, driver, device processes";
   bind_errors(m);      // C++ failures -> hmmemu.errors
+  bind_arrays(m);      // where arrays lie
   bind_probe(m);       // what this machine allows
   bind_protocol(m);    // the pure functions, for tests and studies
   bind_device(m);      // the emulated device's process

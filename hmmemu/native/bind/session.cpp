@@ -81,6 +81,14 @@ void access_range(Session& s, uint64_t begin, uint64_t end, unsigned p, bool wri
         write ? "cannot migrate" : "cannot copy");
 }
 
+using Use =
+    std::tuple<uint64_t, uint64_t, unsigned>; // begin, end, and what it is for: 0 to read, else to write
+
+// One after another, up to the first error.
+void access_all(Session& s, const std::vector<Use>& ranges, unsigned p, unsigned cause) {
+  for (auto [begin, end, write] : ranges) access_range(s, begin, end, p, write != 0, cause);
+}
+
 // First the stores that were not caught: copies that are brought up to date need not be made again. Not so
 // for a device that is to have the pages alone: they are taken from the CPU with their content, all of them.
 void prefetch(Session& s, uint64_t begin, uint64_t end, unsigned p, bool write) {
@@ -263,6 +271,8 @@ void bind_session(nb::module_& m) {
            })
       .def("access", &access_range, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"),
            nb::arg("cause"))
+      .def("access_all", &access_all, nb::arg("ranges"), nb::arg("processor"), nb::arg("cause"),
+           "Of ranges (begin, end, write).")
       .def("prefetch", &prefetch, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"))
       .def(
           "discard", [](Session& s, uint64_t b, uint64_t e) { s.driver()->discard(pages_of(b, e)); },
