@@ -5,6 +5,7 @@ The rest of the suite runs over such an arena with HMMEMU_ARENA=file.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import subprocess
@@ -87,6 +88,16 @@ def test_memory_that_is_used_again_is_zero(space: hmm.AddressSpace, kernels: hmm
         address = x.ctypes.data
         del x
     assert space.zeros(N, np.int32).ctypes.data == address
+
+
+def test_locked_memory_that_is_used_again_is_zero(space: hmm.AddressSpace) -> None:
+    x = space.full(N, 7, np.int32)
+    address = x.ctypes.data
+    if ctypes.CDLL(None).mlock(ctypes.c_void_p(address), ctypes.c_size_t(SIZE)) != 0:
+        pytest.skip("memory cannot be locked here (`ulimit -l`)")
+    del x
+    y = space.zeros(N, np.int32)
+    assert y.ctypes.data == address and not y.any()
 
 
 def test_merged_pages_leave_the_file(space: hmm.AddressSpace) -> None:

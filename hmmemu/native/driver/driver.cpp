@@ -593,7 +593,8 @@ int Driver::bring_home_run(Block& block, Pages run) {
                       : state.merged() ? bring_home_merged(block, part)
                       : kept           ? bring_home_watched(block, part)
                                        : access_locked(block, part, {kCpu, Access::Write, Cause::Home});
-    if (!error || error == EFAULT) return 0; // EFAULT: those are gone
+    // Those are gone, or lie behind the end of an object that has become shorter.
+    if (!error || error == EFAULT || error == ENXIO) return 0;
     if (error != EDEADLK) fatal("pages at 0x%lx cannot be brought home: %s", part.begin, strerror(error));
     return error;
   });
@@ -643,9 +644,14 @@ int Driver::release_everywhere(Block& block, Pages pages) {
     }
     if (int error = unmerge(block, run)) return error;
     if (int error = recall_all(block, run)) return error;
-    // The CPU's last: what devices have may come to its frames, which go then.
-    for (unsigned q = processors(); q-- > 0;)
-      if (int error = table(Processor(q), block.page(run.begin)).release(block, run)) return error;
+    // What a GPU has may come to the CPU's frames: before they go. All others last: if the frames cannot go,
+    // nothing is lost.
+    const unsigned n = processors();
+    for (Processor q = 1; q < n; ++q)
+      if (devices_[q]->uses_objects() && block.page(run.begin).in_object())
+        if (int error = tables_[q]->release(block, run)) return error;
+    for (Processor q = 0; q < n; ++q)
+      if (int error = table(q, block.page(run.begin)).release(block, run)) return error;
     change(block, run, [](PageState& state) { state.set_holds(0); });
     return 0;
   });

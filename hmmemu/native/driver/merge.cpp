@@ -254,11 +254,15 @@ int Driver::merge_zeros(Block& block, Pages pages) {
   return cpu_table(block.page(pages.begin).tracker()).zero(block, pages, Access::Read, true);
 }
 
-// What the arena's file had of them, where they are still merged.
+// What the arena's file had of them, where they are still merged. Not where devices have them, too: a GPU may
+// be about to read it there.
 int Driver::free_merged(Block& block, Pages pages) {
   if (!in_arena_file(pages.begin)) return 0;
-  return each_run(block, pages,
-                  [&](Pages run) { return block.page(run.begin).merged() ? common_.free(run) : 0; });
+  return each_run(block, pages, [&](Pages run) {
+    PageState others = block.page(run.begin);
+    others.set(kCpu, Hold::Invalid);
+    return others.merged() && others.untouched() ? common_.free(run) : 0;
+  });
 }
 
 // Shared memory stays where it is, in its file; only this mapping of it is replaced.

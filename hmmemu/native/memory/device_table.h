@@ -94,6 +94,8 @@ class DeviceTable final : public PageTable {
   bool any_left(const Block& block) const { return left_.any(block); }
   int take_left(Block& block, Pages pages);
 
+  // Content of PageState::in_object comes to the object.
+  bool uses_objects() const { return uses_objects_; }
   uint64_t frame_bytes() const { return frames_.frames() * kPage; }
   // How many of the pages have no frame yet.
   uint64_t missing(const Block& block, Pages pages) const {

@@ -178,8 +178,10 @@ int HostTable::install_parked(Block& block, Pages pages, const std::byte* conten
 int HostTable::release(Block& block, Pages pages) {
   free_parked(block, pages);
   if (!shared(block, pages)) return zap(block, pages);
-  if (madvise(reinterpret_cast<void*>(pages.begin), pages.bytes(), MADV_REMOVE) == 0) return 0;
-  return errno == ENOMEM ? ENOENT : errno;
+  const auto remove = [&](void* at) { return madvise(at, pages.bytes(), MADV_REMOVE) ? errno : 0; };
+  int error = remove(reinterpret_cast<void*>(pages.begin));
+  if (error == EINVAL) error = remove(aliases_.at(block, pages)); // mlock'ed memory; the alias is not
+  return error == ENOMEM ? ENOENT : error;
 }
 
 void HostTable::free_parked(Block& block, Pages pages) {

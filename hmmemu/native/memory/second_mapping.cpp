@@ -77,6 +77,7 @@ int map_from_file(Pages pages, void* at) {
 int map_again(Pages pages, void* at) {
   void* from = reinterpret_cast<void*>(pages.begin);
   if (mremap(from, 0, pages.bytes(), MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED) {
+    munlock(at, pages.bytes()); // as the program's may be: of locked memory no frame can be freed
     // EACCES: the file is open for reading only.
     if (mprotect(at, pages.bytes(), PROT_READ | PROT_WRITE) != 0 && errno != EACCES) return errno;
   } else if (errno != EINVAL) {

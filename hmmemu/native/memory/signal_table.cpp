@@ -167,8 +167,15 @@ const std::byte* SignalTable::take(Block& block, Pages pages, bool, Staging& sta
 const std::byte* SignalTable::frames(Block& block, Pages pages, Staging& staging) {
   const MemoryKind kind = block.page(pages.begin).kind();
   const bool seen_there = !kind.shared || block.page(pages.begin).merged(); // the alias shows no merged pages
-  if (!kind.file) return seen_there ? static_cast<const std::byte*>(at(pages)) : alias(block, pages);
+  if (!kind.file) return seen_there ? static_cast<const std::byte*>(at(pages)) : object(block, pages);
   return read(pages, staging) ? staging.data() : nullptr;
+}
+
+// Where the object has become shorter a load would be a SIGBUS, so the kernel is asked first (since 5.14).
+std::byte* SignalTable::object(Block& block, Pages pages) const {
+  if (aliases_.readable(block, pages) || errno != EFAULT) return alias(block, pages);
+  errno = ENXIO;
+  return nullptr;
 }
 
 int SignalTable::install(Block& block, Pages pages, const std::byte* content, bool writable) {

@@ -42,7 +42,7 @@ class SignalTable final : public CpuTable {
   uint64_t second_view(const Block& block, uint64_t page) const override {
     return reinterpret_cast<uint64_t>(alias(block, {page, page + kPage}));
   }
-  std::byte* object(Block& block, Pages pages) const override { return alias(block, pages); }
+  std::byte* object(Block& block, Pages pages) const override;
   void forget_taken(Block& block, Pages pages) override { kept_.set(block, pages, false); }
 
   int protect(Block& block, Pages pages) override;

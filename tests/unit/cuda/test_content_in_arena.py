@@ -88,6 +88,18 @@ def test_merged_pages(gpu, add, writes_first):
         assert np.array_equal(x, want)
 
 
+def test_pages_that_are_merged_while_the_gpu_may_read_them(gpu, add):
+    """Their content is not on the GPU yet, so it has to stay in the file."""
+    space = gpu("delay_us=100")
+    x, y, z = (space.zeros(100 * PAGE, np.int32) for _ in range(3))
+    x[:], y[:] = 3, 3
+    space.prefetch(x, space.devices[0])
+    assert (x == 3).all()
+    assert space.merge(x, y).merged > 100
+    add(space, z, x, 0)
+    assert (z == 3).all()
+
+
 def test_an_array_in_the_place_of_one_that_is_gone(gpu, add):
     """Registered frames of the old one are not those of the new one."""
     space = gpu("delay_us=100")
