@@ -49,9 +49,12 @@ std::byte* DeviceTable::view(Block& block, Pages pages) const {
 }
 
 int DeviceTable::put(Block& block, Pages pages, const std::byte* content) const {
-  if (in_object(block, pages) &&
-      cpu_[static_cast<unsigned>(block.page(pages.begin).tracker())]->is_object(block, pages, content))
-    return 0;
+  if (in_object(block, pages)) {
+    const PageState state = block.page(pages.begin);
+    // Merged pages of the program's own objects are there, too, or what others have stored there since.
+    if (state.merged() && block.link(pages.begin).mapping) return 0;
+    if (cpu_[static_cast<unsigned>(state.tracker())]->is_object(block, pages, content)) return 0;
+  }
   std::byte* const at = view(block, pages);
   if (!at) return errno;
   std::memcpy(at, content, pages.bytes());

@@ -301,6 +301,19 @@ def test_fork_sees_it(gpu, kernels):
     assert (x == 8).all()
 
 
+def test_what_others_store_in_merged_pages(gpu, kernels):
+    """A GPU that only reads such a page changes nothing in its object."""
+    space = gpu("delay_us=100")
+    x, other = of_memfd(64)
+    x[:] = 3
+    space.register(x)
+    assert space.merge(x).merged == 64
+    other[5] = 99
+    add(space, kernels, space.zeros(x.size, np.int32), x, 0)
+    space.synchronize()
+    assert other[5] == 99 and (other[6:] == 3).all()
+
+
 def test_an_object_that_becomes_shorter_stays_so(gpu, kernels):
     space = gpu("delay_us=100")
     fd = os.memfd_create("shorter")
