@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +26,7 @@ _LINKER_CACHE = Path("/etc/ld.so.cache")
 _MULTIARCH = f"{platform.machine()}-linux-gnu"  # Debian's
 _LINKER_FOLDERS = ("/lib64", "/usr/lib64", "/lib", "/usr/lib", f"/lib/{_MULTIARCH}", f"/usr/lib/{_MULTIARCH}")
 _LIMIT = 60.0  # seconds: the driver of a machine with many GPUs takes several to start
+_END_LIMIT = 5.0  # for it to end, when it is killed
 _PROHIBITED = 2  # CU_COMPUTEMODE_PROHIBITED
 _CUPY = ("cupy-cuda13x", "cupy-cuda12x", "cupy")  # distributions of CuPy, the newest CUDA first
 
@@ -111,26 +113,40 @@ def find_gpus() -> tuple[Gpu, ...]:
     Raises:
         UnsupportedError: there is no driver or no GPU, or the driver does not work; the message says what to do.
     """
-    try:
-        done = subprocess.run(
-            [str(PROGRAM), "list"], capture_output=True, text=True, timeout=_LIMIT, check=False
-        )
-    except subprocess.TimeoutExpired:
-        raise UnsupportedError(
-            f"the NVIDIA driver did not answer within {_LIMIT:.0f} s: does nvidia-smi?"
-        ) from None
-    except OSError as error:
-        raise UnsupportedError(f"cannot run {PROGRAM}: {error.strerror}; reinstall hmmemu") from None
-    if done.returncode != 0:
-        words = (
-            done.stderr.strip() or f"{PROGRAM.name} ended with status {done.returncode} and without a word"
-        )
+    status, out, words = _ask_driver()
+    if status != 0:
+        words = words.strip() or f"{PROGRAM.name} ended with status {status} and without a word"
         raise UnsupportedError(words)
-    found = json.loads(done.stdout)
+    found = json.loads(out)
     return tuple(
         Gpu(**{**gpu, **{key: tuple(gpu[key]) for key in ("capability", "atomics")}}, driver=found["driver"])
         for gpu in found["gpus"]
     )
+
+
+def _ask_driver() -> tuple[int, str, str]:
+    """The status of the program, and what it wrote: the answer, and complaints."""
+    try:
+        process = subprocess.Popen(
+            [str(PROGRAM), "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    except OSError as error:
+        raise UnsupportedError(f"cannot run {PROGRAM}: {error.strerror}; reinstall hmmemu") from None
+    try:
+        out, words = process.communicate(timeout=_LIMIT)
+    except BaseException as error:
+        process.kill()
+        with suppress(subprocess.TimeoutExpired):  # in a call of the driver that cannot be interrupted
+            process.wait(_END_LIMIT)
+        for pipe in (process.stdout, process.stderr):
+            if pipe:
+                pipe.close()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        raise UnsupportedError(
+            f"the NVIDIA driver did not answer within {_LIMIT:.0f} s: does nvidia-smi?"
+        ) from None
+    return process.returncode, out, words
 
 
 def parse_index(device: str) -> int:

@@ -94,7 +94,7 @@ def test_without_a_driver_nothing_is_started(auto, monkeypatch, tmp_path, cache)
     monkeypatch.setattr(gpus, "_LINKER_CACHE", tmp_path / "cache")
     if cache is not None:
         (tmp_path / "cache").write_bytes(cache)
-    monkeypatch.setattr(gpus.subprocess, "run", lambda *_, **__: pytest.fail("a process was started"))
+    monkeypatch.setattr(gpus.subprocess, "Popen", lambda *_, **__: pytest.fail("a process was started"))
     with auto() as space:
         assert "NVIDIA's driver is not installed" in space.devices[0].why
     (tmp_path / "libcuda.so.1").touch()
