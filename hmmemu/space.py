@@ -95,7 +95,11 @@ class AddressSpace(ArrayMaker):
             chosen = instead(chosen, error)
             self._open(chosen, given_link, workers or 0, arena_bytes)
         _spaces.opened(self)
-        tell_gpu(chosen)
+        try:
+            tell_gpu(chosen)
+        except BaseException:  # `python -W error`
+            self.close()
+            raise
 
     def _open(self, chosen: list[Choice], link: Link | None, workers: int, arena_bytes: int) -> None:
         """The session, the memory, the devices: all, or nothing stays."""

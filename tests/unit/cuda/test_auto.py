@@ -12,6 +12,7 @@ from click.testing import CliRunner
 import hmmemu as hmm
 from hmmemu import choices, gpus
 from hmmemu.cli.group import main
+from hmmemu.space import _spaces
 
 SOURCE = 'extern "C" __global__ void add(int* x, int value) { x[threadIdx.x] += value; }'
 
@@ -54,6 +55,14 @@ def test_told_once_and_not_to_who_asked(auto):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         auto().close()
+
+
+def test_where_warnings_are_errors_nothing_stays_open(auto):
+    before = set(map(id, _spaces.open()))
+    with warnings.catch_warnings(), pytest.raises(hmm.FallbackWarning) as told:
+        warnings.simplefilter("error")
+        auto()
+    assert set(map(id, _spaces.open())) <= before, told  # which has the frame, and that the space
 
 
 @pytest.mark.parametrize(("count", "kind"), [(2, "cuda"), (3, "emulated")])
