@@ -292,7 +292,7 @@ enum RequestKind : uint32_t {
   kRequestUnmap,
   kRequestLoad,
   kRequestUnload,
-  kRequestFrames, // comes with a descriptor
+  kRequestFrames, // comes with a descriptor, or forgets
   // Tracker launch: process/video_memory.h
   kRequestHold,
   kRequestRelease,
@@ -306,7 +306,7 @@ struct Request {
   uint64_t offset;     // FRAMES, with a descriptor: the CPU's frames of the range lie there from here on;
                        // length 0: those of all private memory, at their addresses. Without one: forget it
   uint32_t initialise; // LOAD: give globals their initial values
-  uint32_t writes;     // HOLD
+  uint32_t writes;     // HOLD; FRAMES: a descriptor is sent along
   uint32_t text_bytes;
   char text[kPathBytes]; // LOAD: path. Only `text_bytes` of it are sent
 };

@@ -373,6 +373,7 @@ bool DeviceProcess::tell(const HostFrames& frames) {
   request.address = frames.address;
   request.length = frames.length;
   request.offset = frames.offset;
+  request.writes = bool(frames.fd);
   return control_.ask(request, kAskLimit, frames.fd.get()).status == kStatusOk;
 }
 

@@ -39,7 +39,8 @@ LoadResult unmap_range(const Request& request) {
 }
 
 LoadResult know_range(const Request& request, int fd) {
-  const int error = share_frames(fd, request.address, request.length, request.offset);
+  const bool lost = request.writes && fd < 0; // on its way: this process may open no more
+  const int error = lost ? EMFILE : share_frames(fd, request.address, request.length, request.offset);
   if (error == 0) return {kStatusOk, 0, ""};
   return {kStatusFailed, uint64_t(error), strerror(error)};
 }
