@@ -19,6 +19,7 @@ LAUNCH = CAUSES.index("launch")  # the cause of what is brought
 def make_ready(memory: Memory, policy: Policy, pointers: Sequence[Pointer], processor: int) -> None:
     """Registers, discards and brings what a launch on a processor says.
 
+    Nothing is discarded while earlier launches are under way: they may read it still, and discarding spares work only.
     What is only read comes last, when devices have been given what the CPU wrote without being caught: copies that are
     updated in place need not be made again.
     """
@@ -27,7 +28,7 @@ def make_ready(memory: Memory, policy: Policy, pointers: Sequence[Pointer], proc
     for pointer in pointers:
         if not arena.begin <= pointer.address < arena.end:
             memory.register(pointer.array)
-        if pointer.discards and pointer.array.flags.forc:
+        if pointer.discards and pointer.array.flags.forc and memory.idle:
             memory.session.discard(*Range(pointer.begin, pointer.end).inner_pages)
         if pointer.writes and brings:
             _bring(memory, pointer, processor)

@@ -140,6 +140,11 @@ class Memory:
         mapper.map(self.mapped_ranges())
         self._mappers.append(mapper)
 
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was launched on any device has ended."""
+        return all(mapper.idle for mapper in self._mappers)
+
     def mapped_ranges(self) -> list[PageRange]:
         """Everything that devices map: the arena and the registered pages."""
         return [(self.arena.memory.begin, self.arena.memory.end), *self.registry.ranges()]

@@ -37,6 +37,10 @@ class Mapper(Protocol):
     def forget_frames(self, begin: int, end: int) -> None:
         """It forgets what lies there."""
 
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was launched on it has ended."""
+
 
 @dataclass
 class _Registration:

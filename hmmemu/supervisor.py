@@ -115,6 +115,11 @@ class Supervisor:
         """Whether a launch or marker has ended, well or not."""
         return self.process.completed(ticket) or self._failure_of(ticket) is not None
 
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was launched has ended."""
+        return self.completed(self.process.last_ticket)
+
     def synchronize(self, timeout: float | None = None) -> None:
         """Waits until everything queued has ended; see `Device.synchronize`."""
         self.memory.session_or_raise()
