@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from hmmemu._native import memory_of
-from hmmemu.arena import page_down, page_up
+from hmmemu.arena import PAGE
 from hmmemu.errors import ArgumentError
 from hmmemu.ranges import Array, PageRange, describe
 
@@ -87,7 +87,7 @@ class Pointer:
     @property
     def pages(self) -> PageRange:
         """Whole pages, (first, end)."""
-        return page_down(self.begin), page_up(self.end)
+        return self.begin & -PAGE, self.end + PAGE - 1 & -PAGE
 
 
 class Packed(NamedTuple):
@@ -133,7 +133,8 @@ def _words(place: Place) -> str:
 def _pointer(place: Place, value: Any, pointers: list[Pointer]) -> bytes:
     if value is None:
         return bytes(8)
-    array = value.array if isinstance(value, Intent) else value
+    told = isinstance(value, Intent)
+    array = value.array if told else value
     if not isinstance(array, np.ndarray):
         if isinstance(array, (int, np.integer)) and not isinstance(array, bool):
             return int(array).to_bytes(8, "little")
@@ -141,13 +142,15 @@ def _pointer(place: Place, value: Any, pointers: list[Pointer]) -> bytes:
     _, index, parameter = place
     if not _fits(parameter.type, parameter.pointee_size, array.dtype):
         _refuse_elements(_words(place), array)
-    writes = not (isinstance(value, In) or (parameter.pointee_const and not isinstance(value, (Out, InOut))))
+    writes = not parameter.pointee_const
+    if told:
+        writes = isinstance(value, (Out, InOut)) or (writes and not isinstance(value, In))
     if writes and not array.flags.writeable:
         raise ArgumentError(
             f"{_words(place)}: the {describe(array)} is read-only and the kernel may write through this parameter; "
             "declare it const, or pass hmm.In(array) if the kernel only reads it"
         )
-    pointer = Pointer(index, array, writes, isinstance(value, Out))
+    pointer = Pointer(index, array, writes, told and isinstance(value, Out))
     pointers.append(pointer)
     return pointer.address.to_bytes(8, "little")
 

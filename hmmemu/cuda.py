@@ -169,13 +169,14 @@ class CudaDevice(Device):
 
     def check_room(self, pages: Sequence[PageRange]) -> None:
         """Raises OutOfMemoryError unless the pages can be on the GPU at a time, in whole blocks, beside open views."""
-        pages = [*pages, *self.space.views.of(self)]
-        room = min(self.gpu.bytes, self.space.device_memory or self.gpu.bytes)
-        most = room + _BLOCK * len(pages)  # arrays rarely begin with a block
-        if sum(-(-end // _BLOCK) - begin // _BLOCK for begin, end in pages) * _BLOCK <= most:
-            return  # as nearly always; what follows counts a block once that several lie in
+        space = self.space
+        pages = [*pages, *space.views.of(self)]
+        room = min(self.gpu.bytes, space.device_memory or self.gpu.bytes)
+        slack = _BLOCK * len(pages)  # arrays rarely begin with a block, nor end with one
+        if sum([end - begin for begin, end in pages]) + slack <= room:
+            return  # as nearly always: that many bytes lie in at most so many blocks and two more for each
         blocks = {block for begin, end in pages for block in range(begin // _BLOCK, -(-end // _BLOCK))}
-        if len(blocks) * _BLOCK > most:
+        if len(blocks) * _BLOCK > room + slack:
             raise OutOfMemoryError(
                 f"the arrays of this launch take {len(blocks) * _BLOCK >> 20} MiB of device memory, and {self.name} "
                 f"has {room >> 20} MiB: a kernel on a GPU needs all of its arrays there at a time; launch it on parts "

@@ -73,9 +73,9 @@ Session* make_session(bool grow, unsigned threshold, bool read_duplication, cons
   return new Session(Policy{{grow, threshold}, {read_duplication}, {.on = thrashing}}, tracker_of(tracker));
 }
 
+// Without the GIL.
 void access_range(Session& s, uint64_t begin, uint64_t end, unsigned p, bool write, unsigned cause) {
   if (cause >= kCauses) throw Failure(FailureKind::Range, "no such cause");
-  nb::gil_scoped_release release;
   check(s.driver()->access(pages_of(begin, end), processor(s, p), write ? Access::Write : Access::Read,
                            Cause(cause)),
         write ? "cannot migrate" : "cannot copy");
@@ -92,10 +92,7 @@ void access_all(Session& s, const std::vector<Use>& ranges, unsigned p, unsigned
 // First the stores that were not caught: copies that are brought up to date need not be made again. Not so
 // for a device that is to have the pages alone: they are taken from the CPU with their content, all of them.
 void prefetch(Session& s, uint64_t begin, uint64_t end, unsigned p, bool write) {
-  {
-    nb::gil_scoped_release release;
-    s.driver()->notice_writes(pages_of(begin, end), p != kCpu && !write);
-  }
+  s.driver()->notice_writes(pages_of(begin, end), p != kCpu && !write);
   access_range(s, begin, end, p, write, static_cast<unsigned>(Cause::Prefetch));
 }
 
@@ -270,10 +267,11 @@ void bind_session(nb::module_& m) {
              return to_python(runs);
            })
       .def("access", &access_range, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"),
-           nb::arg("cause"))
-      .def("access_all", &access_all, nb::arg("ranges"), nb::arg("processor"), nb::arg("cause"),
+           nb::arg("cause"), Unlocked())
+      .def("access_all", &access_all, nb::arg("ranges"), nb::arg("processor"), nb::arg("cause"), Unlocked(),
            "Of ranges (begin, end, write).")
-      .def("prefetch", &prefetch, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"))
+      .def("prefetch", &prefetch, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"),
+           Unlocked())
       .def(
           "discard", [](Session& s, uint64_t b, uint64_t e) { s.driver()->discard(pages_of(b, e)); },
           Unlocked())
