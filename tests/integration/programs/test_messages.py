@@ -79,7 +79,7 @@ def test_mistakes_around_a_kernel(space: hmm.AddressSpace) -> None:
     assert "int& x: a reference" in told("__global__ void k(int& x) { x = 1; }")
     assert "mine.cu:1: fatal error" in told('#include "mine.cuh"\n' + good)
     assert "options=('-Ifolder',)" in told('#include "mine.cuh"\n' + good)
-    for library in ("cooperative_groups.h", "cub/cub.cuh", "curand_kernel.h", "mma.h"):
+    for library in ("cub/cub.cuh", "curand_kernel.h", "mma.h"):
         message = told(f"#include <{library}>\n" + good)
         assert f"hint: <{library}> is a library of the CUDA toolkit" in message and "-Ifolder" not in message
     assert "unknown compiler option '--fast-maths'" in told(good, options=("--fast-maths",))

@@ -5,8 +5,6 @@
 // the C++ library. Only sources that include <cupy/complex.cuh> pay for this file.
 #pragma once
 
-#include <complex>
-
 namespace thrust {
 
 template <class T> struct alignas(2 * sizeof(T)) complex {

@@ -1,6 +1,8 @@
 // CuPy's <cupy/complex.cuh>. Without the prelude (when only the preprocessor runs) it defines nothing.
 #pragma once
 #ifdef HMM_ASSERT
+#include <complex>
+
 #include "hmmemu/cuda/complex.h"
 using thrust::acos;
 using thrust::acosh;
