@@ -1,4 +1,4 @@
-"""The GPUs of this machine, as NVIDIA's driver describes them. No state, no lock.
+"""The GPUs of this machine, as NVIDIA's driver describes them. No state but its answer, no lock.
 
 The driver is asked by a process of its own (`hmmemu-cuda list`) and never in this one: a process that has called CUDA
 cannot use it in its fork children any more, and programs fork.
@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -108,12 +109,18 @@ def why_no_driver() -> str:
 
 
 def find_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that CUDA shows, by index; there is at least one.
+    """The GPUs that CUDA shows, by index; there is at least one. Asked once: the driver takes long to start.
 
     Raises:
         UnsupportedError: there is no driver or no GPU, or the driver does not work; the message says what to do.
     """
-    status, out, words = _ask_driver()
+    return _find(str(PROGRAM), tuple(sorted(os.environ.items())))
+
+
+@lru_cache(maxsize=4)
+def _find(program: str, environment: tuple[tuple[str, str], ...]) -> tuple[Gpu, ...]:
+    """What `program` says in this environment, which is what this process has. Refusals are not kept."""
+    status, out, words = _ask_driver(program)
     if status != 0:
         words = words.strip() or f"{PROGRAM.name} ended with status {status} and without a word"
         raise UnsupportedError(words)
@@ -124,14 +131,14 @@ def find_gpus() -> tuple[Gpu, ...]:
     )
 
 
-def _ask_driver() -> tuple[int, str, str]:
+def _ask_driver(program: str) -> tuple[int, str, str]:
     """The status of the program, and what it wrote: the answer, and complaints."""
     try:
         process = subprocess.Popen(
-            [str(PROGRAM), "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [program, "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
     except OSError as error:
-        raise UnsupportedError(f"cannot run {PROGRAM}: {error.strerror}; reinstall hmmemu") from None
+        raise UnsupportedError(f"cannot run {program}: {error.strerror}; reinstall hmmemu") from None
     try:
         out, words = process.communicate(timeout=_LIMIT)
     except BaseException as error:

@@ -118,6 +118,21 @@ def test_a_program_that_is_missing_or_hangs(monkeypatch, tmp_path):
             gpus.find_gpus()
 
 
+def test_the_driver_is_asked_once(cuda, monkeypatch, tmp_path):
+    """It may take a second to start. In another environment there may be other GPUs."""
+    program, asked = tmp_path / "hmmemu-cuda", tmp_path / "asked"
+    program.write_text(f'#!/bin/sh\necho >> "{asked}"\nexec "{gpus.PROGRAM}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(gpus, "PROGRAM", program)
+    cuda("gpus=2")
+    for _ in range(3):
+        assert len(gpus.find_gpus()) == 2 and gpus.choose_gpu("cuda:1").index == 1
+    assert len(asked.read_text()) == 1
+    cuda("gpus=1")
+    assert len(gpus.find_gpus()) == 1
+    assert len(asked.read_text()) == 2
+
+
 def test_the_gpu_and_why(cuda, monkeypatch):
     cuda("gpus=2")
     gpu, why, _ = choices.choose_device("cuda:1")
