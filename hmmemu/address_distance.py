@@ -15,27 +15,45 @@ from hmmemu.arguments import Parameter, Pointer
 from hmmemu.errors import RangeError, UnsupportedError
 from hmmemu.ranges import PageRange
 
-_MOST_DISTANCES = 8  # each costs a start of the process
+_MOST_DISTANCES = 12  # each costs a start of the process
+_ADDRESSES = 1 << 47  # what a program has
+_LOWEST = 1 << 21
 
 
 def start_with(process: DeviceProcess, layout: int, distance: int, ranges: Sequence[PageRange]) -> bool:
     """Starts a device's process anew and maps all of the ranges, none of which it had.
 
     Tries every address layout at this distance, and then, on a GPU, distances at which the last range that could not
-    be had has room. False: none will do; a process runs, with some of the ranges.
+    be had has room, or else far ones. False: none will do; a process runs, with some of the ranges.
     """
     largest_first = sorted(ranges, key=lambda r: r[0] - r[1])  # it has the least choice
+    far = iter(_far_distances(ranges))
+    tried = {0, distance}
     offered = 0
     for attempt in range(_native.LAYOUTS + _MOST_DISTANCES):
         if attempt >= _native.LAYOUTS:
             if not offered:
                 return False
-            distance, offered = offered, 0
+            distance = offered if offered not in tried and _has_room(offered, ranges) else next(far, 0)
+            if not distance:
+                return False
+            tried.add(distance)
         process.restart((layout + attempt) % _native.LAYOUTS, distance)
         if _map_all(process, largest_first):
             return True
         offered = process.offered_distance or offered
     return False
+
+
+def _has_room(distance: int, ranges: Sequence[PageRange]) -> bool:
+    """Whether there are such addresses: memory near both ends of what the CPU has leaves little choice."""
+    return all(begin + distance >= _LOWEST and end + distance <= _ADDRESSES for begin, end in ranges)
+
+
+def _far_distances(ranges: Sequence[PageRange]) -> list[int]:
+    """Distances from 64 GiB to 64 TiB with room for all ranges: unlike ones first."""
+    sizes = [gib << 30 for gib in (16 << 10, 48 << 10, 4 << 10, 1 << 10, 256, 64, 32 << 10, 64 << 10)]
+    return [one for size in sizes for one in (size, -size) if _has_room(one, ranges)]
 
 
 def _map_all(process: DeviceProcess, ranges: Sequence[PageRange]) -> bool:

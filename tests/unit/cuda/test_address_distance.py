@@ -93,7 +93,7 @@ def test_a_device_says_its_distance(far):
 def test_arrays_of_all_kinds(far, kernels):
     """Arena, heap and mapping, views that begin inside; each launch sees what the CPU wrote, and the other way."""
     space = far("delay_us=300,kernel_us=2000")
-    y = np.frombuffer(mmap.mmap(-1, 4 * 700_001), np.int32)
+    y = map_at(ODD + (32 << 20), 4 * 700_416)[:700_001]  # where mmap puts it there may be no room above
     x, small = space.full(700_001, 1, np.int32), np.arange(50, dtype=np.int32)
     expected = x.copy()
     for turn in range(3):
@@ -137,7 +137,7 @@ def test_what_needs_pointers_in_data_is_refused(far, kernels):
     space = far()
     x = space.zeros(4, np.int32)
     table = np.array([x.ctypes.data], np.uint64)
-    words = rf"follows pointers in data, as %s says, and on CUDA device 0 .* {space.devices[0].address_distance:#x} "
+    words = "follows pointers in data, as %s says, and on CUDA device 0 .* [-+]0x[0-9a-f]+ bytes"
     for options in ({}, {"reaches": [x]}):
         with pytest.raises(hmm.UnsupportedError, match=words % r"its parameter int\* ?const\* table"):
             launch(space, kernels, "follow", table, **options)
