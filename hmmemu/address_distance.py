@@ -2,7 +2,9 @@
 
 A GPU gets the addresses that CUDA gives. Where those are not the CPU's, pointers among a kernel's parameters are
 translated as it is launched (native/device/cuda/launch.cpp), and pointers in data cannot be: what is known to need
-them is refused here. No state; the caller holds the device's lock.
+them is refused here. Distances lead from the highest address on to the lowest: programs have memory at both ends (a
+heap near 0, mappings below 2^47), which would leave room for the smallest distances only. No state; the caller holds
+the device's lock.
 """
 
 from __future__ import annotations
@@ -46,13 +48,14 @@ def start_with(process: DeviceProcess, layout: int, distance: int, ranges: Seque
 
 
 def _has_room(distance: int, ranges: Sequence[PageRange]) -> bool:
-    """Whether there are such addresses: memory near both ends of what the CPU has leaves little choice."""
-    return all(begin + distance >= _LOWEST and end + distance <= _ADDRESSES for begin, end in ranges)
+    """Whether each range has such addresses, all in a row."""
+    places = ((begin + distance) % _ADDRESSES for begin, _ in ranges)
+    return all(_LOWEST <= at <= _ADDRESSES - (r[1] - r[0]) for at, r in zip(places, ranges, strict=True))
 
 
 def _far_distances(ranges: Sequence[PageRange]) -> list[int]:
-    """Distances from 64 GiB to 64 TiB with room for all ranges: unlike ones first."""
-    sizes = [gib << 30 for gib in (16 << 10, 48 << 10, 4 << 10, 1 << 10, 256, 64, 32 << 10, 64 << 10)]
+    """Distances from 64 GiB to 48 TiB with room for all ranges: unlike ones first."""
+    sizes = [gib << 30 for gib in (16 << 10, 48 << 10, 4 << 10, 1 << 10, 256, 64, 32 << 10)]
     return [one for size in sizes for one in (size, -size) if _has_room(one, ranges)]
 
 

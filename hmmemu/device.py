@@ -93,7 +93,9 @@ class Device:
 
     @property
     def address_distance(self) -> int:
-        """Bytes from an address on the CPU to the same memory's address on the device, a multiple of 2 MiB.
+        """Bytes from an address on the CPU to the same memory's address on the device, modulo 2**47.
+
+        A multiple of 2 MiB: `(address + distance) % 2**47`, so that what is high on the CPU may be low on the device.
 
         0, but on a GPU whose driver does not give it the CPU's addresses. Then arrays among a kernel's arguments work
         as ever, and pointers in data do not. It may change when memory is registered.

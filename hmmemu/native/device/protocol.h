@@ -220,8 +220,8 @@ struct Channel {
   uint32_t spin_ns;              // how long waiting threads look before they sleep; 0 on one CPU
   uint32_t tracker;              // Tracker
   uint32_t gpu;                  // tracker launch: CUDA's number of the GPU
-  int64_t distance;              // tracker launch: from the CPU's addresses to the GPU's, bytes; whole blocks
-                                 // of 2 MiB, 0 where it can be
+  int64_t distance;              // tracker launch: from the CPU's addresses to the GPU's, bytes, modulo
+                                 // kVramBytes; whole blocks of 2 MiB, 0 where it can be
   uint64_t stack_limit;          // RLIMIT_STACK to go back to
   hmm_link link;                 // what the link can do; may change between launches
   char page_kernels[kPathBytes]; // tracker launch: the module of kernels/pages.cu; empty: none. Before any

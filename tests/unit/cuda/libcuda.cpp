@@ -28,7 +28,8 @@
 // file that gets the name of each when it is launched), bad (the result of kernels of this name), version,
 // mode, novmm, atomics (pcie, none, all: what the link to the CPU carries), coherent, nopointers, nowrites
 // (no memory operations of streams), bus, otherwise (registered memory is elsewhere for kernels), refuse
-// (BEGIN-END: addresses that are asked for in this range are not given, nor others there), elsewhere (none
+// (BEGIN-END: addresses that are asked for in this range are not given, nor others there; if END is the lower
+// one, all but those between the two), elsewhere (none
 // are), noshare, unshared (memory has no descriptors, and the GPU says so, or not),
 // fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from 1). `lock` guards
 // the tables; each stream has its own for its queue.
@@ -366,7 +367,8 @@ bool is_gpu(int gpu) { return gpu >= 0 && gpu < number("gpus", 1); }
 bool is_refused(Address at, size_t bytes) {
   Address begin = 0, end = 0;
   const std::string range = setting("refuse");
-  return sscanf(range.c_str(), "%llx-%llx", &begin, &end) == 2 && at < end && begin < at + bytes;
+  if (sscanf(range.c_str(), "%llx-%llx", &begin, &end) != 2) return false;
+  return begin < end ? at < end && begin < at + bytes : at < end || begin < at + bytes;
 }
 
 bool take_addresses(Address at, size_t bytes) {

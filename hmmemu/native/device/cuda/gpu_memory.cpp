@@ -85,10 +85,10 @@ int GpuMemory::reserve(uint64_t begin, uint64_t end) {
   return 0;
 }
 
-// Whether a process can have these addresses of the CPU's at the distance.
+// Whether a process can have these addresses of the CPU's at the distance, all in a row.
 bool GpuMemory::in_bounds(uint64_t begin, uint64_t bytes) const {
-  const auto first = int64_t(begin) + distance_;
-  return first >= int64_t(kGranule) && first + int64_t(bytes) <= int64_t(device::kVramBytes);
+  const auto first = uint64_t(at(begin));
+  return first >= kGranule && first + bytes <= device::kVramBytes;
 }
 
 // Whether the GPU can have these addresses. What CUDA gives in their place is a place for them.

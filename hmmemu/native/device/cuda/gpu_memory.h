@@ -1,8 +1,9 @@
 // Memory of one GPU for the addresses of the CPU process's arrays.
 //
 // The GPU has a block at the address of the CPU's, or, where CUDA does not give that one, at a distance from
-// it which is the same for all: Channel::distance. Whatever is said of memory here is said by the CPU's
-// addresses, but to CUDA, which gets an `Address`: `at` makes it.
+// it which is the same for all: Channel::distance, which leads from the highest address on to the lowest, so
+// that memory near both ends of what a program has does not rule out all distances but the smallest. Whatever
+// is said of memory here is said by the CPU's addresses, but to CUDA, which gets an `Address`: `at` makes it.
 //
 // Addresses are held by blocks of 2 MiB, which a mapping without rights keeps others from, and a block gets
 // memory, a granule, when it is first needed, at its place. A granule stays when nothing in it is in
@@ -18,6 +19,7 @@
 // shadow that somebody holds. LOCK: lock_ guards the tables and the reservations; it is held while granules
 // are made and given up, and never during a copy. Lanes::lock_ comes before it.
 #pragma once
+#include "device/protocol.h"
 #include "lanes.h"
 #include "libcuda.h"
 #include <atomic>
@@ -37,7 +39,7 @@ class GpuMemory {
   GpuMemory(const GpuMemory&) = delete;
 
   // Where the GPU has what the CPU has at `address`.
-  Address at(uint64_t address) const { return Address(address + uint64_t(distance_)); }
+  Address at(uint64_t address) const { return Address((address + uint64_t(distance_)) % device::kVramBytes); }
 
   // The addresses of whole blocks are held for the GPU: 0, or EEXIST if this process uses some of them
   // itself, or CUDA gives others; then Channel::offered_distance is one at which it has room for them.
