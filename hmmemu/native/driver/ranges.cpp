@@ -1,8 +1,8 @@
-// Driver: which memory is managed, by which devices it is seen, and how it all ends.
-// Everything here runs on Python threads, under the range lock (base/lock.h), and takes block locks one at a
-// time.
+// Driver: which memory is managed: the arena's, array by array, and what exists already.
+//
+// Everything here runs on Python threads.
+// LOCKS: the range lock (base/lock.h); the pages of one block at a time.
 #include "driver/driver.h"
-#include "os/segv.h"
 
 #include <cerrno>
 #include <cstring>
@@ -69,17 +69,6 @@ Pages Driver::make_arena(uint64_t bytes, bool in_file) {
     }
   }
   throw Failure(FailureKind::OutOfMemory, "no room for an arena in the address space (see `ulimit -v`)");
-}
-
-// From now on this process's access violations come here first.
-void Driver::use_signals() {
-  if (signal_) return;
-  signal_.emplace(directory_, aliases_);
-  cpu_[static_cast<unsigned>(Tracker::Signal)] = &*signal_;
-  segv::add(
-      {.access = [](void* self, const Fault& fault) { return static_cast<Driver*>(self)->fault_here(fault); },
-       .beyond = [](void* self, const Fault& fault) { return static_cast<Driver*>(self)->beyond_end(fault); },
-       .context = this});
 }
 
 // userfaultfd cannot watch pages of regular files.
@@ -222,95 +211,6 @@ std::vector<Pages> Driver::drop_range(Pages pages) {
     });
   });
   return last;
-}
-
-void Driver::bring_all_home() {
-  std::lock_guard guard(ranges_);
-  if (closed_.exchange(true)) return;
-  for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
-    Block& block = directory_.at(slot);
-    each_block({block.address, block.address + kBlock}, [&](Block& b, Pages all) {
-      unwatch(b, all);
-      if (int error = bring_home(b, all)) return error;
-      if (int error = leave_all(b, all)) return error; // nobody takes their rights again
-      return each_run(b, all, [&](Pages run) { // protections have no descriptor that would take them along
-        const PageState state = b.page(run.begin);
-        if (state.managed() && state.tracker() == Tracker::Signal) signal_->remove(run);
-        return 0;
-      });
-    });
-  }
-}
-
-// The kernel drops every registration with the descriptor, and wakes whoever waits.
-void Driver::release() {
-  std::lock_guard ranges(ranges_);
-  uffd_ = Userfaultfd();
-  sync_ = Userfaultfd();
-  segv::remove(this);
-  make_arena_private();
-  std::lock_guard guard(merging_);
-  merged_.reset(); // nothing is merged any more
-}
-
-// Of plain memory fork children have a copy. Nothing is copied here: the mapping changes in one step, and
-// what is stored afterwards stays out of the file, as what nobody writes stays in it. If it cannot be done (a
-// limit of the address space that counts private memory only), a fork child does not have the arena.
-void Driver::make_arena_private() {
-  if (!arena_kind_.shared) return;
-  void* const at =
-      mmap(reinterpret_cast<void*>(arena_.begin), arena_.bytes(), PROT_READ | PROT_WRITE,
-           MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, common_.file(), static_cast<off_t>(arena_.begin));
-  if (at != MAP_FAILED) arena_kind_ = {};
-}
-
-Processor Driver::attach(int vram, int uffd, DevicePort* port) {
-  std::lock_guard guard(ranges_);
-  const unsigned p = processors();
-  if (p == kMaxProcessors)
-    throw Failure(FailureKind::Unsupported,
-                  "at most " + std::to_string(kMaxProcessors - 1) + " devices in one address space");
-  devices_[p].emplace(vram, uffd, port, cpu_);
-  tables_[p] = &*devices_[p];
-  processors_.store(p + 1, std::memory_order_release);
-  return p;
-}
-
-// Of a page that all can use nobody hears, so the end of its time is looked for at launches.
-void Driver::end_pins() {
-  thrashing_.each_end_of_pin(now_ns(), [&](uint64_t page) {
-    each_block({page, page + kPage}, [&](Block& block, Pages pages) { return recall_all(block, pages); });
-  });
-}
-
-void Driver::take_left(Processor p) {
-  for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
-    Block& block = directory_.at(slot);
-    if (!devices_[p]->any_left(block)) continue;
-    const int error =
-        each_block(block.all(), [&](Block& b, Pages all) { return devices_[p]->take_left(b, all); });
-    if (error) fatal("rights to device pages at 0x%lx cannot be taken: %s", block.address, strerror(error));
-  }
-}
-
-void Driver::evacuate(Processor p) {
-  std::lock_guard guard(ranges_);
-  if (closed_) return;
-  devices_[p]->end();
-  take_left(p);
-  for (uint32_t slot = 0; slot < directory_.size(); ++slot) {
-    Block& block = directory_.at(slot);
-    each_block({block.address, block.address + kBlock}, [&](Block& b, Pages all) {
-      return each_run(b, all, [&](Pages run) {
-        return b.page(run.begin).hold(p) == Hold::Invalid ? 0 : bring_home(b, run);
-      });
-    });
-  }
-}
-
-void Driver::replace_process(Processor p, int uffd, DevicePort* port) {
-  std::lock_guard guard(ranges_);
-  devices_[p]->replace_process(uffd, port);
 }
 
 } // namespace hmm

@@ -41,6 +41,13 @@ bool Driver::kernels_wait() const {
   return false;
 }
 
+// Of a page that all can use nobody hears, so the end of its time is looked for at launches.
+void Driver::end_pins() {
+  thrashing_.each_end_of_pin(now_ns(), [&](uint64_t page) {
+    each_block({page, page + kPage}, [&](Block& block, Pages pages) { return recall_all(block, pages); });
+  });
+}
+
 void Driver::before_launch(Processor p, bool waits) {
   launched_[p] = now_ns(); // the CPU has done with what it had before
   end_pins();
