@@ -83,7 +83,7 @@ def test_help_imports_nothing_heavy():
 PROGRESS = """
 import sys, time
 from hmmemu.cli import output
-output.PATIENCE_S = 0.2
+output.PATIENCE_S = float(sys.argv[2])
 with output.LateProgress("counting sheep", total=2) as progress:
     progress.step("counting goats")
     progress.advance()
@@ -91,10 +91,10 @@ with output.LateProgress("counting sheep", total=2) as progress:
 """
 
 
-def on_a_terminal(seconds):
+def on_a_terminal(seconds, patience):
     """What the progress bar writes to a terminal when the work takes `seconds`."""
     controller, terminal = pty.openpty()
-    command = [sys.executable, "-c", PROGRESS, str(seconds)]
+    command = [sys.executable, "-c", PROGRESS, str(seconds), str(patience)]
     subprocess.run(command, stderr=terminal, env=environment(TERM="xterm", COLUMNS="80"), check=True)
     os.close(terminal)
     shown = b""
@@ -108,10 +108,11 @@ def on_a_terminal(seconds):
 
 
 def test_progress_bar_appears_only_for_long_work():
-    assert "counting goats" in on_a_terminal(1.0)
-    assert on_a_terminal(0.0) == ""
+    assert "counting goats" in on_a_terminal(1.5, 0.1)
+    assert on_a_terminal(0.0, 60) == ""
 
 
 def test_no_progress_bar_without_a_terminal():
-    done = subprocess.run([sys.executable, "-c", PROGRESS, "0.5"], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", PROGRESS, "0.5", "0.1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""

@@ -114,7 +114,8 @@ def test_a_write_is_caught(
 ) -> None:
     """Wherever the page is: protectors hear of it with the content before, `dirty` says it, both sides see it."""
     device = space.devices[0]
-    item = slice(2 * 1024 + 200, 2 * 1024 + 208)  # on one page, which is none of the array's ends
+    first = -(x.ctypes.data // 4) % 1024 + 2 * 1024 + 200  # wherever malloc put the array
+    item = slice(first, first + 8)  # on one page, which is none of the array's ends
     page, at = divmod(x.ctypes.data % 4096 + 4 * item.start, 4096)
     inner = set(range(1, 5))  # the first and the last page of heap memory hold other things, too
     space.dirty(x)

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from running import run_python
+from waiting import is_gone, wait_until
 
 import hmmemu as hmm
 from hmmemu.failure import describe_crash
@@ -145,8 +146,8 @@ def test_ctrl_c_stops_a_kernel(space: hmm.AddressSpace, bad: hmm.RawModule) -> N
     stop = space.zeros(1, np.int32)
     bad.get_function("endless").compile()
     timer = threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
     with pytest.raises(KeyboardInterrupt):
+        timer.start()
         bad.get_function("endless")(1, 1, (stop,))
     timer.join()
     still_works(space, bad, stop)
@@ -196,11 +197,7 @@ def test_the_device_ends_with_its_parent(ending: str) -> None:
         {ending}
     """)
     pid = int(done.stdout)
-    for _ in range(100):
-        if not os.path.exists(f"/proc/{pid}"):
-            return
-        time.sleep(0.1)
-    pytest.fail("the device process outlived its parent by 10 s")
+    wait_until(lambda: is_gone(pid), "the device process outlived its parent")
 
 
 def test_what_is_refused_to_a_kernel_that_ended_itself_is_no_reason(space: hmm.AddressSpace) -> None:

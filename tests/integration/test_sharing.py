@@ -37,10 +37,10 @@ def launch(space: hmm.AddressSpace, module: hmm.RawModule) -> Launcher:
 
 @pytest.fixture
 def at_once() -> Iterator[None]:
-    """Well below any limit."""
+    """Below any limit."""
     began = time.monotonic()
     yield
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 50
 
 
 @pytest.mark.parametrize(("fraction", "devices"), [(0, 1), (0.25, 2), (0.5, 1), (0.5, 3), (1, 2)])

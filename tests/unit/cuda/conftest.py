@@ -45,6 +45,14 @@ def gpu(stand_in):
 
 
 @pytest.fixture
+def gate(tmp_path):
+    """A file that kernels of the stand-in wait for: they begin when it is gone, or after 20 s."""
+    path = tmp_path / "gate"
+    path.touch()
+    return path
+
+
+@pytest.fixture
 def cupy(monkeypatch):
     """fakecupy.py is what `import cupy` finds."""
     module = fakecupy.make(fakecuda.library())

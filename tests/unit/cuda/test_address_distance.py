@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
+import weakref
 
 import fakecuda
 import numpy as np
@@ -42,16 +43,25 @@ extern "C" __global__ void fail(int* x) { x[0] = 1; assert(x[0] == 2); }
 """
 
 
-def map_at(address, bytes):
-    """A mapping at an address where this process has nothing, as an array."""
+STEP = 16 << 20
+
+
+def map_at(address, bytes, step=STEP):
+    """A mapping at an address, or at the next one in steps at which this process has nothing, as an array.
+
+    A heap may lie anywhere in the first GiB, a stack anywhere in the last 16.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     fixed_noreplace = 0x100000
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | fixed_noreplace
-    got = libc.mmap(address, bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
-    assert got == address
-    return np.ctypeslib.as_array((ctypes.c_int32 * (bytes // 4)).from_address(address))
+    places = range(address, address + 1000 * step, step)
+    at = next(a for a in places if libc.mmap(a, bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) == a)
+    memory = (ctypes.c_int32 * (bytes // 4)).from_address(at)
+    weakref.finalize(memory, libc.munmap, at, bytes)
+    return np.ctypeslib.as_array(memory)
 
 
 ODD = 0x123400000000
@@ -112,7 +122,7 @@ def test_memory_at_both_ends(far, kernels):
     space = far("delay_us=100")
     low, high, x = (
         map_at(1 << 28, 1 << 20),
-        map_at((1 << 47) - (2 << 30), 1 << 20),
+        map_at((1 << 47) - (2 << 30), 1 << 20, -STEP),
         space.ones(1 << 18, np.int32),
     )
     low[:], high[:] = 5, 7

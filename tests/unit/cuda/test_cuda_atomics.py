@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 
 import numpy as np
 import pytest
+from waiting import wait_until
 
 import hmmemu as hmm
 from hmmemu.kernels import WORKLOADS
@@ -54,27 +56,34 @@ def beside(stream, act):
     return done
 
 
-def test_counters_from_both_sides(gpu, kernels):
+def test_counters_from_both_sides(gpu, kernels, gate):
     """The link has the operation: the page stays, and nobody waits for the kernel."""
-    space = gpu("delay_us=100,kernel_us=100000")
-    hits, stream = space.zeros(1, np.int32), hmm.Stream()
+    space = gpu(f"delay_us=100,gate={gate}")
+    hits, stream, own = space.zeros(1, np.int32), hmm.Stream(), 100
     hits[0] = 5
     launch(space, kernels, "count", hits, np.int32(20_000), stream=stream)
-    time.sleep(0.02)
-    own = beside(stream, lambda: hmm.atomic_add(hits, 0, 1))
+    time.sleep(0.02)  # mostly, it has begun for us
+    for _ in range(own):
+        hmm.atomic_add(hits, 0, 1)
+    assert not stream.done
+    gate.unlink()
+    own += beside(stream, lambda: hmm.atomic_add(hits, 0, 1))
     stream.synchronize()
-    assert own > 10 and hits[0] == 20_005 + own
+    assert hits[0] == 20_005 + own
     assert space.residency(hits) == ["XR"]
 
 
-def test_an_operation_that_the_link_lacks_is_done_on_the_gpu(gpu, kernels):
+def test_an_operation_that_the_link_lacks_is_done_on_the_gpu(gpu, kernels, gate, tmp_path):
     """The CPU waits until the kernel has ended; both are right."""
-    space = gpu("delay_us=100,kernel_us=200000")
+    launched = tmp_path / "launched"
+    launched.touch()
+    space = gpu(f"delay_us=100,gate={gate},launched={launched}")
     low, stream = space.zeros(1, np.int32), hmm.Stream()
     launch(space, kernels, "lowest", low, np.int32(1000), stream=stream)
-    time.sleep(0.1)
+    wait_until(lambda: "lowest" in launched.read_text())
     assert not stream.done
-    assert hmm.atomic_min(low, 0, -5) == -999 and stream.done
+    with subprocess.Popen(["sh", "-c", 'sleep 0.2; rm "$0"', str(gate)]):  # while this thread waits
+        assert hmm.atomic_min(low, 0, -5) == -999 and stream.done
     assert space.residency(low) == [
         "SS" if space.tracker == "async" else "X-"
     ]  # async: stores are noticed later

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import resource
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import state_of, wait_until
 
 import hmmemu as hmm
 
@@ -81,19 +81,15 @@ def test_a_view_needs_descriptors(gpu, kernels, cupy):
 
 
 def keeper_of(space):
-    """The process id of the helper's one child."""
-    pid = space.devices[0].process.pid
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        children = [
-            int(pid)
-            for file in Path(f"/proc/{pid}/task").glob("*/children")
-            for pid in file.read_text().split()
-        ]
-        if children:
-            return children[0]
-        time.sleep(0.01)
-    raise AssertionError("the helper has no keeper")
+    """The process id of the helper's one child, which waits for what it is told."""
+    pid, found = space.devices[0].process.pid, []
+
+    def waits():
+        found[:] = (c for f in Path(f"/proc/{pid}/task").glob("*/children") for c in f.read_text().split())
+        return found and state_of(int(found[0])) == "S"
+
+    wait_until(waits, "the helper has no keeper")
+    return int(found[0])
 
 
 def test_a_keeper_with_few_descriptors_saves_what_it_has(gpu, kernels):

@@ -46,7 +46,7 @@ def test_the_block_ends_when_cupys_stream_has(gpu, cupy, monkeypatch):
     """The one that was current when it began, and the one that is when it ends."""
     space = gpu()
     x, first, last = space.zeros(1 << 16, np.int32), cupy.Stream(), cupy.Stream()
-    monkeypatch.setenv("FAKE_CUDA", "delay_us=200000")  # in this process, from now on
+    monkeypatch.setenv("FAKE_CUDA", "delay_us=500000")  # in this process, from now on
     with cupy.use(first), space.device_view(x) as view:
         view.fill_bytes(1)
         assert not first.done
@@ -62,10 +62,10 @@ def test_the_block_ends_when_cupys_stream_has(gpu, cupy, monkeypatch):
 
 def test_work_that_does_not_end(gpu, cupy, monkeypatch):
     space = gpu()
-    space.timeout = 0.05
     x = space.zeros(1 << 12, np.int32)
-    monkeypatch.setenv("FAKE_CUDA", "delay_us=400000")
+    monkeypatch.setenv("FAKE_CUDA", "delay_us=800000")
     with pytest.raises(hmm.KernelTimeout, match=r"did not end within 0.05 s"), space.device_view(x) as view:
+        space.timeout = 0.05
         view.fill_bytes(2)
     space.timeout = 60
     cupy.cuda.get_current_stream().synchronize()

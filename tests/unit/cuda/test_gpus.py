@@ -107,13 +107,13 @@ def test_a_program_that_is_missing_or_hangs(monkeypatch, tmp_path):
     monkeypatch.setattr(gpus, "PROGRAM", tmp_path / "hmmemu-cuda")
     with pytest.raises(hmm.UnsupportedError, match=r"cannot run .*reinstall hmmemu"):
         gpus.find_gpus()
-    for script, words in (
-        ("sleep 20", "did not answer within 1 s"),
-        ("exit 3", "status 3 and without a word"),
+    for script, limit, words in (
+        ("sleep 20", 1.0, "did not answer within 1 s"),
+        ("exit 3", 60.0, "status 3 and without a word"),
     ):
         (tmp_path / "hmmemu-cuda").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "hmmemu-cuda").chmod(0o755)
-        monkeypatch.setattr(gpus, "_LIMIT", 1.0)
+        monkeypatch.setattr(gpus, "_LIMIT", limit)
         with pytest.raises(hmm.UnsupportedError, match=words):
             gpus.find_gpus()
 

@@ -14,8 +14,6 @@ from device_rig import BASE, LIMIT, Rig
 
 from hmmemu.errors import KernelTimeout, RangeError
 
-pytestmark = pytest.mark.timeout(60)
-
 
 def test_launch_runs_every_block_once(rig: Rig) -> None:
     rig.run("store", struct.pack("<QQI4x", BASE, 0, 1000), (7, 5, 3), (4, 2, 1))

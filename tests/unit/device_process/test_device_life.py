@@ -15,12 +15,11 @@ import time
 from pathlib import Path
 
 import pytest
-from device_rig import BASE, LIMIT, PROGRAM, Rig, eventually, is_gone
+from device_rig import BASE, LIMIT, PROGRAM, Rig, eventually
+from waiting import is_gone
 
 from hmmemu._native import DeviceProcess
 from hmmemu.errors import DeviceError, RangeError, SpaceClosedError
-
-pytestmark = pytest.mark.timeout(60)
 
 
 def test_kill_and_restart(rig: Rig) -> None:
@@ -68,15 +67,15 @@ def test_killed_by_somebody_else(rig: Rig) -> None:
 def test_no_zombies_and_no_descriptors_left(module: Path, tracker: str) -> None:
     Rig(module, tracker=tracker).close()
     gc.collect()  # what tests before have left in cycles
-    descriptors = len(os.listdir("/proc/self/fd"))
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    descriptors = set(os.listdir("/proc/self/fd"))
+    children = set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
     for _ in range(3):
         rig = Rig(module, tracker=tracker)
         rig.process.restart()
         rig.close()
         del rig
-    assert len(os.listdir("/proc/self/fd")) == descriptors
-    assert Path(f"/proc/self/task/{os.getpid()}/children").read_text() == children
+    assert set(os.listdir("/proc/self/fd")) <= descriptors
+    assert set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()) <= children
 
 
 def test_device_keeps_only_what_it_needs(rig: Rig) -> None:
@@ -144,7 +143,7 @@ def test_device_ends_with_its_parent(module: Path, forked: bool) -> None:
             assert not is_gone(device)
             parent.kill()
             parent.wait(10)
-            assert eventually(lambda: is_gone(device), 5)
+            assert eventually(lambda: is_gone(device))
         finally:
             if child > 0:
                 os.kill(child, signal.SIGKILL)

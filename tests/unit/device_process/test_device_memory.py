@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from device_rig import BASE, GLOBALS, LIMIT, SIZE, Rig, eventually, is_gone, thread_states
+from device_rig import BASE, GLOBALS, LIMIT, SIZE, Rig, eventually, thread_states
+from waiting import is_gone
 
 from hmmemu._native import LAYOUTS
 from hmmemu.errors import DeviceError, RangeError
-
-pytestmark = pytest.mark.timeout(60)
 
 
 def test_faults_carry_the_worker(rig: Rig) -> None:
@@ -83,10 +82,10 @@ def test_zap_of_a_stopped_device_gives_up(rig: Rig) -> None:
     assert eventually(lambda: all(state == "T" for state in thread_states(rig.process.pid)))
     begin = time.monotonic()
     assert not rig.process.zap(BASE, 4096)
-    assert 3 < time.monotonic() - begin < 15
+    assert 3 < time.monotonic() - begin < LIMIT
     begin = time.monotonic()
     assert not rig.process.zap(BASE, 4096)  # at once
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 3
     rig.process.kill()
     assert rig.process.zap(BASE, 4096)
 
