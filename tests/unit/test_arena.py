@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steady import STEADY
 
 import hmmemu as hmm
 from hmmemu._native import Session
@@ -13,7 +14,7 @@ from hmmemu.arena import GUARD, PAGE, Arena
 SIZE = 4 << 20
 
 
-@settings(max_examples=25, deadline=None)
+@settings(STEADY, max_examples=25)
 @given(st.lists(st.tuples(st.integers(0, 300_000), st.integers(0, 5)), max_size=60))
 def test_any_order_of_takes_and_frees(steps: list[tuple[int, int]]) -> None:
     session = Session()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steady import STEADY
 
 import hmmemu as hmm
 from hmmemu._native import grow
@@ -79,7 +80,7 @@ def test_a_cpu_that_writes_in_order_takes_more_each_time() -> None:
     assert faults == [0, 1, 16, 32, 64, 128, 256]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(STEADY, max_examples=120)
 @given(
     page=st.integers(0, PAGES - 1),
     threshold=st.integers(1, 100),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steady import STEADY
 
 import hmmemu as hmm
 from hmmemu.compiler.macros import expand_macros
@@ -142,7 +143,7 @@ BODY = st.lists(WORD, max_size=4).map(" ".join).filter(lambda body: not body.end
 PASTED = st.sampled_from(["x##y z", "x y", "#x", "x(y)", "F(y) x", "y##x##1", "x A y", "G(x, y)"])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(STEADY, max_examples=60)
 @given(BODY, BODY, BODY, PASTED, st.lists(WORD, min_size=1, max_size=6).map("\n".join))
 def test_random_macros(a, b, f, g, text):
     f = re.sub(r"\bx\b", "p", f)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.lib.array_utils import byte_bounds
+from steady import STEADY
 
 from hmmemu._native import memory_of
 from hmmemu.ranges import extent, root, subtract
@@ -14,6 +15,7 @@ from hmmemu.ranges import extent, root, subtract
 RANGES = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 10)), max_size=6)
 
 
+@STEADY
 @given(RANGES, RANGES)
 def test_subtract_is_a_difference_of_sets(ranges: list, holes: list) -> None:
     ranges, holes = ([(a, a + n) for a, n in pairs] for pairs in (ranges, holes))
@@ -33,6 +35,7 @@ STEPS = st.lists(st.sampled_from((1, 2, -1, -3)), min_size=3, max_size=3)
 DTYPES = st.sampled_from(("u1", "<f8", ">i4", "M8[ns]", "O", "S3", "S0", "f2", "u1,f8", "c16"))
 
 
+@STEADY
 @given(SHAPES, STEPS, DTYPES, st.booleans())
 def test_extent_is_what_numpy_says_for_any_dtype_and_strides(shape, steps, dtype, writeable) -> None:
     x = np.zeros(shape, np.dtype(dtype))[(..., *(slice(None, None, step) for step in steps[: len(shape)]))]

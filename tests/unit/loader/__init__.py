@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes as C
 import functools
 import hashlib
+import os
 import subprocess
 import tempfile
 from pathlib import Path
@@ -74,7 +75,7 @@ def loader() -> C.CDLL:
     digest = hashlib.sha256(source.read_bytes() + (INCLUDE / "hmmemu/abi.h").read_bytes()).hexdigest()[:16]
     target = Path(tempfile.gettempdir()) / f"hmmemu-test-loader-{digest}.so"
     if not target.exists():
-        fresh = target.with_suffix(f".{id(source)}.tmp")
+        fresh = target.with_suffix(f".{os.getpid()}.tmp")
         flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-pthread"]
         subprocess.run(
             [*find_compiler().command, *flags, "-I", str(INCLUDE), "-o", str(fresh), str(source)], check=True
