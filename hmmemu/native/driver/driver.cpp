@@ -29,15 +29,6 @@ Driver::Driver(Policy policy, Tracker tracker)
 
 Driver::~Driver() { segv::remove(this); }
 
-void Driver::check([[maybe_unused]] Block& block) const {
-#ifdef HMMEMU_CHECK
-  std::lock_guard guard(block.lock);
-  for (unsigned i = 0; i < kPagesPerBlock; ++i)
-    if (const char* rule = block.pages[i].locked() ? nullptr : broken_rule(block.pages[i]))
-      fatal("page 0x%lx, state 0x%lx: %s", block.address + i * kPage, block.pages[i].word(), rule);
-#endif
-}
-
 // From now on this process's access violations come here first.
 void Driver::use_signals() {
   if (signal_) return;

@@ -15,6 +15,7 @@
 // LOCKS: see base/lock.h. An object of this class lives in mmap'ed memory, not on the heap.
 #pragma once
 #include "driver/growth.h"
+#include "driver/locked_pages.h"
 #include "driver/merge.h"
 #include "driver/owners.h"
 #include "driver/page_locks.h"
@@ -201,20 +202,94 @@ class Driver {
     return p == kCpu ? *cpu_[static_cast<unsigned>(state.tracker())] : *tables_[p];
   }
   CpuTable& cpu_table(Tracker tracker) const { return *cpu_[static_cast<unsigned>(tracker)]; }
-  Tracker tracker_for(MemoryKind kind);
   // What holds now; asked for with the page locked.
   ProtocolPolicy protocol() const { return {policy_.protocol.read_duplication, kernels_wait()}; }
-  bool kernels_wait() const;
-  void part_from_devices();
-  int part(Block& block, Pages run);
-  void use_signals();
-  void make_arena_private();
   // The process has about as many mappings as it may (vm.max_map_count). From now on whole blocks move, so
   // that neighbours get the same protection and the kernel makes one mapping of them.
   bool crowded() const { return signal_ && signal_->tight(); }
 
-  // `pages` lie in the block, and the caller has locked them, for all of these.
-  bool granted(Pages part, Processor p, Access access);
+  // Pages or a PageSet.
+  template <class Some> void unlock(Block& block, const Some& pages) {
+    PageLocks::unlock(block, pages, [this](DeferredFault& fault) { retry(fault); });
+  }
+  // Locks the pages of one block after the other, in ascending order, and calls visit(block, pages of it)
+  // with them locked, until one returns an error; once more for a block where it returns EDEADLK. Of a huge
+  // page it visits the whole.
+  template <class Visit> int each_block(Pages pages, Visit visit) {
+    for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) {
+      Block* block = directory_.find(a);
+      if (!block) continue;
+      const int error = until_free([&] {
+        const Pages part = PageLocks::lock(*block, Pages{a, std::min(pages.end, block->address + kBlock)});
+        const int failed = visit(*block, part);
+        check(*block);
+        unlock(*block, part);
+        return failed;
+      });
+      if (error) return error;
+    }
+    return 0;
+  }
+  // act(run) for pages that are alike. Where a part of them lies behind the end of a file, or is gone: for as
+  // much as there is. EFAULT: some were gone, and are forgotten.
+  template <class Act> int as_far_as_mapped(Block& block, Pages run, Act act) {
+    const int error = act(run);
+    if (error != ENXIO && error != ENOENT) return error;
+    if (run.count() == 1 || block.page(run.begin).huge()) {
+      if (error == ENXIO && is_mapped(run)) return error;
+      forget_gone(block, run);
+      return EFAULT;
+    }
+    const uint64_t middle = run.begin + run.count() / 2 * kPage;
+    int result = 0;
+    for (Pages half : {Pages{run.begin, middle}, Pages{middle, run.end}}) {
+      const int failed =
+          each_run(block, half, [&](Pages part) { return as_far_as_mapped(block, part, act); });
+      if (!result) result = failed;
+    }
+    return result;
+  }
+  void check([[maybe_unused]] Block& block) const {
+#ifdef HMMEMU_CHECK
+    std::lock_guard guard(block.lock);
+    for (unsigned i = 0; i < kPagesPerBlock; ++i)
+      if (const char* rule = block.pages[i].locked() ? nullptr : broken_rule(block.pages[i]))
+        fatal("page 0x%lx, state 0x%lx: %s", block.address + i * kPage, block.pages[i].word(), rule);
+#endif
+  }
+  bool in_arena_file(uint64_t page) const {
+    return arena_kind_.shared && arena_.begin <= page && page < arena_.end;
+  }
+
+  // Whoever gets a block and pages of it finds them locked by the caller, unless it is said otherwise.
+
+  // -- faults.cpp --
+  // What a fault has to wait for: a page in transition (EAGAIN), or a time (ETIME).
+  struct Obstacle {
+    uint64_t page;
+    uint64_t until;
+  };
+  int serve(Block& block, Processor p, const Fault& fault, bool patient, Obstacle& obstacle);
+  Access wanted(Processor p, const Fault& fault) const;
+  // Caller holds the block's lock for these two.
+  Thrashing::Advice advise(PageState state, const Transition& t, Processor p, Access access, uint64_t page,
+                           bool patient);
+  Pages grown(Block& block, uint64_t address, Processor p);
+  int bring(Block& block, Pages region, uint64_t address, Request request);
+  bool defer(uint64_t busy, Processor p, uint64_t address);
+  void retry(DeferredFault& fault);
+  void notice_dropped(Block& block, uint64_t address);
+  bool read_by_driver(Block& block, const Fault& fault);
+  void repair(Block& block, uint64_t address, Processor p, bool present);
+  void refuse(Processor p, uint64_t address, int error);
+
+  // -- requests.cpp --
+  bool granted(Pages part, Processor p, Access access); // nothing is locked
+  int copy_locked(Block& block, Pages pages, Processor p, Access access, uint64_t address, uint64_t bytes,
+                  std::byte* buffer);
+
+  // -- transitions.cpp --
+  void protect_ahead(Block& block, Pages pages, Request request);
   int access_locked(Block& block, Pages pages, Request request);
   int step(Block& block, Pages run, Request request);
   int step_at_once(Block& block, Pages run, Request request);
@@ -225,16 +300,33 @@ class Driver {
                    PageState state);
   int zap_others(Block& block, Pages run, uint16_t processors);
   void commit(Block& block, Pages run, PageState next);
-  void repair(Block& block, uint64_t address, Processor p, bool present);
-  void notice_dropped(Block& block, uint64_t address);
   void forget_gone(Block& block, Pages run);
   int install_mapped(Block& block, Pages run, const std::byte* content, PageState next);
-  bool read_by_driver(Block& block, const Fault& fault);
-  int release_everywhere(Block& block, Pages pages);
+
+  // -- home.cpp --
   int bring_home(Block& block, Pages pages);
   int bring_home_run(Block& block, Pages run);
   int bring_home_watched(Block& block, Pages run);
-  int notify(Block& block, Pages run, OtherOwners* others = nullptr);
+  int release_everywhere(Block& block, Pages pages);
+
+  // -- evict.cpp: with other pages locked, so these two lock what is free only --
+  int make_room(Processor p);
+  bool evict_from(Block& block, Processor p);
+  void evict_locked(Block& block, Pages pages, Processor p);
+
+  // -- driver.cpp, ranges.cpp and devices.cpp: nothing is locked --
+  void use_signals();
+  void make_arena_private();
+  Tracker tracker_for(MemoryKind kind);
+  std::vector<Pages> own_range(Pages& pages, MemoryKind kind, const std::vector<ObjectMapping>& objects);
+  // Runs of pages in the range that have exactly `owners` owners.
+  std::vector<Pages> runs(Pages pages, unsigned owners) const;
+  static void set_start(Block& block, uint64_t address) { // that page is locked
+    change(block, {address, address + kPage}, [](PageState& state) { state.set_start(true); });
+  }
+  void take_left(Processor p);
+
+  // -- owners.cpp --
   // One page, many owners (owners.cpp). EDEADLK: other owners are in transition; let go, and try again.
   PageNumber next_owner(PageNumber page) const;
   void set_next_owner(PageNumber page, PageNumber next);
@@ -273,22 +365,29 @@ class Driver {
     }
     return 0;
   }
-  int watch_run(Block& block, Pages run);
-  int keep_content(Block& block, Pages run);
-  // retrack.cpp. Shorter runs are not worth a mapping of their own, of which a process has so many only.
-  static constexpr uint64_t kWorthMapping = 16;
-  int catch_stores(Block& block, Pages pages);
-  int catch_run(Block& block, Pages run);
-  int hand_over(Block& block, Pages run);
-  int hand_over_shared(Block& block, Pages run, PageSet& written);
-  int notice_stores(Block& block, Pages pages, uint64_t at_least = kWorthMapping);
-  bool armed_by_any(uint64_t page) const;
-  // Calls visit(protector) for each protector, in order of registration.
-  template <class Visit> void each_protector(Visit visit) const {
-    const unsigned end = protectors_end_.load(std::memory_order_acquire);
-    for (unsigned i = 0; i < end; ++i)
-      if (Protector* p = protectors_[i].load(std::memory_order_acquire)) visit(*p);
+  int catch_like(Block& block, Pages run, const OtherOwners::Run& other);
+  // Nothing is locked.
+  MappingKey new_mapping(const ObjectMapping& object);
+  void refuse_too_many_owners(const std::vector<ObjectMapping>& fresh) const;
+  int adopt(const ObjectMapping& object);
+
+  // -- files.cpp --
+  void lose(Block& block, Pages run);
+  int claim(Block& block, Pages pages);
+  int reload_away(Block& block, Pages run, uint64_t& lost);
+  bool is_as_remembered(Block& block, Pages page, Processor p);
+  void remember(Block& block, Pages run, Processor p, const std::byte* content);
+  bool hides(Block& block, Pages run) const;
+  static bool is_lost(PageState state, int error);
+  uint64_t& sum(const Block& block, uint64_t page) {
+    return sums_.as<uint64_t>()[block.slot * kPagesPerBlock + (page - block.address) / kPage];
   }
+
+  // -- merge.cpp --
+  struct Candidate {
+    uint64_t address, hash;
+  };
+  std::vector<Candidate> hash_pages(Pages pages, MergeResult& result); // nothing is locked
   int merge_block(Block& block, Pages pages, MergePlan& plan, MergeResult& result);
   int merge_run(Block& block, Pages run, MergePlan& plan, MergeResult& result);
   int merge_own(Block& block, Pages run, MergePlan& plan, MergeResult& result);
@@ -298,6 +397,10 @@ class Driver {
   void find_frames(Block& block, Pages run, const std::byte* content, MergePlan& plan);
   template <class Act> int each_piece(Pages run, const MergePlan& plan, Act act);
   bool put_frames(Block& block, Pages pages, Frame frame, MergeResult& result);
+
+  // -- unmerge.cpp --
+  // Caller holds the block's lock.
+  static Pages without_merged(Block& block, Pages region, uint64_t address);
   int break_first(Block& block, Pages run, Request request);
   int unmerge(Block& block, Pages pages);
   int unmerge_run(Block& block, Pages run);
@@ -307,7 +410,62 @@ class Driver {
   int zap_copies(Block& block, Pages run);
   int bring_home_merged(Block& block, Pages run);
   void reload_merged(Block& block, Pages run);
-  // Pages that devices use in the CPU's memory (remote.cpp).
+  // Both within transitions of other pages: locks neighbours as far as they are free.
+  Pages lock_around(Block& block, Pages run);
+  void unlock_around(Block& block, Pages run, Pages wide);
+
+  // -- protect.cpp --
+  int notify(Block& block, Pages run, OtherOwners* others = nullptr);
+  int watch_run(Block& block, Pages run);
+  int keep_content(Block& block, Pages run);
+  void unwatch(Block& block, Pages pages);
+  bool armed_by_any(uint64_t page) const;
+  void close_protector_holes();
+  // Calls visit(protector) for each protector, in order of registration.
+  template <class Visit> void each_protector(Visit visit) const {
+    const unsigned end = protectors_end_.load(std::memory_order_acquire);
+    for (unsigned i = 0; i < end; ++i)
+      if (Protector* p = protectors_[i].load(std::memory_order_acquire)) visit(*p);
+  }
+  const std::byte* content(Block& block, Pages run, Staging& staging);
+  const std::byte* frames(Processor p, Block& block, Pages run, Staging& staging);
+  template <class Visit> void each_content(Block& block, Pages run, Visit visit);
+
+  // -- notice.cpp --
+  // What devices were given in one go: pages, and since when.
+  struct DeviceUpdate {
+    uint64_t begin;
+    Moves moved[kMaxProcessors];
+  };
+  // Nothing is locked.
+  void notice_block(Block& block, Pages pages, bool update);
+  void tell_found(Pages pages, bool update);
+  void tell_block(Block& block, Pages pages, DeviceUpdate* news);
+  // The pages are locked.
+  int notice_locked(Block& block, Pages pages, bool update);
+  int notice_own(Block& block, Pages pages, DeviceUpdate* news);
+  int tell_locked(Block& block, const PageSet& written, DeviceUpdate* news);
+  int tell_run(Block& block, Pages run, DeviceUpdate* news);
+  void cpu_wrote(Block& block, Pages run);
+  bool update_devices(Block& block, Pages run, DeviceUpdate& news);
+  void count(const DeviceUpdate& news);
+
+  // -- retrack.cpp --
+  // Shorter runs are not worth a mapping of their own, of which a process has so many only.
+  static constexpr uint64_t kWorthMapping = 16;
+  int catch_stores(Block& block, Pages pages);
+  int catch_run(Block& block, Pages run);
+  int hand_over(Block& block, Pages run);
+  int hand_over_shared(Block& block, Pages run, PageSet& written);
+  int notice_stores(Block& block, Pages pages, uint64_t at_least = kWorthMapping);
+
+  // -- waiting.cpp --
+  bool kernels_wait() const;
+  void end_pins();
+  void part_from_devices();
+  int part(Block& block, Pages run);
+
+  // -- remote.cpp --
   template <class Act> int each_remote(PageState state, Act act);
   int over_the_link(Block& block, Pages run, const Transition& t, Request request);
   int lend(Block& block, Pages run, Processor p, const Transition& t);
@@ -321,171 +479,14 @@ class Driver {
   int recall_files(Block& block, Pages pages);
   int lose_remote(Pages run, PageState state);
   const std::byte* lent_frames(Block& block, Pages run, Staging& staging);
-  // Both within transitions of other pages: locks neighbours as far as they are free.
-  Pages lock_around(Block& block, Pages run);
-  void unlock_around(Block& block, Pages run, Pages wide);
-  // What devices were given in one go: pages, and since when.
-  struct DeviceUpdate {
-    uint64_t begin;
-    Moves moved[kMaxProcessors];
-  };
-  void cpu_wrote(Block& block, Pages run);
-  bool update_devices(Block& block, Pages run, DeviceUpdate& news);
-  void count(const DeviceUpdate& news);
-  void unwatch(Block& block, Pages pages);
-  void take_left(Processor p);
-  void protect_ahead(Block& block, Pages pages, Request request);
-  int notice_locked(Block& block, Pages pages, bool update);
-  int notice_own(Block& block, Pages pages, DeviceUpdate* news);
-  int tell_locked(Block& block, const PageSet& written, DeviceUpdate* news);
-  int tell_run(Block& block, Pages run, DeviceUpdate* news);
-  int copy_locked(Block& block, Pages pages, Processor p, Access access, uint64_t address, uint64_t bytes,
-                  std::byte* buffer);
-  const std::byte* content(Block& block, Pages run, Staging& staging);
-  const std::byte* frames(Processor p, Block& block, Pages run, Staging& staging);
-  template <class Visit> void each_content(Block& block, Pages run, Visit visit);
-  void check(Block& block) const;
-  // Both are called with other pages locked, and so lock what is free only.
-  int make_room(Processor p);
-  bool evict_from(Block& block, Processor p);
-  void evict_locked(Block& block, Pages pages, Processor p);
-  void lose(Block& block, Pages run);
-  int claim(Block& block, Pages pages);
-  int reload_away(Block& block, Pages run, uint64_t& lost);
-  bool is_as_remembered(Block& block, Pages page, Processor p);
-  void remember(Block& block, Pages run, Processor p, const std::byte* content);
-  bool hides(Block& block, Pages run) const;
-  static bool is_lost(PageState state, int error);
-  uint64_t& sum(const Block& block, uint64_t page) {
-    return sums_.as<uint64_t>()[block.slot * kPagesPerBlock + (page - block.address) / kPage];
-  }
 
-  // Caller holds the block's lock.
-  static Pages without_merged(Block& block, Pages region, uint64_t address);
-
-  // Not locked by the caller:
-  struct Candidate {
-    uint64_t address, hash;
-  };
-  std::vector<Candidate> hash_pages(Pages pages, MergeResult& result);
-  MappingKey new_mapping(const ObjectMapping& object);
-  void refuse_too_many_owners(const std::vector<ObjectMapping>& fresh) const;
-  std::vector<Pages> own_range(Pages& pages, MemoryKind kind, const std::vector<ObjectMapping>& objects);
-  int adopt(const ObjectMapping& object);
-  int catch_like(Block& block, Pages run, const OtherOwners::Run& other);
-  Access wanted(Processor p, const Fault& fault) const;
-  // What a fault has to wait for: a page in transition (EAGAIN), or a time (ETIME).
-  struct Obstacle {
-    uint64_t page;
-    uint64_t until;
-  };
-  int serve(Block& block, Processor p, const Fault& fault, bool patient, Obstacle& obstacle);
-  Thrashing::Advice advise(PageState state, const Transition& t, Processor p, Access access, uint64_t page,
-                           bool patient);
-  void end_pins();
-  Pages grown(Block& block, uint64_t address, Processor p);
-  int bring(Block& block, Pages region, uint64_t address, Request request);
-  void notice_block(Block& block, Pages pages, bool update);
-  void tell_found(Pages pages, bool update);
-  void tell_block(Block& block, Pages pages, DeviceUpdate* news);
-  bool defer(uint64_t busy, Processor p, uint64_t address);
-  // Pages or a PageSet.
-  template <class Some> void unlock(Block& block, const Some& pages) {
-    PageLocks::unlock(block, pages, [this](DeferredFault& fault) { retry(fault); });
-  }
-  void retry(DeferredFault& fault);
+  // -- forked.cpp --
   void lock_everything();
   void unlock_everything();
-  // forked.cpp
   template <class Act> int each_touched(Act act);
-  bool in_arena_file(uint64_t page) const {
-    return arena_kind_.shared && arena_.begin <= page && page < arena_.end;
-  }
   void freeze(Block& block, Pages run);
   void thaw(Block& block, Pages run);
   void copy_arena();
-  void close_protector_holes();
-  static void set_start(Block& block, uint64_t address) {
-    change(block, {address, address + kPage}, [](PageState& state) { state.set_start(true); });
-  }
-  void refuse(Processor p, uint64_t address, int error);
-
-  // Calls act(run) for each run of like pages, until one returns an error.
-  template <class Act> static int each_run(Block& block, Pages pages, Act act) {
-    for (uint64_t a = pages.begin; a < pages.end;) {
-      Pages run{a, a + kPage};
-      while (run.end < pages.end && block.page(run.end).like(block.page(a))) run.end += kPage;
-      a = run.end;
-      if (int error = act(run)) return error;
-    }
-    return 0;
-  }
-  // Locks the pages of one block after the other, in ascending order, and calls visit(block, pages of it)
-  // with them locked, until one returns an error; once more for a block where it returns EDEADLK. Of a huge
-  // page it visits the whole.
-  template <class Visit> int each_block(Pages pages, Visit visit) {
-    for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) {
-      Block* block = directory_.find(a);
-      if (!block) continue;
-      const int error = until_free([&] {
-        const Pages part = PageLocks::lock(*block, Pages{a, std::min(pages.end, block->address + kBlock)});
-        const int failed = visit(*block, part);
-        check(*block);
-        unlock(*block, part);
-        return failed;
-      });
-      if (error) return error;
-    }
-    return 0;
-  }
-  // Tries again while other owners of a page are in transition (EDEADLK). Nothing is locked in between.
-  template <class Act> static int until_free(Act act) {
-    int error = act();
-    for (const uint64_t begin = now_ns(); error == EDEADLK; error = act()) {
-      if (now_ns() - begin > PageLocks::kLimitNs)
-        fatal("the owners of a page were in transition for more than 120 s: this is a bug, please report it");
-      usleep(20);
-    }
-    return error;
-  }
-  // Tries again while a device's memory is full of pages that others have locked (EBUSY); ENOMEM after a
-  // while.
-  template <class Act> static int until_room(Act act) {
-    constexpr uint64_t kLimit = 20'000'000'000; // ns
-    int error = act();
-    for (const uint64_t begin = now_ns(); error == EBUSY; error = act()) {
-      if (now_ns() - begin > kLimit) return ENOMEM;
-      usleep(100);
-    }
-    return error;
-  }
-  // act(run) for pages that are alike. Where a part of them lies behind the end of a file, or is gone: for as
-  // much as there is. EFAULT: some were gone, and are forgotten.
-  template <class Act> int as_far_as_mapped(Block& block, Pages run, Act act) {
-    const int error = act(run);
-    if (error != ENXIO && error != ENOENT) return error;
-    if (run.count() == 1 || block.page(run.begin).huge()) {
-      if (error == ENXIO && is_mapped(run)) return error;
-      forget_gone(block, run);
-      return EFAULT;
-    }
-    const uint64_t middle = run.begin + run.count() / 2 * kPage;
-    int result = 0;
-    for (Pages half : {Pages{run.begin, middle}, Pages{middle, run.end}}) {
-      const int failed =
-          each_run(block, half, [&](Pages part) { return as_far_as_mapped(block, part, act); });
-      if (!result) result = failed;
-    }
-    return result;
-  }
-  // Changes the states of locked pages: others look at them under the block's lock.
-  template <class Change> static void change(Block& block, Pages pages, Change act) {
-    std::lock_guard guard(block.lock);
-    block.changed();
-    for (uint64_t a = pages.begin; a < pages.end; a += kPage) act(block.page(a));
-  }
-  // Runs of pages in the range that have exactly `owners` owners.
-  std::vector<Pages> runs(Pages pages, unsigned owners) const;
 
   static constexpr unsigned kMostProtectors = 1024, kMostDeferred = 1024;
 

@@ -6,7 +6,7 @@
 //
 // LOCKS: the caller has pages locked, so nothing here waits for a page: what is in transition is passed by,
 // and so is what a device view uses. EBUSY says that all the device's memory is in the hands of others, who
-// may be waiting for ours: the caller lets go and tries again (Driver::until_room).
+// may be waiting for ours: the caller lets go and tries again (`until_room`).
 #include "driver/driver.h"
 
 #include <cerrno>
