@@ -63,6 +63,7 @@ class Session:
         read_duplication: bool = True,
         tracker: str = "uffd",
         thrashing: bool = True,
+        thrashing_lapse_ns: int = 500_000,
     ) -> None: ...
     @property
     def open(self) -> bool: ...

@@ -111,6 +111,7 @@ class AddressSpace(ArrayMaker):
             self.policy.read_duplication,
             self.tracker,
             self.policy.thrashing,
+            round(self.policy.thrashing_lapse * 1e9),
         )
         self._devices: list[Device] = []
         self._entered_devices: Entered[Device] = Entered()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+LIMIT = 250  # s: on a loaded machine, with a cache that is empty, every workload is compiled
 COMMAND = (sys.executable, "-m", "hmmemu.cli")
 
 
@@ -21,4 +22,4 @@ def hmmemu(*args, **changes):
     """The finished process, with stdout, stderr and returncode. `changes` are environment variables."""
     env = environment(**changes)
     command = [*COMMAND, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=100, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=LIMIT, check=False)

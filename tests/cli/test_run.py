@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from commands import COMMAND, environment, hmmemu
+from commands import COMMAND, LIMIT, environment, hmmemu
 from waiting import is_gone, wait_until
 
 from hmmemu.cli import main
 from hmmemu.kernels import WORKLOADS
 from hmmemu.kernels.workload import Workload
+
+pytestmark = pytest.mark.timeout(LIMIT + 20)
 
 
 @pytest.fixture(scope="module")

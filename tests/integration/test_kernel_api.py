@@ -319,6 +319,12 @@ def test_bad_options(options: dict, message: str) -> None:
         hmm.AddressSpace(**options)
 
 
+def test_bad_policies() -> None:
+    for lapse in (0, 1.5, -1, float("nan")):
+        with pytest.raises(hmm.ArgumentError, match=r"Policy\.thrashing_lapse is 1e-6 to 1 seconds, not"):
+            hmm.Policy(thrashing_lapse=lapse)
+
+
 def test_bad_arrays(space: hmm.AddressSpace) -> None:
     with pytest.raises(hmm.ArgumentError, match="Python objects"):
         space.empty(3, object)

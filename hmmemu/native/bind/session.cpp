@@ -69,8 +69,9 @@ Tracker tracker_of(const std::string& name) {
 }
 
 Session* make_session(bool grow, unsigned threshold, bool read_duplication, const std::string& tracker,
-                      bool thrashing) {
-  return new Session(Policy{{grow, threshold}, {read_duplication}, {.on = thrashing}}, tracker_of(tracker));
+                      bool thrashing, uint64_t lapse_ns) {
+  return new Session(Policy{{grow, threshold}, {read_duplication}, {.on = thrashing, .lapse = lapse_ns}},
+                     tracker_of(tracker));
 }
 
 // Without the GIL.
@@ -223,7 +224,8 @@ void bind_session(nb::module_& m) {
   bind_files(session);
   session
       .def(nb::new_(&make_session), nb::arg("grow") = true, nb::arg("threshold") = 51,
-           nb::arg("read_duplication") = true, nb::arg("tracker") = "uffd", nb::arg("thrashing") = true)
+           nb::arg("read_duplication") = true, nb::arg("tracker") = "uffd", nb::arg("thrashing") = true,
+           nb::arg("thrashing_lapse_ns") = 500'000)
       .def_prop_ro("open", &Session::open)
       .def("close", &Session::close, Unlocked())
       .def(
