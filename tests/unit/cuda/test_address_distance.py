@@ -19,6 +19,7 @@ import hmmemu as hmm
 from hmmemu import _native
 from hmmemu.cli.group import main
 from hmmemu.gpus import PROGRAM
+from hmmemu.mappings import all_mappings
 
 SOURCE = r"""
 __device__ int launches;
@@ -43,13 +44,13 @@ extern "C" __global__ void fail(int* x) { x[0] = 1; assert(x[0] == 2); }
 """
 
 
-STEP = 16 << 20
+ROOM = 16 << 20  # for heaps and stacks that grow
 
 
-def map_at(address, bytes, step=STEP):
-    """A mapping at an address, or at the next one in steps at which this process has nothing, as an array.
+def map_at(address, bytes, down=False):
+    """A mapping at an address, or at the next one above or below it at which this process has nothing, as an array.
 
-    A heap may lie anywhere in the first GiB, a stack anywhere in the last 16.
+    A heap may lie anywhere in the first GiB, a stack anywhere in the last 16, mappings anywhere below that.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.restype = ctypes.c_void_p
@@ -57,10 +58,12 @@ def map_at(address, bytes, step=STEP):
     libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     fixed_noreplace = 0x100000
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | fixed_noreplace
-    places = range(address, address + 1000 * step, step)
-    at = next(a for a in places if libc.mmap(a, bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) == a)
-    memory = (ctypes.c_int32 * (bytes // 4)).from_address(at)
-    weakref.finalize(memory, libc.munmap, at, bytes)
+    for m in sorted(all_mappings(), key=lambda m: m.begin, reverse=down):
+        if m.begin - ROOM < address + bytes and address < m.end + ROOM:
+            address = m.begin - ROOM - bytes if down else m.end + ROOM
+    assert libc.mmap(address, bytes, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) == address
+    memory = (ctypes.c_int32 * (bytes // 4)).from_address(address)
+    weakref.finalize(memory, libc.munmap, address, bytes)
     return np.ctypeslib.as_array(memory)
 
 
@@ -122,7 +125,7 @@ def test_memory_at_both_ends(far, kernels):
     space = far("delay_us=100")
     low, high, x = (
         map_at(1 << 28, 1 << 20),
-        map_at((1 << 47) - (2 << 30), 1 << 20, -STEP),
+        map_at((1 << 47) - (2 << 30), 1 << 20, down=True),
         space.ones(1 << 18, np.int32),
     )
     low[:], high[:] = 5, 7

@@ -16,7 +16,7 @@ namespace hmmemu::device {
 namespace {
 
 constexpr uint64_t kSlice = 10'000'000; // ns
-constexpr int kEndLimitMs = 20'000;
+constexpr int kEndLimitMs = 60'000;     // of a process that was killed: as in device_process.cpp
 
 } // namespace
 
