@@ -33,6 +33,32 @@ def cpu_atomic(
 ) -> bytes: ...
 def unmap(begin: int, end: int) -> None: ...
 
+class RepeatedLaunch:
+    def __init__(
+        self,
+        session: Session,
+        process: DeviceProcess,
+        processor: int,
+        lock: Any,
+        pending: Any,
+        arena: tuple[int, int],
+        table: dict[int, Any],
+        parameters: list[dict[str, Any]],
+        types: tuple[type, type, type],
+        handle: int,
+        waits: bool,
+        param_bytes: int,
+        most_threads: int,
+        most_shared: int,
+        room: int | None,
+        variables: list[tuple[int, int, int]],
+        notices: bool,
+    ) -> None: ...
+    def launch(self, grid: Any, block: Any, args: Any, shared_mem: Any) -> int: ...
+    def pack(self, args: Any) -> tuple[bytes, list[tuple[int, int, bool, bool]]] | None: ...
+    @property
+    def handle(self) -> int: ...
+
 class RangeGuard:
     def __init__(
         self,

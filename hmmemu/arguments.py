@@ -140,7 +140,7 @@ def _pointer(place: Place, value: Any, pointers: list[Pointer]) -> bytes:
             return int(array).to_bytes(8, "little")
         raise ArgumentError(f"{_words(place)}: an array, an address or None is needed, not {_kind_of(value)}")
     _, index, parameter = place
-    if not _fits(parameter.type, parameter.pointee_size, array.dtype):
+    if not fits(parameter.type, parameter.pointee_size, array.dtype):
         _refuse_elements(_words(place), array)
     writes = not parameter.pointee_const
     if told:
@@ -174,8 +174,8 @@ def _element_kinds(pointer: str) -> str | None:
 
 
 @lru_cache(maxsize=1024)
-def _fits(pointer: str, pointee_size: int, dtype: np.dtype[Any]) -> bool:
-    """Tells apart element types that cannot be meant; raw bytes, structures and unsigned for signed pass."""
+def fits(pointer: str, pointee_size: int, dtype: np.dtype[Any]) -> bool:
+    """Whether elements of that type may be meant by a pointer's; raw bytes, structures and unsigned for signed pass."""
     if dtype.hasobject or not dtype.isnative:
         return False
     kinds = _element_kinds(pointer)

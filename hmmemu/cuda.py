@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import hmmemu.reach as reach
-from hmmemu._native import DeviceProcess
+from hmmemu._native import DeviceProcess, RepeatedLaunch
 from hmmemu.address_distance import in_words, refuse_pointers_in_data
 from hmmemu.arguments import Parameter, Pointer
 from hmmemu.before_launch import LAUNCH
@@ -23,6 +23,7 @@ from hmmemu.errors import ArgumentError, CompileError, OutOfMemoryError, Unsuppo
 from hmmemu.gpus import PROGRAM, Gpu
 from hmmemu.ranges import PageRange
 from hmmemu.reach import Reach
+from hmmemu.repeated_launch import make_repeated
 from hmmemu.routes import Fallback
 
 if TYPE_CHECKING:
@@ -160,6 +161,16 @@ class CudaDevice(Device):
         self.ask(self.space.session.access_all, runs, self.processor, LAUNCH)
         return runs + [(begin, end, reach.SHARES) for begin, end, _ in reach.merge(reach.pages(shared))]
 
+    def _make_repeated(self, compiled: Compiled, loaded: LoadedKernel) -> RepeatedLaunch:
+        sharing = self._sharing(compiled.key, loaded.name)
+        shares = [sharing.any and sharing.with_cpu(parameter) for parameter in loaded.parameters]
+        return make_repeated(self, loaded, self._room, shares)
+
+    @property
+    def _room(self) -> int:
+        """Bytes that the arrays of a launch may take."""
+        return min(self.gpu.bytes, self.space.device_memory or self.gpu.bytes)
+
     def _sharing(self, module: str, kernel: str) -> Sharing:
         found = self._shares.get((module, kernel))
         if found is None:
@@ -171,7 +182,7 @@ class CudaDevice(Device):
         """Raises OutOfMemoryError unless the pages can be on the GPU at a time, in whole blocks, beside open views."""
         space = self.space
         pages = [*pages, *space.views.of(self)]
-        room = min(self.gpu.bytes, space.device_memory or self.gpu.bytes)
+        room = self._room
         slack = _BLOCK * len(pages)  # arrays rarely begin with a block, nor end with one
         if sum([end - begin for begin, end in pages]) + slack <= room:
             return  # as nearly always: that many bytes lie in at most so many blocks and two more for each

@@ -19,18 +19,20 @@ import numpy as np
 
 import hmmemu.reach as reach  # `from hmmemu import reach` would import every public name first
 from hmmemu import _native
-from hmmemu._native import DeviceProcess
+from hmmemu._native import DeviceProcess, RepeatedLaunch
 from hmmemu.arguments import Pointer, pack
 from hmmemu.before_launch import make_ready
 from hmmemu.errors import ArgumentError, KernelTimeout, SpaceClosedError
 from hmmemu.modules import LoadedKernel, LoadedModule, LoadedModules
 from hmmemu.ranges import Array, describe
 from hmmemu.reach import Reach
+from hmmemu.repeated_launch import is_plain, make_repeated
 from hmmemu.routes import Fallback
 from hmmemu.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from hmmemu.compiler import Compiled
+    from hmmemu.kernel import Kernel
     from hmmemu.space import AddressSpace
 
 # Beside the extension module, in editable installs too.
@@ -69,6 +71,7 @@ class Device:
         self.supervisor = Supervisor(process, space.memory, self.name)
         self.process, self.processor = process, self.supervisor.processor
         self._modules = LoadedModules(self.supervisor)
+        self._repeated: weakref.WeakKeyDictionary[Kernel, RepeatedLaunch] = weakref.WeakKeyDictionary()
 
     def _start(self, space: AddressSpace, workers: int) -> DeviceProcess:
         tracker = "signal" if space.tracker == "signal" else "uffd"
@@ -207,6 +210,27 @@ class Device:
         self.supervisor.keep(ticket, pointers)
         return ticket
 
+    def launch_again(self, kernel: Kernel, grid: Any, block: Any, args: Any, shared_mem: Any) -> int:
+        """Queues a launch like others before; returns its ticket (for the library's own use).
+
+        Returns 0 if nothing was launched: `launch` is to look at everything, and says what is wrong.
+        """
+        repeated = self._repeated.get(kernel)
+        space = self._space()
+        if repeated is None or space is None or not is_plain(space):
+            return 0
+        return repeated.launch(grid, block, args, shared_mem)
+
+    def remember(self, kernel: Kernel, compiled: Compiled, loaded: LoadedKernel) -> None:
+        """Takes note of a kernel that was launched, for `launch_again` (for the library's own use)."""
+        known = self._repeated.get(kernel)
+        if compiled.counts or (known is not None and known.handle == loaded.handle):
+            return
+        self._repeated[kernel] = self._make_repeated(compiled, loaded)
+
+    def _make_repeated(self, compiled: Compiled, loaded: LoadedKernel) -> RepeatedLaunch:
+        return make_repeated(self, loaded)
+
     @property
     def _names_reach(self) -> bool:
         """Whether the device is told what memory a launch reaches."""
@@ -288,4 +312,5 @@ class Device:
         """Ends the process. Its pages must be home. The device does not keep the space alive any more."""
         self.supervisor.close()
         self._modules.clear()
+        self._repeated.clear()
         self._space = weakref.ref(self.space)

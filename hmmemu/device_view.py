@@ -128,6 +128,11 @@ class OpenViews:
                 for begin, end in subtract([view.pages], [other.pages for other in others]):
                     session.mark_viewed(begin, end, False)
 
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return bool(self._open)
+
     def of(self, device: Device) -> list[PageRange]:
         """The pages of the views that are open on a device."""
         return [view.pages for view in self._open if view.device is device]

@@ -78,6 +78,11 @@ class FilePart:
         """Bytes that the file has now; None if it is out of reach."""
         return None if self.handle is None else os.fstat(self.handle.fd).st_size
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether others may write the file, and it can be looked at."""
+        return self.handle is not None and self.shared
+
     def look(self) -> _Stamp | None:
         """The stamp of the file as it is now; None if it may change unseen within the clock's tick."""
         if self.handle is None:
@@ -128,7 +133,7 @@ def notice_writers(session: Session, parts: Iterable[FilePart]) -> None:
     Warns FileConflictWarning where a device wrote too: then the file's content is kept, page by page.
     """
     for part in parts:
-        if part.handle is None or not part.shared:
+        if not part.is_watched:
             continue
         before, part.stamp = part.stamp, part.look()
         if before is not None and before == part.stamp:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hmmemu.routes import Fallback
 
 Dimensions = SupportsIndex | Sequence[SupportsIndex]
+_NOTHING: tuple[Any, ...] = ()
 _LIMITS = {"grid": (2**31 - 1, 65535, 65535), "block": (1024, 1024, 64)}
 
 
@@ -85,7 +86,13 @@ class Kernel:
         if not isinstance(name, str):
             raise ArgumentError(f"the name of a kernel is a string, not {name!r}")
         self._module = module
-        self.name = name
+        self._name = name
+        self._was_launched = False
+
+    @property
+    def name(self) -> str:
+        """Of the function, or the name expression."""
+        return self._name
 
     def __repr__(self) -> str:
         return f"<hmmemu kernel {self.name!r} of {self._module.filename or 'a string'}>"
@@ -135,7 +142,7 @@ class Kernel:
         shared_mem: int = 0,
         stream: Stream | None = None,
         device: Device | None = None,
-        reaches: Sequence[Any] = (),
+        reaches: Sequence[Any] = _NOTHING,
     ) -> None:
         """Launches the kernel.
 
@@ -156,6 +163,28 @@ class Kernel:
             KernelFault, KernelAssertion, KernelTimeout, DeviceError: the kernel failed (default stream), or
                 one launched earlier did.
         """
+        ticket = 0
+        if self._was_launched and reaches is _NOTHING:
+            to, on = _place(stream, device)
+            ticket = on.launch_again(self, grid, block, args, shared_mem)
+        if not ticket:
+            to, on, ticket = self._launch(grid, block, args, shared_mem, stream, device, reaches)
+        if to.is_default:
+            on.wait(ticket, on.space.timeout)
+        else:
+            to.follow(on, ticket)
+
+    def _launch(
+        self,
+        grid: Dimensions,
+        block: Dimensions,
+        args: Sequence[Any],
+        shared_mem: int,
+        stream: Stream | None,
+        device: Device | None,
+        reaches: Sequence[Any],
+    ) -> tuple[Stream, Device, int]:
+        """Looks at everything, and launches. Returns where it went, and the ticket."""
         if not isinstance(args, (tuple, list)):
             raise ArgumentError(
                 f"the arguments of {self.name} are a tuple or a list, as (x,) for one, not {type(args).__name__}"
@@ -176,10 +205,9 @@ class Kernel:
         if not 0 <= (dynamic := _number(shared_mem)) <= room:
             raise ArgumentError(f"shared_mem={shared_mem!r}: {self.name} can have 0 to {room} bytes")
         ticket = device.launch(compiled, kernel, grid3, block3, args, dynamic, reaches)
-        if stream.is_default:
-            device.wait(ticket, device.space.timeout)
-        else:
-            stream.follow(device, ticket)
+        device.remember(self, compiled, kernel)
+        self._was_launched = True
+        return stream, device, ticket
 
     def _loaded_now(self) -> LoadedKernel:
         device = current_space().current_device

@@ -58,24 +58,29 @@ class Registry:
     Args:
         session: the driver, which watches the pages.
         devices: those that map them; read at each call.
+
+    Attributes:
+        table: by `id` of the array that owns the memory. To be changed here only.
+        watches_files: whether there ever was a file that others may write, for which `notice_writers` looks.
     """
 
     def __init__(self, session: Session, devices: Iterable[Mapper]) -> None:
         self._session = session
         self._devices = devices
         self._lock = threading.RLock()
-        self._table: dict[int, _Registration] = {}
+        self.table: dict[int, _Registration] = {}
+        self.watches_files = False
         _registries[id(self)] = self
 
     def __contains__(self, array: Array) -> bool:
-        return id(root(array)) in self._table
+        return id(root(array)) in self.table
 
     def add(self, array: Array) -> None:
         """Registers the memory that `array` is a view of; see `AddressSpace.register`."""
         owner = root(array)
         key, memory = id(owner), extent(owner)
         with self._lock:
-            if key in self._table:
+            if key in self.table:
                 return
             kind, mappings = self._look_at(memory, describe(array))
             files = parts_of(mappings)
@@ -88,8 +93,9 @@ class Registry:
                 self._forget_frames(mappings)
                 raise
             processes = [device.process for device in self._devices]
-            end = RangeGuard(self._session, processes, self._table, key, *memory.pages)
-            self._table[key] = _Registration(memory, weakref.ref(owner, end), end, files)
+            end = RangeGuard(self._session, processes, self.table, key, *memory.pages)
+            self.table[key] = _Registration(memory, weakref.ref(owner, end), end, files)
+            self.watches_files = self.watches_files or any(part.is_watched for part in files)
             try:
                 self._map(fresh)
             except BaseException:
@@ -120,7 +126,7 @@ class Registry:
 
     def file_parts(self) -> list[FilePart]:
         """The parts of files that are registered."""
-        return [part for r in list(self._table.values()) for part in r.files]
+        return [part for r in list(self.table.values()) for part in r.files]
 
     def file_at(self, address: int) -> FilePart | None:
         """The part of a regular file that lies at an address, if one does."""
@@ -132,19 +138,19 @@ class Registry:
 
     def remove(self, array: Array) -> None:
         """Ends the registration; RangeError if there is none."""
-        registration = self._table.get(id(root(array)))
+        registration = self.table.get(id(root(array)))
         if registration is None:
             raise RangeError(f"the {describe(array)} is not registered")
         registration.end(None)
 
     def forget_all(self) -> None:
         """The space is closed: the pages are home already."""
-        self._table.clear()
+        self.table.clear()
 
     def ranges(self) -> list[PageRange]:
         """All registered pages, sorted and merged."""
         merged: list[PageRange] = []
-        for begin, end in sorted(self._session.whole(*r.memory.pages) for r in list(self._table.values())):
+        for begin, end in sorted(self._session.whole(*r.memory.pages) for r in list(self.table.values())):
             if merged and begin <= merged[-1][1]:
                 merged[-1] = merged[-1][0], max(end, merged[-1][1])
             else:
@@ -153,13 +159,13 @@ class Registry:
 
     def arrays(self) -> list[Array]:
         """The registered arrays that are alive."""
-        owners = (registration.owner() for registration in list(self._table.values()))
+        owners = (registration.owner() for registration in list(self.table.values()))
         return [owner for owner in owners if owner is not None]
 
     def allocations(self) -> list[tuple[int, int, str]]:
         """(begin, end, label) of every registered array, in bytes."""
         result = []
-        for registration in list(self._table.values()):
+        for registration in list(self.table.values()):
             owner = registration.owner()
             if owner is not None:
                 label = f"registered array of shape {owner.shape}, dtype {owner.dtype}"

@@ -45,6 +45,7 @@ class Supervisor:
     Attributes:
         processor: the device's number among the processors; the CPU is 0.
         generation: how often the process was replaced. What a process was told is unknown to its successor.
+        pending: (ticket, what launches under way must keep alive), the oldest first.
     """
 
     def __init__(self, process: DeviceProcess, memory: Memory, name: str) -> None:
@@ -53,7 +54,7 @@ class Supervisor:
         self.generation = 0
         self._memory: Callable[[], Memory | None] = lambda: memory
         self._name = name
-        self._pending: deque[tuple[int, Any]] = deque()  # what launches under way must keep alive
+        self.pending: deque[tuple[int, Any]] = deque()  # what launches under way must keep alive
         self._failures: list[_Failure] = []
         self._lost_output = 0
         self.processor = memory.session.attach(process)
@@ -108,7 +109,7 @@ class Supervisor:
     def keep(self, ticket: int, things: Any) -> None:
         """Keeps what a launch works on alive until it has ended."""
         if things:
-            self._pending.append((ticket, things))
+            self.pending.append((ticket, things))
         self._forget_completed()
 
     def completed(self, ticket: int) -> bool:
@@ -162,9 +163,9 @@ class Supervisor:
     def _forget_completed(self) -> None:
         """What is looked at is taken out first: other threads do the same."""
         try:
-            while self.completed((first := self._pending.popleft())[0]):
+            while self.completed((first := self.pending.popleft())[0]):
                 pass
-            self._pending.appendleft(first)
+            self.pending.appendleft(first)
         except IndexError:  # there is nothing, or another thread has it
             pass
 
@@ -204,7 +205,7 @@ class Supervisor:
             memory.session.detach(self.processor)
             failure = _Failure(first, last, error)
             self._failures.append(failure)
-            self._pending.clear()
+            self.pending.clear()
             self._start_again(self.process.layout, self.process.distance, memory.mapped_ranges())
             return failure
 

@@ -56,6 +56,7 @@ EVERY_TRACKER = (
     "integration/test_files",
     "integration/test_lifetime",
     "integration/test_merging",
+    "integration/test_repeated_launches",
     "integration/test_sharing",
     "integration/test_system",
 )

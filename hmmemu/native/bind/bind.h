@@ -16,5 +16,6 @@ void bind_cpu_atomics(nanobind::module_& m);
 void bind_protect(nanobind::module_& m);
 void bind_merge(nanobind::module_& m);
 void bind_device(nanobind::module_& m);
+void bind_repeated_launch(nanobind::module_& m);
 void bind_files(nanobind::class_<hmm::Session>& session);
 void bind_truncations(nanobind::module_& m);
