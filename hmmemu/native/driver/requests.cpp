@@ -99,17 +99,20 @@ int Driver::copy_locked(Block& block, Pages pages, Processor p, Access access, u
   return each_run(block, pages, [&](Pages run) {
     if (block.page(run.begin).hold(p) == Hold::Invalid) return ERANGE;
     const bool remote = block.page(run.begin).hold(p) == Hold::Remote;
+    const bool writes = access == Access::Write, on_device = p != kCpu && !remote;
+    if (writes && on_device)
+      if (int error = devices_[p]->begin_write(block, run)) return error;
     const std::byte* frames =
         remote ? lent_frames(block, run, *staging) : this->frames(p, block, run, *staging);
     if (!frames) return ENXIO;
     const uint64_t begin = std::max(run.begin, address), end = std::min(run.end, address + bytes);
     auto* at = const_cast<std::byte*>(frames) + (begin - run.begin);
-    if (access == Access::Write) {
-      std::memcpy(at, buffer + (begin - address), end - begin);
-      if (p != kCpu) devices_[p]->wrote(run);
-    } else
+    if (!writes) {
       std::memcpy(buffer + (begin - address), at, end - begin);
-    return 0;
+      return 0;
+    }
+    std::memcpy(at, buffer + (begin - address), end - begin);
+    return on_device ? devices_[p]->end_write(block, run, true) : 0;
   });
 }
 

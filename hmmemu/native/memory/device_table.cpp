@@ -143,8 +143,7 @@ int DeviceTable::install_absent(Block& block, Pages pages, const std::byte* cont
 
 int DeviceTable::update(Block& block, Pages pages, const std::byte* content) {
   if (int error = put(block, pages, content)) return error;
-  wrote(pages);
-  return 0;
+  return end_write(block, pages, false);
 }
 
 int DeviceTable::zero(Block& block, Pages pages, Access, bool writable) {

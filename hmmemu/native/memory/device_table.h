@@ -51,9 +51,12 @@ class DeviceTable final : public PageTable {
     if (port_) port_->fetch(pages);
     return view(block, pages);
   }
-  // Who wrote to what `frames` returned says so.
-  void wrote(Pages pages) {
+  // Between these two what `frames` returns may be written, and it is the pages' content then. Of a GPU it is
+  // a copy, which replaces whole pages: the GPU may not write them meanwhile. `writable`: it may afterwards.
+  int begin_write(Block& block, Pages pages) { return uses_objects_ && port_ ? protect(block, pages) : 0; }
+  int end_write(Block& block, Pages pages, bool writable) {
     if (port_) port_->store(pages);
+    return uses_objects_ && port_ && writable ? unprotect(block, pages) : 0;
   }
   int install(Block& block, Pages pages, const std::byte* content, bool writable) override;
   int zero(Block& block, Pages pages, Access access, bool writable) override;

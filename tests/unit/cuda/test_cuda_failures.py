@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -139,3 +141,30 @@ def test_pages_come_home_while_a_kernel_fails(gpu, kernels, kept):
         with pytest.raises(hmm.KernelFault, match="misaligned"):
             stream.synchronize()
         kept(space, array)
+
+
+def test_memory_is_given_back_while_a_device_starts_again(gpu, kernels, kept):
+    """By other threads: what the process that ended had is home, and nobody waits for the one that starts."""
+    space = gpu("delay_us=20,bad=700")
+    arrays = [space.full(1024, i, np.int32) for i in range(3000)]
+    for array in arrays:
+        space.prefetch(array, space.devices[0])
+        array[0] = 1  # home again, and the driver keeps the frame on the device
+    failed = threading.Event()
+
+    def drop():
+        for array in arrays:
+            space.discard(array)
+        failed.wait(60)
+
+    dropping = threading.Thread(target=drop)
+    with space.devices[0]:
+        x = kept(space)
+        dropping.start()
+        for _ in range(3):
+            with pytest.raises(hmm.DeviceError):
+                kernels.get_function("bad")((1,), (1,), (space.zeros(1, np.int32),))
+        failed.set()
+        dropping.join(60)
+        assert not dropping.is_alive() and not any(array.any() for array in arrays)
+        kept(space, x)

@@ -300,3 +300,16 @@ def test_launches_on_more_memory_than_the_gpu_has(machine, kernels):
             launch(kernels, "sum", x, array, stream=stream)
         stream.synchronize()
     assert x[0] == 2 * sum(range(16))
+
+
+def test_a_write_through_the_device_among_launches(gpu, kernels):
+    """It changes its own bytes: what launches do to the others of those pages beside it is not lost."""
+    space, stream = gpu(), hmm.Stream()
+    device, x, turns = space.devices[0], space.zeros(1024, np.int32), 500
+    with device:
+        for _ in range(turns):
+            for _ in range(3):
+                kernels.get_function("add")((1,), (1,), (x, np.int32(x.size)), stream=stream)
+            device.write(x[:1], 5)
+        stream.synchronize()
+    assert (x[1:] == 3 * turns).all() and 5 <= x[0] < 5 + 3 * turns

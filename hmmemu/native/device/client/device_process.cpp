@@ -176,6 +176,7 @@ void DeviceProcess::reset_channel() {
 }
 
 void DeviceProcess::start() {
+  port_.memory_is_home();
   reset_channel();
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
@@ -199,7 +200,7 @@ void DeviceProcess::start() {
     end_locked();
     throw;
   }
-  port_.shootdown.attach(pidfd_.get());
+  port_.attach(pidfd_.get());
   queue_.open();
 }
 

@@ -5,8 +5,9 @@
 
 namespace hmmemu::device {
 
-// For those who know that the process has ended. False: the keeper has not, within the limit. Driver threads,
-// too: allocates nothing.
+// For those who know that the process has ended. Driver threads, too: allocates nothing.
+bool keeper_is_done(int vram);
+// False: it was not, within the limit.
 bool wait_for_keeper(int vram, uint64_t limit_ns);
 
 inline constexpr uint64_t kKeepLimit = 120'000'000'000; // ns

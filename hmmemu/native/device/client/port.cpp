@@ -4,6 +4,7 @@
 #include "keeper_wait.h"
 #include <algorithm>
 #include <cerrno>
+#include <poll.h>
 
 namespace hmmemu::device {
 namespace {
@@ -32,10 +33,27 @@ int Port::exchange(hmm::Pages pages, MailboxOperation operation) {
 // Rights that threads were granted come first: they must not come back afterwards. Who is told that the
 // process has ended goes on with the file of frames, so what a GPU had must be there.
 int Port::change(hmm::Pages pages, MailboxOperation operation) {
-  const int error = settle(pages) ? shootdown.set_rights(pages.begin, pages.bytes(), operation) : ESRCH;
-  if (error == ESRCH && channel_->tracker == kTrackerLaunch && !wait_for_keeper(vram_, kKeepLimit))
-    hmm::fatal("the memory of a GPU did not come home within 120 s after its process had ended");
-  return error;
+  for (;;) {
+    const uint32_t phase = phase_.load();
+    const int error = settle(pages) ? shootdown.set_rights(pages.begin, pages.bytes(), operation) : ESRCH;
+    if (error != ESRCH || channel_->tracker != kTrackerLaunch) return error;
+    if (phase_.load() == phase) { // else it is not said which process has ended
+      if (came_home(phase)) return error;
+      hmm::fatal("the memory of a GPU did not come home within 120 s after its process had ended");
+    }
+  }
+}
+
+bool Port::came_home(uint32_t phase) const {
+  const uint64_t deadline = now_ns() + kKeepLimit;
+  for (; !(phase & 1) && phase_.load() == phase && !keeper_is_done(vram_); poll(nullptr, 0, 1))
+    if (now_ns() > deadline) return false;
+  return true;
+}
+
+void Port::attach(int pidfd) {
+  shootdown.attach(pidfd);
+  phase_.fetch_add(1);
 }
 
 int Port::give_by(hmm::Pages pages, MailboxOperation operation) {

@@ -36,6 +36,11 @@ class Port final : public hmm::DevicePort {
   void count_brought(pid_t thread, bool stays) override;
   void mark_remote(hmm::Pages pages, bool remote) override;
 
+  // All that the ended process had is home, and another one is about to start, whose keeper holds the same
+  // lock from then on; it answers.
+  void memory_is_home() { phase_.fetch_or(1); }
+  void attach(int pidfd);
+
   Shootdown shootdown;
   ChannelFaults faults; // tracker signal
 
@@ -45,9 +50,11 @@ class Port final : public hmm::DevicePort {
   int change(hmm::Pages pages, MailboxOperation operation);
   FaultSlot* slot_of(pid_t thread) const; // null if that thread runs no blocks
   int exchange(hmm::Pages pages, MailboxOperation operation);
+  bool came_home(uint32_t phase) const;
 
   Channel* channel_;
   const int vram_;
+  std::atomic<uint32_t> phase_{1}; // even: there is a process, or one that ended and is not home yet
 };
 
 } // namespace hmmemu::device

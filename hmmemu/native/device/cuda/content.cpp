@@ -99,11 +99,15 @@ void take_snapshots(const Range& range) {
 void find_unchanged(uint64_t begin, uint64_t end) {
   constexpr uint8_t kBoth = kAhead | kShadowed;
   const auto comparable = [](uint64_t page) { return (bits(page).load() & (kBoth | kViewed)) == kBoth; };
-  uint64_t count = 0;
-  for (uint64_t page = begin; page < end; page += kPage) count += comparable(page);
+  uint64_t count = 0, first = end, last = begin;
+  for (uint64_t page = begin; page < end; page += kPage)
+    if (comparable(page)) {
+      count++;
+      first = std::min(first, page);
+      last = page + kPage;
+    }
   if (count * kPage < kWorthComparing) return;
-  while (!comparable(begin)) begin += kPage;
-  while (!comparable(end - kPage)) end -= kPage;
+  begin = first, end = last; // said once: shadows may be lost at any time until one is held
   std::bitset<kPagesPerGranule> changed;
   if (!find_changed(gpu(), begin, end, changed)) return;
   uint64_t same = 0;

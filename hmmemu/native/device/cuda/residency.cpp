@@ -117,7 +117,13 @@ template <class Act> void withhold(uint64_t begin, uint64_t end, PageBits left, 
   for (uint64_t page = begin, i = 0; page < end; page += kPage, i++) set_right(page, had[i]);
 }
 
+bool any_writable(uint64_t begin, uint64_t end) {
+  return !each_right(begin, end, [](uint64_t, uint64_t, uint8_t has) { return has != kWrite; });
+}
+
+// What kernels could write has come home with the right to do so. To wait for those that read takes long.
 void fetch(uint64_t begin, uint64_t end) {
+  if (!any_writable(begin, end)) return;
   withhold(begin, end, kRead, [&](const uint8_t*) {
     if (is_own(block_of(begin))) bring_home(begin, end);
   });
