@@ -309,8 +309,7 @@ class Device:
         return self.supervisor.generation
 
     def close(self) -> None:
-        """Ends the process. Its pages must be home. The device does not keep the space alive any more."""
-        self.supervisor.close()
+        """The space is closed, and the process has ended. The device does not keep the space alive any more."""
         self._modules.clear()
         self._repeated.clear()
         self._space = weakref.ref(self.space)

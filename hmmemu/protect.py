@@ -149,7 +149,7 @@ class Protectors:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.bell = Bell()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the collector may end the space in the thread that has it
         self._protections: list[Protection] = []
         self._thread: threading.Thread | None = None
         self._progress = threading.Condition()

@@ -10,6 +10,7 @@ No lock of its own: the memory, each device and the native session guard themsel
 from __future__ import annotations
 
 import atexit
+import weakref
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,6 +21,7 @@ from hmmemu.arrays import ArrayMaker
 from hmmemu.choices import Choice, choose_devices, choose_tracker, instead, tell_gpu
 from hmmemu.device import Device
 from hmmemu.device_view import DeviceView, OpenViews
+from hmmemu.ending import Ending
 from hmmemu.errors import ArgumentError, Error
 from hmmemu.ksm import MergeResult
 from hmmemu.link import Link
@@ -44,6 +46,9 @@ Location: TypeAlias = Device | Cpu
 
 class AddressSpace(ArrayMaker):
     """Memory shared by the CPU and one or more devices, kept coherent page by page.
+
+    It is closed by `close`, at the end of a ``with`` block, when the interpreter leaves, or, if nobody has it any more,
+    when Python's collector finds it: then kernels that still run have ten seconds.
 
     Args:
         device: "auto", "emulated", "cuda" or "cuda:N"; several, as ["cuda:0", "emulated"] or "cuda:0,emulated", for a
@@ -118,11 +123,15 @@ class AddressSpace(ArrayMaker):
         self.memory = Memory(self.session, arena_bytes, in_file=any(choice.gpu for choice in chosen))
         self._protectors = Protectors(self.session)
         self._dirty_logs = DirtyLogs(self.session)
+        self._ending = Ending(self.memory, self._protectors, self._dirty_logs)
+        self._dropped = weakref.finalize(self, self._ending.drop)
+        self._dropped.atexit = False  # `Spaces.close_all` closes it then
         self.views = OpenViews()
         self.counting: AtomicsReport | None = None  # the report that is being made
         try:
             for index, choice in enumerate(chosen):
                 self._devices.append(self._make_device(choice.gpu, index, workers, choice.why))
+                self._ending.devices.append(self._devices[-1].supervisor)
                 self.session.set_capacity(self._devices[-1].processor, self.device_memory or 0)
                 self.memory.map_at(self._devices[-1].supervisor)
         except BaseException:
@@ -164,21 +173,14 @@ class AddressSpace(ArrayMaker):
         """
         if self.memory.is_inherited or not self.session.open:
             return
-        failure: BaseException | None = None
-        for device in self.devices:
-            try:
-                device.synchronize(self.timeout if timeout is None else timeout)
-            except BaseException as error:
-                failure = error
-        self._protectors.close()
-        self._dirty_logs.close()
-        for device in self.devices:
-            self.session.detach(device.processor)
-            device.close()
-        self.memory.close()
-        _spaces.closed(self)
-        if failure is not None:
-            raise failure
+        try:
+            self._ending.close(self.timeout if timeout is None else timeout)
+        finally:
+            if not self.session.open:
+                self._dropped.detach()
+                _spaces.closed(self)
+                for device in self.devices:
+                    device.close()
 
     def session_or_raise(self) -> Session:
         """The native session, while the space can be used.
