@@ -101,14 +101,15 @@ class Session:
         self,
         begin: int,
         end: int,
-        shared: bool = False,
-        read_only: bool = False,
-        file: bool = False,
-        huge: bool = False,
-        executable: bool = False,
-        open: bool = False,
-        objects: Sequence[tuple[int, int, int, int, int]] = (),
-    ) -> list[tuple[int, int]]: ...
+        shared: bool,
+        read_only: bool,
+        file: bool,
+        huge: bool,
+        executable: bool,
+        open: bool,
+        looked_at: Sequence[tuple[int, int]],
+        objects: Sequence[tuple[int, int, int, int, int]],
+    ) -> list[tuple[int, int]] | None: ...
     def whole(self, begin: int, end: int) -> tuple[int, int]: ...
     def fresh(self, begin: int, end: int) -> list[tuple[int, int]]: ...
     def write_file(

@@ -82,16 +82,9 @@ class Registry:
         with self._lock:
             if key in self.table:
                 return
-            kind, mappings = self._look_at(memory, describe(array))
-            files = parts_of(mappings)
-            refuse_collisions(files, self.file_parts(), describe(array))
-            objects = [part.object for part in files if part.shared or part.is_file]
-            kind = replace(kind, open=kind.shared and not kind.read_only and self._tell_frames(mappings))
-            try:
-                fresh = self._session.add_range(*memory.pages, **asdict(kind), objects=objects)
-            except BaseException:
-                self._forget_frames(mappings)
-                raise
+            while (added := self._own(memory, describe(array))) is None:
+                pass  # another registration has ended meanwhile: pages that it shared are nobody's now
+            fresh, files = added
             processes = [device.process for device in self._devices]
             end = RangeGuard(self._session, processes, self.table, key, *memory.pages)
             self.table[key] = _Registration(memory, weakref.ref(owner, end), end, files)
@@ -102,11 +95,25 @@ class Registry:
                 end(None)
                 raise
 
-    def _look_at(self, memory: Range, what: str) -> tuple[Kind, list[Mapping]]:
-        """What the pages are that nobody owns yet, and the mappings that they lie in."""
+    def _own(self, memory: Range, what: str) -> tuple[list[PageRange], list[FilePart]] | None:
+        """The runs of pages that nobody owned, which the driver watches from now on, and the files there.
+
+        None: other pages are nobody's than when it was found out what they are.
+        """
         runs = self._session.fresh(*memory.pages)
         mappings = [m for begin, end in runs for m in mappings_of(begin, end)]
-        return kind_of(mappings, what) if mappings else Kind(), mappings
+        kind = kind_of(mappings, what) if mappings else Kind()
+        files = parts_of(mappings)
+        refuse_collisions(files, self.file_parts(), what)
+        objects = [part.object for part in files if part.shared or part.is_file]
+        kind = replace(kind, open=kind.shared and not kind.read_only and self._tell_frames(mappings))
+        fresh = None
+        try:
+            fresh = self._session.add_range(*memory.pages, **asdict(kind), looked_at=runs, objects=objects)
+        finally:
+            if fresh is None:
+                self._forget_frames(mappings)
+        return None if fresh is None else (fresh, files)
 
     def _tell_frames(self, mappings: list[Mapping]) -> bool:
         """Tells the devices where the pages of shared mappings lie. False: one of the objects is out of reach."""

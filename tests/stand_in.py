@@ -33,6 +33,7 @@ NOT_FOR_A_GPU: dict[str, str] = {
     "test_memory_order": _WAITS,
     "test_misaligned_atomics": _ATOMICS,
     "test_system_atomics": _ATOMICS,
+    "test_registered_while_running": _WAITS + "; tests/unit/cuda/test_overlapping_registrations.py",
     "test_thrashing": _WAITS,
     "test_waiting_kernels": _WAITS,
     "test_left_rights::test_stores_while_a_kernel_runs": _WAITS,

@@ -22,6 +22,7 @@ struct Pages {
   uint64_t bytes() const { return end - begin; }
   uint64_t count() const { return bytes() / kPage; }
   bool empty() const { return begin >= end; }
+  bool operator==(const Pages&) const = default;
   // The pages that hold any byte of [address, address + length).
   static Pages covering(uint64_t address, uint64_t length) {
     return {page_down(address), length ? page_up(address + length) : page_down(address)};

@@ -4,6 +4,7 @@
 #include "bind/bind.h"
 #include "device/client/device_process.h"
 #include <cstring>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -247,13 +248,22 @@ void bind_session(nb::module_& m) {
       .def(
           "add_range",
           [](Session& s, uint64_t b, uint64_t e, bool shared, bool read_only, bool file, bool huge,
-             bool executable, bool open, const std::vector<Object>& objects) {
+             bool executable, bool open, const std::vector<Range>& looked_at,
+             const std::vector<Object>& objects) -> std::optional<std::vector<Range>> {
             const MemoryKind kind{shared, read_only, file, huge, executable, open};
-            return to_python(s.driver()->add_range(pages_of(b, e), kind, objects_of(objects)));
+            std::vector<Pages> runs;
+            for (auto [begin, end] : looked_at) runs.push_back({begin, end});
+            std::optional<std::vector<Pages>> fresh;
+            {
+              nb::gil_scoped_release release; // a private mapping of a file may have to wait for a kernel
+              fresh = s.driver()->add_range(pages_of(b, e), kind, runs, objects_of(objects));
+            }
+            if (!fresh) return std::nullopt;
+            return to_python(*fresh);
           },
-          nb::arg("begin"), nb::arg("end"), nb::arg("shared") = false, nb::arg("read_only") = false,
-          nb::arg("file") = false, nb::arg("huge") = false, nb::arg("executable") = false,
-          nb::arg("open") = false, nb::arg("objects") = std::vector<Object>())
+          nb::arg("begin"), nb::arg("end"), nb::arg("shared"), nb::arg("read_only"), nb::arg("file"),
+          nb::arg("huge"), nb::arg("executable"), nb::arg("open"), nb::arg("looked_at"), nb::arg("objects"),
+          "The runs that nobody owned; None if they are not `looked_at` any more.")
       .def("whole",
            [](Session& s, uint64_t b, uint64_t e) {
              const Pages pages = s.driver()->whole(pages_of(b, e));

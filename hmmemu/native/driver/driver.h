@@ -97,9 +97,12 @@ class Driver {
   void allocate(Pages pages);
   void free(Pages pages);
   // Existing memory. The new pages start Exclusive at the CPU, but for those that are managed at other
-  // addresses too. `objects`: what those of the new pages show that lie in files or shared memory. Returns
-  // the runs of pages that were not owned before.
-  std::vector<Pages> add_range(Pages pages, MemoryKind kind, const std::vector<ObjectMapping>& objects);
+  // addresses too. `kind`, `objects`: what was found at `looked_at`, the runs of pages that nobody owned; the
+  // objects are those of them that lie in files or shared memory. None if others are unowned by now: look
+  // again. Returns the runs of pages that were not owned before, with the whole of huge pages.
+  std::optional<std::vector<Pages>> add_range(Pages pages, MemoryKind kind,
+                                              const std::vector<Pages>& looked_at,
+                                              const std::vector<ObjectMapping>& objects);
   // The range, with the whole of the huge pages at its ends.
   Pages whole(Pages pages) const;
   // The runs of pages that nobody owns.
@@ -339,7 +342,9 @@ class Driver {
   void check_owners(Block& block, Pages run, OtherOwners& others) const;
   int step_with_owners(Block& block, Pages run, Request request);
   int settle(OtherOwners& others, Access access);
+  int settle_owner(Block& block, Pages pages, Access access);
   int settle_run(Block& block, Pages run, Access access);
+  static bool any_gone(Block& block, Pages run);
   int give_own_pages(Block& block, Pages run);
   int show(Block& block, Pages run);
   int notify_owners(Block& block, Pages run, OtherOwners& others);
@@ -347,6 +352,8 @@ class Driver {
   int watch_owners(Block& block, Pages run);
   int watch_others(OtherOwners& others);
   int join(Block& block, Pages run, OtherOwners& others);
+  int watch_like(Block& block, Pages run, OtherOwners& others);
+  int give_up(Block& block, Pages run);
   int leave(Block& block, Pages run);
   int leave_all(Block& block, Pages pages);
   void link_page(Block& block, uint64_t page, MappingKey key);

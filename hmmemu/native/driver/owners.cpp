@@ -173,10 +173,21 @@ void Driver::check_owners([[maybe_unused]] Block& block, [[maybe_unused]] Pages 
 
 int Driver::settle(OtherOwners& others, Access access) {
   for (OtherOwners::Run& other : others)
-    if (int error = each_run(*other.block, other.pages,
-                             [&](Pages run) { return settle_run(*other.block, run, access); }))
-      return error;
+    if (int error = settle_owner(*other.block, other.pages, access)) return error;
   return 0;
+}
+
+// What the program has unmapped without telling us is forgotten, and no obstacle to the other owners.
+int Driver::settle_owner(Block& block, Pages pages, Access access) {
+  return each_run(block, pages, [&](Pages run) {
+    const int error =
+        as_far_as_mapped(block, run, [&](Pages part) { return settle_run(block, part, access); });
+    return error == EFAULT && any_gone(block, run) ? settle_owner(block, run, access) : error; // the others
+  });
+}
+
+bool Driver::any_gone(Block& block, Pages run) {
+  return each_run(block, run, [&](Pages part) { return block.page(part.begin).gone() ? 1 : 0; }) != 0;
 }
 
 int Driver::settle_run(Block& block, Pages run, Access access) {
@@ -270,7 +281,6 @@ MappingKey Driver::new_mapping(const ObjectMapping& object) {
   auto free = std::find_if(objects_.begin(), objects_.end(), [](const auto& o) { return !o.users; });
   if (free == objects_.end()) free = objects_.insert(free, ObjectMapping{});
   *free = object;
-  free->users = object.pages.count();
   return static_cast<MappingKey>(free - objects_.begin() + 1);
 }
 
@@ -315,10 +325,14 @@ void Driver::link_page(Block& block, uint64_t page, MappingKey key) {
     break;
   }
   block.link(page).mapping = key;
+  ++objects_[key - 1].users;
 }
 
-// All owners are locked. The new ones have the CPU's frame and are writable.
+// All owners are locked. The new ones, which the CPU has had to itself so far, hold nothing from here on, as
+// after a write through another owner: so the others keep what they have, and no kernel that uses them is
+// waited for. A private mapping is to show what is newest now, and who watches is told before a write.
 int Driver::join(Block& block, Pages run, OtherOwners& others) {
+  if (block.page(run.begin).linked()) return 0; // it has joined; others had to be waited for
   const auto mark = [](Block& b, Pages pages) {
     change(b, pages, [](PageState& state) { state.set_linked(true); });
   };
@@ -331,21 +345,31 @@ int Driver::join(Block& block, Pages run, OtherOwners& others) {
       watched |= other.block->page(a).several() && other.block->page(a).watched();
   }
   if (int error = catch_like(block, run, others.runs[0])) return error;
-  mark(block, run);
+  const int error = !block.page(run.begin).shared_mapping() ? settle(others, Access::Read)
+                    : watched                               ? watch_like(block, run, others)
+                                                            : give_up(block, run);
+  if (!error) mark(block, run);
+  return error;
+}
+
+// All of the others are watched (one write more is told than need be, to nobody), so nobody writes. Who wants
+// their content is given it (keep_content).
+int Driver::watch_like(Block& block, Pages run, OtherOwners& others) {
   if (int error = settle(others, Access::Read)) return error;
-  if (!block.page(run.begin).shared_mapping()) return 0;
-  if (block.page(run.begin).hold(kCpu) == Hold::Exclusive) {
-    if (int error = table(kCpu, block.page(run.begin)).protect(block, run)) return error;
-    change(block, run, [](PageState& state) { state.set(kCpu, Hold::Shared); });
-  }
-  if (!watched) return 0;                // else all are: one write more is told than need be, to nobody
-  for (OtherOwners::Run& other : others) // who wants their content is given it (keep_content)
+  for (OtherOwners::Run& other : others)
     if (int error = each_run(*other.block, other.pages, [&](Pages part) {
           return other.block->page(part.begin).several() ? show(*other.block, part) : 0;
         }))
       return error;
   if (int error = watch_others(others)) return error;
   return watch_run(block, run);
+}
+
+// Of pages that no device has.
+int Driver::give_up(Block& block, Pages run) {
+  const int error = table(kCpu, block.page(run.begin)).zap(block, run);
+  if (!error) change(block, run, [](PageState& state) { state.set_holds(0); });
+  return error;
 }
 
 // Stores through the new pages are caught where those through the others are, and noticed where those are.
@@ -365,8 +389,11 @@ int Driver::leave(Block& block, Pages run) {
     for (uint64_t a = piece.begin; a < piece.end; a += kPage) unlink_page(block, a);
     change(block, piece, [](PageState& state) { state.set_linked(false); });
     if (others.count != 1) return 0;
-    OtherOwners::Run& last = others.runs[0]; // alone from now on
-    change(*last.block, last.pages, [](PageState& state) { state.set_linked(false); });
+    OtherOwners::Run& last = others.runs[0]; // alone from now on, and Invalid everywhere would mean zeros
+    change(*last.block, last.pages, [](PageState& state) {
+      state.set_linked(false);
+      if (state.untouched() && state.managed() && state.shared_mapping()) state.set(kCpu, Hold::Shared);
+    });
     return 0;
   });
 }

@@ -124,12 +124,14 @@ Pages Driver::whole(Pages pages) const {
   return pages;
 }
 
-std::vector<Pages> Driver::add_range(Pages pages, MemoryKind kind,
-                                     const std::vector<ObjectMapping>& objects) {
+std::optional<std::vector<Pages>> Driver::add_range(Pages pages, MemoryKind kind,
+                                                    const std::vector<Pages>& looked_at,
+                                                    const std::vector<ObjectMapping>& objects) {
   int error = 0;
   std::vector<Pages> fresh;
   {
     std::lock_guard guard(ranges_);
+    if (runs(pages, 0) != looked_at) return std::nullopt;
     fresh = own_range(pages, kind, objects);
     for (const ObjectMapping& object : objects)
       if (!error) error = adopt(kind.huge ? object.whole_blocks() : object);
@@ -149,8 +151,8 @@ std::vector<Pages> Driver::own_range(Pages& pages, MemoryKind kind,
   for (uint64_t a = pages.begin; a < pages.end; a = block_down(a) + kBlock) directory_.make(a);
   CpuTable& cpu = cpu_table(tracker);
   std::vector<Pages> fresh = runs(pages, 0);
+  for (Pages run : fresh) populate(run);
   for (size_t i = 0; i < fresh.size(); ++i) {
-    populate(fresh[i]);
     int error = cpu.add(fresh[i], kind);
     if (!error) continue;
     while (i-- > 0) cpu.remove(fresh[i]); // as if nothing had happened
