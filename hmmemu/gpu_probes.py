@@ -22,6 +22,7 @@ LIMIT = 30.0  # seconds for each
 _LAUNCHES = ("kernels", "failure")  # which need the file of kernels/pages.cu
 PROBES = {
     "addresses": "memory of a GPU at the CPU's addresses",
+    "arena": "the place of arrays of hmm.empty, as a whole and by blocks",
     "memory": "memory, and what it costs",
     "export": "memory that outlives its process",
     "descriptors": "descriptors for the keeper of GPU memory",

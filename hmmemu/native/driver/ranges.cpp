@@ -25,10 +25,6 @@ void populate(Pages pages) {
   for (uint64_t a = pages.begin; a < pages.end; a += kPage) (void)*reinterpret_cast<volatile char*>(a);
 }
 
-// Where arenas go: far from where the kernel puts anything in this process, and between the places that
-// device processes use in their first two address layouts (device/client/spawn.cpp).
-constexpr uint64_t kArenasBegin = 0x160000000000, kArenasEnd = 0x290000000000;
-
 // Nobody owns the page any more; it stays locked.
 void forget(PageState& state) {
   const bool locked = state.locked();

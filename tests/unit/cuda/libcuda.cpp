@@ -6,7 +6,12 @@
 //  rights but while an
 //    operation of a stream runs: a plain load or store of the program there is a crash, as it is on a
 //    machine.
-//  * Work of a stream runs in a thread of its own, `delay_us` late, in order; streams run beside each other.
+//  * Work of a stream runs in a thread of its own, `delay_us` late, in order; streams run beside each other,
+//  but for those
+//    that share a connection: CUDA_DEVICE_MAX_CONNECTIONS of the environment, 8 if it does not say.
+//  * A thread of hmmemu-cuda that has no context gets CUDA_ERROR_INVALID_CONTEXT from every function for
+//  which cuda.h
+//    names that result.
 //  * A copy reads and writes pinned host memory only when it runs, so a buffer that is used again too early
 //  shows as wrong
 //    data. From memory that is not pinned it is copied at the call, as CUDA does. Memory that was pinned and
@@ -24,15 +29,16 @@
 // broken. What kernels print goes to the standard output when a stream is waited for, and is not flushed.
 //
 // FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us,
-// kernel_us (a program's kernels alone, later still), gate (a file: they begin when it is gone), launched (a
+// kernel_us (a program's kernels alone, later still), full (a
+// kernel fills the GPU: no other runs beside it), gate (a file: they begin when it is gone), launched (a
 // file that gets the name of each when it is launched), bad (the result of kernels of this name), version,
 // mode, novmm, atomics (pcie, none, all: what the link to the CPU carries), coherent, nopointers, nowrites
 // (no memory operations of streams), bus, otherwise (registered memory is elsewhere for kernels), refuse
 // (BEGIN-END: addresses that are asked for in this range are not given, nor others there; if END is the lower
 // one, all but those between the two), elsewhere (none
-// are), noshare, unshared (memory has no descriptors, and the GPU says so, or not),
-// fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from 1). `lock` guards
-// the tables; each stream has its own for its queue.
+// are), strict (such a call is an error; else other addresses are given), noshare, unshared (memory has no
+// descriptors, and the GPU says so, or not), fail=NAME:result[:first[:last]] (these calls of a function, or
+// launches of a kernel, from 1). `lock` guards the tables; each stream has its own for its queue.
 #include <atomic>
 #include <cerrno>
 #include <climits>
@@ -71,6 +77,7 @@ enum {
   kNoDevice = 100,
   kInvalidDevice = 101,
   kNoImage = 200,
+  kNoContext = 201,
   kNotFound = 500,
   kNotReady = 600,
   kIllegalAddress = 700,
@@ -110,8 +117,21 @@ int wanted(const std::string& function) {
   sscanf(fail.c_str() + function.size() + 1, "%d:%d:%d", &result, &first, &last);
   return nth >= first && nth <= last ? result : 0;
 }
+bool is_helper() {
+  static const bool helper = [] {
+    char name[4096] = {};
+    return readlink("/proc/self/exe", name, sizeof name - 1) > 0 && strstr(name, "hmmemu-cuda");
+  }();
+  return helper; // any other process is CuPy's, which sees to that itself
+}
+// Of the static kind, as modules want the loader's beside it to be.
+[[gnu::tls_model("initial-exec")]] thread_local const void* context = nullptr;
+
 #define HERE                                                                                                 \
   if (const int result = wanted(__func__)) return result
+#define HERE_IN_CONTEXT                                                                                      \
+  HERE;                                                                                                      \
+  if (!context && is_helper()) return kNoContext
 
 // ---- memory ----
 
@@ -233,9 +253,7 @@ bool shows_regular_file(Address at, size_t bytes) {
 // Whether a kernel may use the memory that its parameters point to: nothing of the program's but what was
 // pinned for it, and is still what it was then.
 bool may_use(const std::vector<char>& block) {
-  char name[4096] = {};
-  if (readlink("/proc/self/exe", name, sizeof name - 1) < 0 || !strstr(name, "hmmemu-cuda"))
-    return true; // a program's own kernels
+  if (!is_helper()) return true; // a program's own kernels
   std::lock_guard guard(lock);
   for (size_t i = 0; i + 8 <= block.size(); i += 8) {
     Address at;
@@ -261,10 +279,43 @@ void wait_us(long time) {
   if (time > 0) usleep(useconds_t(time)); // of nothing, too, it takes some 50
 }
 
-struct Stream {
+// Streams that share one run their work in the order in which it was given.
+struct Connection {
   std::mutex mutex;
   std::condition_variable changed;
-  std::deque<std::function<void()>> queue;
+  uint64_t given = 0, turn = 0;
+
+  static Connection& next() {
+    const char* const wish = getenv("CUDA_DEVICE_MAX_CONNECTIONS");
+    static const int count = std::clamp(wish ? atoi(wish) : 8, 1, 32);
+    static auto* const all = new std::vector<Connection>(size_t(count)); // never deleted: threads use them
+    static std::atomic<unsigned> used{0};
+    return (*all)[used++ % unsigned(count)];
+  }
+  uint64_t take() {
+    std::lock_guard hold(mutex);
+    return given++;
+  }
+  void wait_for(uint64_t number) {
+    std::unique_lock hold(mutex);
+    changed.wait(hold, [&] { return turn == number; });
+  }
+  void pass_on() {
+    std::lock_guard hold(mutex);
+    turn++;
+    changed.notify_all();
+  }
+};
+
+struct Stream {
+  Connection& connection = Connection::next();
+  std::mutex mutex;
+  std::condition_variable changed;
+  struct Work {
+    uint64_t number; // of the connection's
+    std::function<void()> act;
+  };
+  std::deque<Work> queue;
   bool busy = false, end = false;
   std::thread thread{[this] { run(); }};
 
@@ -273,16 +324,18 @@ struct Stream {
     for (;;) {
       changed.wait(hold, [&] { return end || !queue.empty(); });
       if (queue.empty()) return;
-      const auto act = queue.front();
+      const Work work = queue.front();
       queue.pop_front();
       busy = true;
       hold.unlock();
+      connection.wait_for(work.number);
       wait_us(number("delay_us", 500));
       if (!is_broken()) { // a context that is broken does nothing any more
         begin_operation(true);
-        act();
+        work.act();
         begin_operation(false);
       }
+      connection.pass_on();
       hold.lock();
       busy = false;
       changed.notify_all();
@@ -298,7 +351,7 @@ struct Stream {
   }
   void add(std::function<void()> act) {
     std::lock_guard hold(mutex);
-    queue.push_back(std::move(act));
+    queue.push_back({connection.take(), std::move(act)});
     changed.notify_all();
   }
 };
@@ -516,12 +569,13 @@ int cuDevicePrimaryCtxRelease_v2(int) {
   HERE;
   return 0;
 }
-int cuCtxSetCurrent(void*) {
+int cuCtxSetCurrent(void* wanted_context) {
   HERE;
+  context = wanted_context;
   return 0;
 }
 int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
-  HERE;
+  HERE_IN_CONTEXT;
   std::lock_guard guard(lock);
   *total = size_t(number("bytes", 1 << 30));
   *free_bytes = *total - used;
@@ -537,7 +591,10 @@ int cuMemAddressReserve(Address* got, size_t bytes, size_t alignment, Address hi
   if (!bytes || bytes % 4096 || hint % 4096 || alignment & (alignment - 1)) return kInvalid;
   std::lock_guard guard(lock);
   const bool here = hint && !number("elsewhere", 0) && !is_refused(hint, bytes);
-  if (!here || !take_addresses(hint, bytes)) hint = find_addresses(bytes, alignment); // a hint, no more
+  if (!here || !take_addresses(hint, bytes)) { // a hint, no more
+    if (hint && number("strict", 0)) return kNoMemory;
+    hint = find_addresses(bytes, alignment);
+  }
   if (!hint) return kNoMemory;
   *got = hint;
   reservations[*got] = bytes;
@@ -635,7 +692,7 @@ int cuMemSetAccess(Address at, size_t bytes, const void*, size_t) {
   return 0;
 }
 int cuMemHostRegister_v2(void* host, size_t bytes, unsigned flags) {
-  HERE;
+  HERE_IN_CONTEXT;
   const auto at = reinterpret_cast<Address>(host);
   if (!bytes) return kInvalid;
   if (at % 4096 || bytes % 4096) { // hmmemu has whole pages
@@ -656,7 +713,7 @@ int cuMemHostRegister_v2(void* host, size_t bytes, unsigned flags) {
   return 0;
 }
 int cuMemHostGetDevicePointer_v2(Address* there, void* host, unsigned flags) {
-  HERE;
+  HERE_IN_CONTEXT;
   std::lock_guard guard(lock);
   const auto found = pinned.find(reinterpret_cast<Address>(host));
   if (flags || found == pinned.end() || !found->second.mapped) return kInvalid;
@@ -664,12 +721,12 @@ int cuMemHostGetDevicePointer_v2(Address* there, void* host, unsigned flags) {
   return 0;
 }
 int cuMemHostUnregister(void* host) {
-  HERE;
+  HERE_IN_CONTEXT;
   std::lock_guard guard(lock);
   return pinned.erase(reinterpret_cast<Address>(host)) ? 0 : kInvalid;
 }
 int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, Stream* stream) {
-  HERE;
+  HERE_IN_CONTEXT;
   std::lock_guard guard(lock);
   if (!usable(to, bytes)) return kInvalid;
   if (is_pinned(from, bytes)) {
@@ -687,7 +744,7 @@ int cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, Stream* str
   return 0;
 }
 int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream* stream) {
-  HERE;
+  HERE_IN_CONTEXT;
   std::lock_guard guard(lock);
   if (!usable(from, bytes)) return kInvalid;
   stream->add([=] { // ... nor where it writes
@@ -696,14 +753,14 @@ int cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, Stream* stream) {
   return 0;
 }
 int cuMemcpyDtoH_v2(void* to, Address from, size_t bytes) {
-  HERE;
+  HERE_IN_CONTEXT;
   std::lock_guard guard(lock);
   if (!is_variable(from, bytes)) return kInvalid;
   memcpy(to, reinterpret_cast<const void*>(from), bytes);
   return 0;
 }
 int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream* stream) {
-  HERE;
+  HERE_IN_CONTEXT;
   std::lock_guard guard(lock);
   for (const Address at : {to, from})
     if (!is_variable(at, bytes) && !usable(at, bytes) && !is_mapped(at, bytes)) return kInvalid;
@@ -711,19 +768,19 @@ int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, Stream* stream)
   return 0;
 }
 int cuMemsetD8Async(Address at, unsigned char value, size_t bytes, Stream* stream) {
-  HERE;
+  HERE_IN_CONTEXT;
   std::lock_guard guard(lock);
   if (!usable(at, bytes)) return kInvalid;
   stream->add([=] { memset(reinterpret_cast<void*>(at), value, bytes); });
   return 0;
 }
 int cuStreamCreate(Stream** stream, unsigned) {
-  HERE;
+  HERE_IN_CONTEXT;
   *stream = new Stream;
   return 0;
 }
 int cuStreamSynchronize(Stream* stream) {
-  HERE;
+  HERE_IN_CONTEXT;
   {
     std::unique_lock hold(stream->mutex); // never with `lock`, which comes first
     stream->changed.wait(hold, [&] { return stream->queue.empty() && !stream->busy; });
@@ -741,12 +798,12 @@ int cuStreamWriteValue64_v2(Stream* stream, Address at, uint64_t value, unsigned
   return 0;
 }
 int cuStreamQuery(Stream* stream) {
-  HERE;
+  HERE_IN_CONTEXT;
   std::lock_guard hold(stream->mutex);
   return stream->queue.empty() && !stream->busy ? 0 : kNotReady;
 }
 int cuStreamDestroy_v2(Stream* stream) {
-  HERE;
+  HERE_IN_CONTEXT;
   {
     std::lock_guard hold(stream->mutex);
     stream->end = true;
@@ -757,7 +814,7 @@ int cuStreamDestroy_v2(Stream* stream) {
   return 0;
 }
 int cuModuleLoadData(void** module, const void* image) {
-  HERE;
+  HERE_IN_CONTEXT;
   static void* const promoted = [] { // modules look for the loader's functions among global names
     Dl_info self;
     dladdr(reinterpret_cast<void*>(cuInit), &self);
@@ -767,11 +824,11 @@ int cuModuleLoadData(void** module, const void* image) {
   return *module ? 0 : kNoImage;
 }
 int cuModuleUnload(void* module) {
-  HERE;
+  HERE_IN_CONTEXT;
   return dlclose(module) ? kInvalid : 0;
 }
 int cuModuleGetFunction(Function** function, void* module, const char* name) {
-  HERE;
+  HERE_IN_CONTEXT;
   Function found;
   found.name = name;
   if (const auto table = reinterpret_cast<const hmm_module* (*)()>(dlsym(module, "hmmemu_module"))) {
@@ -785,7 +842,7 @@ int cuModuleGetFunction(Function** function, void* module, const char* name) {
   return 0;
 }
 int cuModuleGetGlobal_v2(Address* address, size_t* bytes, void* module, const char* name) {
-  HERE;
+  HERE_IN_CONTEXT;
   const auto table = reinterpret_cast<const hmm_module* (*)()>(dlsym(module, "hmmemu_module"));
   for (uint32_t i = 0; table && i < table()->global_count; i++) {
     const hmm_global& found = table()->globals[i];
@@ -798,7 +855,7 @@ int cuModuleGetGlobal_v2(Address* address, size_t* bytes, void* module, const ch
   return kNotFound;
 }
 int cuFuncGetAttribute(int* value, int attribute, const Function* function) {
-  HERE;
+  HERE_IN_CONTEXT;
   if (attribute > 1) return kInvalid;
   const hmm_kernel* const compiled = function->compiled;
   *value = attribute  ? (compiled ? int(compiled->static_shared) : 0)
@@ -807,12 +864,12 @@ int cuFuncGetAttribute(int* value, int attribute, const Function* function) {
   return 0;
 }
 int cuFuncSetAttribute(Function*, int attribute, int value) {
-  HERE;
+  HERE_IN_CONTEXT;
   return attribute == 8 && value >= 0 ? 0 : kInvalid;
 }
 int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, Stream* stream, void** params, void** extra) {
-  HERE;
+  HERE_IN_CONTEXT;
   if (params || !extra || extra[0] != reinterpret_cast<void*>(1) || extra[2] != reinterpret_cast<void*>(2) ||
       extra[4])
     return kInvalid; // the parameter block is what hmmemu has
@@ -827,6 +884,9 @@ int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
     const std::string gate = of_the_helper ? "" : setting("gate");
     wait_us(of_the_helper ? 0 : number("kernel_us", 0));
     for (int ms = 0; ms < 20000 && !gate.empty() && access(gate.c_str(), F_OK) == 0; ++ms) usleep(1000);
+    static std::mutex whole_gpu;
+    std::unique_lock fills(whole_gpu, std::defer_lock);
+    if (number("full", 0)) fills.lock();
     if (!may_use(block)) {
       std::lock_guard guard(lock);
       broken = kIllegalAddress;

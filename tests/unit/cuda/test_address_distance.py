@@ -97,8 +97,10 @@ def test_without_need_there_is_no_distance(gpu):
         assert space.devices[0].address_distance == 0
 
 
-def test_a_device_says_its_distance(far):
-    device = far().devices[0]
+@pytest.mark.parametrize("refusal", ["", "strict=1"])
+def test_a_device_says_its_distance(far, refusal):
+    """Whether CUDA gives other addresses than it was asked for, or an error."""
+    device = far(refusal).devices[0]
     assert device.address_distance and device.address_distance % (2 << 20) == 0
     assert f"addresses {device.address_distance:+#x} bytes from the CPU's" in repr(device)
 

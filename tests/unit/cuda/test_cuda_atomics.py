@@ -47,6 +47,14 @@ def launch(space, kernels, name, *args, grid=(1,), block=(1,), **options):
     kernels.get_function(name)(grid, block, args, device=space.devices[0], **options)
 
 
+def converse(ask, answer, turn):
+    """A round of "echo"."""
+    deadline = time.monotonic() + 60
+    hmm.atomic_store(ask, 0, turn)
+    while hmm.atomic_load(answer, 0) != turn:
+        assert time.monotonic() < deadline
+
+
 def beside(stream, act):
     """How often `act` was done while the stream worked."""
     done = 0
@@ -98,12 +106,35 @@ def test_a_kernel_that_waits_for_the_cpu(gpu, kernels, atomics):
         ask[0] = answer[0] = 0
         stream = hmm.Stream()
         launch(space, kernels, "echo", ask, answer, np.int32(20), stream=stream)
-        deadline = time.monotonic() + 60
         for turn in range(1, 21):
-            hmm.atomic_store(ask, 0, turn)
-            while hmm.atomic_load(answer, 0) != turn:
-                assert time.monotonic() < deadline
+            converse(ask, answer, turn)
         stream.synchronize()
+
+
+@pytest.mark.parametrize("connections", ["1", None])
+def test_other_pages_come_home_while_a_kernel_waits_that_fills_the_gpu(
+    gpu, kernels, monkeypatch, connections
+):
+    """No other kernel runs beside it, so they cross without; nor do copies stand behind it, whatever the user's
+    environment says of connections."""
+    if connections:
+        monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", connections)
+    space = gpu("delay_us=100,full=1")
+    x = space.zeros(1 << 20, np.int32)
+    for pages in (x, x[:: 2 * 1024]):  # the second time, pages that lie apart are newer on the GPU
+        pages[...] = 1
+        launch(space, kernels, "fill", x, np.int64(x.size), np.int32(5), grid=(4,), block=(64,))
+    ask, answer, stream = space.zeros(1, np.int32), space.zeros(1, np.int32), hmm.Stream()
+    launch(space, kernels, "echo", ask, answer, np.int32(2), stream=stream)
+    converse(ask, answer, 1)  # it runs
+    before = space.devices[0].crossings
+    assert (x == 5).all()
+    after = space.devices[0].crossings
+    assert after["pages_home"] > before["pages_home"] and after["gathered_pages"] == before["gathered_pages"]
+    assert not stream.done
+    converse(ask, answer, 2)
+    stream.synchronize()
+    assert not space.devices[0].why_no_page_kernels
 
 
 def test_pages_go_back_to_the_gpu_and_come_again(gpu, kernels):

@@ -47,6 +47,14 @@ def test_what_it_says(gpu):
     assert 'GPU 0, Fake GPU "0", 1.0 GiB' in repr(device) and "asked for" in repr(device)
 
 
+def test_a_gpu_that_another_process_had_until_a_moment_ago(gpu, kernels):
+    """In compute mode EXCLUSIVE_PROCESS, after a restart for example."""
+    space = gpu("delay_us=20,fail=cuDevicePrimaryCtxRetain:46:1:2")
+    x = space.zeros(10, np.int32)
+    run(space, kernels, "fill", x, 10, 3)
+    assert (x == 3).all()
+
+
 def test_cpu_and_kernels_in_turn(gpu, kernels):
     """Arena and plain memory; what each writes, the other sees. Copies and kernels are late, so a wait left out shows."""
     space = gpu("delay_us=300,kernel_us=5000")

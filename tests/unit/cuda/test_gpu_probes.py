@@ -28,8 +28,10 @@ def test_a_driver_as_it_is_assumed(probe):
     wrong = [f for f in found.values() if not f.ok]
     assert not wrong
     assert "32 of 32 blocks where mmap maps" in found["addresses"].found
-    assert "right while it lives, right when it was killed" in found["export"].found
-    assert found["failure"].figures == {"result": 700, "afterwards": 700}
+    assert "16 of 16 blocks, 16 of 16 free again" in found["arena"].found
+    assert "right when it was killed, right while it lives" in found["export"].found
+    assert found["failure"].figures == {"result": 700, "afterwards": 700, "word": 1}
+    assert "a word behind it is not written" in found["failure"].found
     assert found["register"].found.startswith(
         "registered, at its own address: memfd yes; private memory yes;"
     )
@@ -40,9 +42,15 @@ def test_a_driver_as_it_is_assumed(probe):
 def test_a_driver_that_is_otherwise(probe):
     found = probe("delay_us=20,elsewhere=1,otherwise=1,unshared=1")
     assert not found["addresses"].ok and "0 of 32 blocks" in found["addresses"].found
+    assert not found["arena"].ok and "others were given" in found["arena"].found
     assert not found["register"].ok and "memfd at another address" in found["register"].found
     assert not found["export"].ok and "cannot pass its memory on" in found["export"].found
     assert not found["memory"].ok and "allocate 2 MiB: cuMemCreate" in found["memory"].found
+
+
+def test_a_driver_without_writes_of_streams(probe):
+    found = probe("delay_us=20,nowrites=1")["failure"]
+    assert found.ok and "no word can be written" in found.found
 
 
 def test_one_that_hangs_or_crashes_hides_no_other(probe, monkeypatch, tmp_path):

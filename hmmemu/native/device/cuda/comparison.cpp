@@ -57,7 +57,8 @@ Snapshots::~Snapshots() {
 bool find_changed(GpuMemory& memory, uint64_t begin, uint64_t end, std::bitset<kPagesPerGranule>& changed) {
   const uint64_t block = block_of(begin);
   const auto pages = unsigned((end - begin) / kPage);
-  if (!has_page_kernels()) return false;
+  const auto kernels = PageKernels::use();
+  if (!kernels) return false;
   const Address shadow = memory.hold_shadow(block, false);
   if (shadow == kNowhere) return false;
   bool told = false;

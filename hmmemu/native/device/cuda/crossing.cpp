@@ -3,7 +3,6 @@
 
 #include "device/process/device.h"
 #include "host_content.h"
-#include "page_kernels.h"
 
 namespace hmmemu::cuda {
 namespace {
@@ -42,7 +41,7 @@ Crossing::Load& Crossing::next_load() {
     lane = under_way_.front().lane;
     under_way_.pop_front();
   }
-  under_way_.push_back({lane, 0, {}});
+  under_way_.push_back({lane, 0, {}, nullptr});
   return under_way_.back();
 }
 
@@ -79,7 +78,7 @@ void Crossing::pack(uint64_t begin, uint64_t end) {
   while (begin < end) {
     if (packing_ && packing_->pages == kPacked) send_packed();
     if (!packing_) {
-      packing_ = std::make_unique<Load>(next_load());
+      packing_ = std::make_unique<Load>(std::move(next_load()));
       under_way_.pop_back();
     }
     const uint64_t bytes = std::min(end - begin, (kPacked - packing_->pages) * kPage);
@@ -136,8 +135,8 @@ void Crossing::send_packed() {
   under_way_.push_back(std::move(*packing_));
   packing_.reset();
   Load& load = under_way_.back();
-  if (load.runs.size() > 1 && load.lane->gpu != kNowhere && has_page_kernels() && send_by_kernel(load))
-    return;
+  if (load.runs.size() > 1 && load.lane->gpu != kNowhere) load.kernels = PageKernels::use();
+  if (load.kernels && send_by_kernel(load)) return;
   for (const Run& run : load.runs) copy(run, *load.lane);
 }
 

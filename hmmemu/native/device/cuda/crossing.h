@@ -11,6 +11,7 @@
 // a crossing belongs to one thread, its lanes too.
 #pragma once
 #include "gpu_memory.h"
+#include "page_kernels.h"
 #include "lanes.h"
 #include "windows.h"
 #include <deque>
@@ -40,6 +41,7 @@ class Crossing {
     Lane* lane;
     uint64_t pages = 0;
     std::vector<Run> runs;
+    std::unique_ptr<PageKernels> kernels; // if they are used
   };
 
   Load& next_load();

@@ -42,7 +42,7 @@ GpuMemory::GpuMemory(int index, std::function<bool(uint64_t)> in_use, std::funct
   if (granularity == 0 || kGranule % granularity)
     throw CudaError(0, name_ + " maps memory in pieces of " + std::to_string(granularity) +
                            " bytes, and hmmemu needs pieces of 2 MiB");
-  cuda_.context_retain("make a context on " + name_, &context_, gpu_);
+  context_ = open_context(gpu_, "make a context on " + name_);
 }
 
 void GpuMemory::enter_context() const { cuda_.context_set("use the context of " + name_, context_); }
@@ -95,9 +95,11 @@ bool GpuMemory::in_bounds(uint64_t begin, uint64_t bytes) const {
 bool GpuMemory::try_addresses(uint64_t begin, uint64_t bytes) const {
   const Address wish = in_bounds(begin, bytes) ? at(begin) : kNowhere;
   Address got = kNowhere;
-  cuda_.reserve("reserve " + what(bytes, begin), &got, bytes, kGranule, wish, 0);
+  const Result result = cuda_.reserve.ask(&got, bytes, kGranule, wish, 0);
+  if (result != kSuccess) // a wish that is refused, or no room at all?
+    cuda_.reserve("reserve " + what(bytes, begin), &got, bytes, kGranule, kNowhere, 0);
   cuda_.unreserve("give up " + what(bytes, begin), got, bytes);
-  if (got == wish) return true;
+  if (got == wish && result == kSuccess) return true;
   device::channel->offered_distance = int64_t(uint64_t(got) - begin);
   return false;
 }

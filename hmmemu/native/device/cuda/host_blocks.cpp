@@ -22,7 +22,7 @@ int try_pin(void* at, uint64_t bytes) {
     libcuda().unpin("unpin memory of the CPU", at);
     return mapping(there) == at ? 0 : EPERM;
   }
-  if (result >= kIllegalAddress && result < kAlreadyRegistered) // a kernel failed: CUDA refuses all
+  if (breaks_context(result)) // CUDA refuses all
     check(result, libcuda().pin.name(), "pin memory of the CPU");
   return EPERM;
 }

@@ -119,10 +119,8 @@ class Keeper {
 
   void open() {
     const Libcuda& cuda = libcuda();
-    Context* context = nullptr;
     cuda.device_get("open the GPU again", &gpu_, int(channel->gpu));
-    cuda.context_retain("make a context on the GPU again", &context, gpu_);
-    cuda.context_set("use the GPU again", context);
+    cuda.context_set("use the GPU again", open_context(gpu_, "make a context on the GPU again"));
     cuda.stream_create("make a stream", &stream_, 1); // CU_STREAM_NON_BLOCKING
     cuda.reserve("reserve addresses", &window_, kGranule, kGranule, kNowhere, 0);
   }

@@ -8,10 +8,12 @@
 #include "in_flight.h"
 #include "kernels.h"
 #include "output.h"
+#include "page_kernels.h"
 #include "residency.h"
 #include "variables.h"
 
 #include <cstring>
+#include <optional>
 #include <string>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -52,10 +54,9 @@ void launch_kernel(const cuda::CudaKernel& found, const Slot& slot, const hmm_la
   if (found.variables) found.variables->after_kernel(stream);
 }
 
-// Whether others may be launched behind it before it has ended: see in_flight.h.
-bool may_be_followed(const cuda::CudaKernel& found, const Slot& slot) {
-  return cuda::can_follow() && !found.prints &&
-         each_reach(*channel, slot, [](const Reach& reach) { return reach.use != kReachShares; });
+// Whether it uses memory of the CPU's, and so may wait for the CPU.
+bool shares(const Slot& slot) {
+  return !each_reach(*channel, slot, [](const Reach& reach) { return reach.use != kReachShares; });
 }
 
 void run_launch(const Slot& slot, uint64_t ticket) {
@@ -67,9 +68,12 @@ void run_launch(const Slot& slot, uint64_t ticket) {
   const hmm_launch launch = launch_of(slot);
   cuda::bring_pages(slot, ticket, *kernel, launch);
   const auto& found = *reinterpret_cast<const cuda::CudaKernel*>(kernel);
+  std::optional<cuda::PageKernelsRest> rest;
   try {
+    if (shares(slot)) rest.emplace();
     launch_kernel(found, slot, launch);
-    if (may_be_followed(found, slot)) return cuda::follow(ticket);
+    // Whether others may be launched behind it before it has ended: see in_flight.h.
+    if (cuda::can_follow() && !found.prints && !rest) return cuda::follow(ticket);
     cuda::libcuda().stream_wait(std::string("run kernel ") + kernel->name, stream);
   } catch (const cuda::CudaError& error) {
     cuda::wait_for_all(); // it may be the failure of one of those

@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <dlfcn.h>
+#include <unistd.h>
 
 namespace hmmemu::cuda {
 namespace {
@@ -57,7 +58,19 @@ template <class C> void find(void* library, C& call) {
   call.found(symbol);
 }
 
+// Whatever the user wants for other programs: this process would wait for itself otherwise. While a kernel
+// waits for the CPU, pages cross on other streams; streams that share a connection run one after the other,
+// and there are 8 of those unless more are asked for. A kernel that is loaded at its first use may be loaded
+// while such a one runs, and loading waits for what runs.
+// https://docs.nvidia.com/cuda/cuda-programming-guide/05-appendices/environment-variables.html
+// https://docs.nvidia.com/cuda/cuda-programming-guide/04-special-topics/lazy-loading.html (Potential Hazards)
+void set_environment() {
+  setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 1);
+  setenv("CUDA_MODULE_LOADING", "EAGER", 1);
+}
+
 Libcuda load() {
+  set_environment();
   void* const library = open_library();
   Libcuda found;
 #define HMMEMU_CUDA_FIND(name, ...) find(library, found.name);
@@ -98,6 +111,19 @@ int attribute(Gpu gpu, Attribute which) {
   libcuda().attribute("ask GPU " + std::to_string(gpu) + " for attribute " + std::to_string(which), &value,
                       which, gpu);
   return value;
+}
+
+Context* open_context(Gpu gpu, const std::string& doing) {
+  constexpr int kLooks = 50;
+  constexpr useconds_t kBetween = 100'000;
+  Context* context = nullptr;
+  Result result = libcuda().context_retain.ask(&context, gpu);
+  for (int look = 1; result == kUnavailable && look < kLooks; look++) {
+    usleep(kBetween);
+    result = libcuda().context_retain.ask(&context, gpu);
+  }
+  check(result, libcuda().context_retain.name(), doing);
+  return context;
 }
 
 } // namespace hmmemu::cuda

@@ -35,7 +35,6 @@ enum : Result {
   kNoDevice = 100,
   kNotReady = 600,
   kIllegalAddress = 700,
-  kAlreadyRegistered = 712,
   kSystemNotReady = 802,
   kDriverMismatch = 803,
   kCompatNotSupported = 804,
@@ -84,6 +83,15 @@ class CudaError : public std::runtime_error {
   CudaError(Result result, const std::string& message) : std::runtime_error(message), result(result) {}
   const Result result; // 0: the library or a function of it is missing
 };
+
+// Whether this result is that of every call from then on: a kernel or the hardware failed (cuda.h: "the
+// process must be terminated and relaunched").
+constexpr bool breaks_context(Result result) {
+  return result == 226 /* contained */ || result == kIllegalAddress || result == 702 /* timeout */ ||
+         result == 710 /* assert */ ||
+         (result >= 714 && result <= 719) /* stack, instruction, alignment... */ ||
+         result == 721 /* tensor memory */;
+}
 
 // Throws a CudaError for a result that is not 0. `doing`: "map 2 MiB of GPU 0", for example.
 void check(Result result, const char* function, const std::string& doing);
@@ -165,9 +173,14 @@ struct Libcuda {
 #undef HMMEMU_CUDA_MEMBER
 };
 
-// Loads the library and calls cuInit. HMMEMU_LIBCUDA names another file than libcuda.so.1. Throws CudaError.
+// Loads the library and calls cuInit, with the environment that this process needs. HMMEMU_LIBCUDA names
+// another file than libcuda.so.1. Throws CudaError.
 const Libcuda& libcuda();
 
 int attribute(Gpu gpu, Attribute which);
+
+// The GPU's context in this process (the "primary" one), kept until it ends. Where a GPU allows one process
+// only, one that has just ended may have it a moment longer: waits for that, a few seconds. Throws CudaError.
+Context* open_context(Gpu gpu, const std::string& doing);
 
 } // namespace hmmemu::cuda

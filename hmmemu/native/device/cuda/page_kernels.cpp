@@ -2,6 +2,7 @@
 // `state` alone is read.
 #include "page_kernels.h"
 
+#include "device/futex.h"
 #include "device/process/device.h"
 
 #include <algorithm>
@@ -12,16 +13,20 @@
 #include <map>
 #include <mutex>
 #include <sstream>
+#include <unistd.h>
 
 namespace hmmemu::cuda {
 namespace {
 
 enum Which { kGather, kScatter, kFindChanged, kCount };
 constexpr std::array<const char*, kCount> kNames = {"gather_pages", "scatter_pages", "find_changed_pages"};
+constexpr uint64_t kRestLimit = 60'000'000'000;        // ns
 constexpr unsigned kThreads = 256, kMostBlocks = 1024; // a block moves a page at a time
 
 enum State : int { kUnknown, kReady, kNone };
 std::atomic<int> state{kUnknown};
+std::atomic<bool> resting{false};
+std::atomic<unsigned> users{0};
 std::mutex lock;
 std::array<Function*, kCount> functions;
 
@@ -98,6 +103,23 @@ bool has_page_kernels() {
   }
   return state == kReady;
 }
+
+// Who uses them says so first and looks then, and who has them rest does the same: one sees the other.
+std::unique_ptr<PageKernels> PageKernels::use() {
+  std::unique_ptr<PageKernels> user(new PageKernels);
+  users++;
+  if (resting || !has_page_kernels()) user.reset();
+  return user;
+}
+PageKernels::~PageKernels() { users--; }
+
+PageKernelsRest::PageKernelsRest() {
+  has_page_kernels();
+  resting = true;
+  const uint64_t limit = device::now_ns() + kRestLimit; // the GPU may hang; the CPU process ends that
+  while (users.load() != 0 && device::now_ns() < limit) usleep(20);
+}
+PageKernelsRest::~PageKernelsRest() { resting = false; }
 
 bool gather_pages(Address pages, int count, Address buffer, Stream* stream) {
   return launch(kGather, {kNowhere, pages, count, 0, buffer}, stream);

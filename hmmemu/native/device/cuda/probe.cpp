@@ -23,26 +23,24 @@ uint64_t median(std::vector<uint64_t> values) {
 
 Rig::Rig(int index) {
   const Libcuda& cuda = libcuda();
-  Context* context = nullptr;
   cuda.device_get("open the GPU", &gpu_, index);
-  cuda.context_retain("make a context", &context, gpu_);
-  cuda.context_set("use the context", context);
+  cuda.context_set("use the context", open_context(gpu_, "make a context"));
   cuda.stream_create("make a stream", &stream_, 1); // CU_STREAM_NON_BLOCKING
 }
 
-Rig::Granule Rig::make() const {
+Rig::Granule Rig::make(Address wish) const {
   AllocationProperties properties;
   properties.location.id = gpu_;
   Memory memory = 0;
   libcuda().create("allocate 2 MiB", &memory, kProbed, &properties, 0);
-  return map(memory);
+  return map(memory, wish);
 }
 
-Rig::Granule Rig::map(Memory memory) const {
+Rig::Granule Rig::map(Memory memory, Address wish) const {
   AccessRights rights;
   rights.location.id = gpu_;
   Address at = kNowhere;
-  libcuda().reserve("reserve addresses", &at, kProbed, kProbed, kNowhere, 0);
+  libcuda().reserve("reserve addresses", &at, kProbed, kProbed, wish, 0);
   libcuda().map("map 2 MiB", at, kProbed, 0, memory, 0);
   libcuda().set_access("open 2 MiB", at, kProbed, &rights, 1);
   return {at, memory};
@@ -69,6 +67,7 @@ int Rig::look(Address at) const {
 std::string run_probe(const std::string& name, int gpu, const std::string& module) {
   const std::map<std::string, std::function<Finding()>> probes = {
       {"addresses", [=] { return probe_addresses(gpu); }},
+      {"arena", [=] { return probe_arena(gpu); }},
       {"memory", [=] { return probe_memory(gpu); }},
       {"export", [=] { return probe_export(gpu); }},
       {"descriptors", [=] { return probe_descriptors(gpu); }},

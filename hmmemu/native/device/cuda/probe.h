@@ -30,8 +30,9 @@ class Rig {
     Address at;
     Memory memory;
   };
-  Granule make() const;
-  Granule map(Memory memory) const;
+  // `wish`: where it is to be; it may be elsewhere.
+  Granule make(Address wish = kNowhere) const;
+  Granule map(Memory memory, Address wish = kNowhere) const;
   void unmake(Granule granule) const;
   void fill(Address at, unsigned char value) const;
   // The byte that the page there is full of; -1: it holds several.
@@ -48,6 +49,7 @@ uint64_t now_in_ns();
 uint64_t median(std::vector<uint64_t> values);
 
 Finding probe_addresses(int gpu);
+Finding probe_arena(int gpu);
 Finding probe_memory(int gpu);
 Finding probe_export(int gpu);
 Finding probe_descriptors(int gpu);

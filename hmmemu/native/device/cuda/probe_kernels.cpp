@@ -2,8 +2,10 @@
 // thread.
 #include "probe.h"
 
+#include <atomic>
 #include <fstream>
 #include <iterator>
+#include <sys/mman.h>
 
 namespace hmmemu::cuda {
 namespace {
@@ -36,6 +38,18 @@ void launch(const Rig& rig, Function* function, Params params) {
   libcuda().launch("launch a kernel", function, kPages, 1, 1, 256, 1, 1, 0, rig.stream(), nullptr, extra);
 }
 
+// A word of the CPU's that the stream writes behind kernels (in_flight.h); null where there is no such write.
+std::atomic<uint64_t>* make_word(const Rig& rig, Address& there) {
+  if (!libcuda().write_behind.there() || !attribute(rig.gpu(), kStreamWrites)) return nullptr;
+  void* const page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED) throw CudaError(0, "no memory for the probe");
+  libcuda().pin("register a word", page, 4096, 2); // CU_MEMHOSTREGISTER_DEVICEMAP
+  libcuda().host_address("ask for its address", &there, page, 0);
+  libcuda().write_behind("write a word", rig.stream(), there, 1, 0);
+  libcuda().stream_wait("write a word", rig.stream());
+  return static_cast<std::atomic<uint64_t>*>(page);
+}
+
 } // namespace
 
 Finding probe_kernels(int gpu, const std::string& module) {
@@ -66,14 +80,23 @@ Finding probe_failure(int gpu, const std::string& module) {
   const Rig rig(gpu);
   Function* const compare = load(module, "find_changed_pages");
   const Rig::Granule granule = rig.make();
+  Address there = kNowhere;
+  const std::atomic<uint64_t>* const word = make_word(rig, there);
+  const bool written = word && word->load() == 1;
   launch(rig, compare, {Address(0x10000), granule.at, kPages, 0, granule.at});
+  if (word) libcuda().write_behind.ask(rig.stream(), there, 2, 0);
   const Result first = libcuda().stream_wait.ask(rig.stream());
   size_t free = 0, total = 0;
   const Result then = libcuda().memory_info.ask(&free, &total);
-  return {first == kIllegalAddress && then != kSuccess,
+  const uint64_t last = word ? word->load() : 0;
+  const char* const behind = !word       ? "no word can be written behind a kernel"
+                             : !written  ? "a word behind other work is not written"
+                             : last == 1 ? "a word behind it is not written"
+                                         : "a word behind it is written all the same";
+  return {first == kIllegalAddress && then != kSuccess && (!word || (written && last == 1)),
           "an illegal access gives " + std::to_string(first) + ", and calls afterwards " +
-              std::to_string(then),
-          {{"result", uint64_t(first)}, {"afterwards", uint64_t(then)}}};
+              std::to_string(then) + "; " + behind,
+          {{"result", uint64_t(first)}, {"afterwards", uint64_t(then)}, {"word", last}}};
 }
 
 } // namespace hmmemu::cuda

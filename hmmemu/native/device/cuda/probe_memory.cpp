@@ -1,12 +1,15 @@
 // Purpose: probes of addresses, of memory that processes share, and of its costs. No state, one thread.
 #include "probe.h"
 
+#include "base/pages.h"
 #include "device/packets.h"
 
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -37,17 +40,69 @@ std::string of(int count, int all, const char* what) {
   return std::to_string(count) + " of " + std::to_string(all) + " " + what;
 }
 
+std::string in_hex(Address at) {
+  char text[24];
+  snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(at));
+  return text;
+}
+
+uint64_t count_mappings() {
+  std::ifstream maps("/proc/self/maps");
+  uint64_t count = 0;
+  for (std::string line; std::getline(maps, line);) count++;
+  return count;
+}
+
 uint64_t open_descriptors() {
   uint64_t count = 0;
   for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) count++;
   return count;
 }
 
-// Makes memory full of 0x5A and hands it to the parent; ends by being killed.
-[[noreturn]] void offer_memory(int socket, int gpu) {
+// A process that makes memory full of 0x5A when it is asked to, and hands it on; ends by being killed.
+class Maker {
+ public:
+  // Before CUDA is called here.
+  explicit Maker(int gpu) {
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+      throw CudaError(0, "no socket for the probe");
+    child_ = fork();
+    if (child_ == 0) offer(ends[1], gpu);
+    close(ends[1]);
+    socket_ = ends[0];
+  }
+  ~Maker() {
+    end();
+    close(socket_);
+  }
+  Maker(const Maker&) = delete;
+
+  int take() const { // a descriptor, or -1
+    char word = 0;
+    int descriptor = -1;
+    device::send_packet(socket_, &word, 1);
+    device::receive_packet(socket_, &word, 1, descriptor);
+    return word ? descriptor : -1;
+  }
+  void end() {
+    if (child_ <= 0) return;
+    kill(child_, SIGKILL);
+    waitpid(child_, nullptr, 0);
+    child_ = -1;
+  }
+
+ private:
+  [[noreturn]] static void offer(int socket, int gpu);
+  pid_t child_ = -1;
+  int socket_ = -1;
+};
+
+void Maker::offer(int socket, int gpu) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   int descriptor = -1;
   char word = 0;
+  device::receive_packet(socket, &word, 1, descriptor);
   try {
     const Rig rig(gpu);
     const Rig::Granule granule = rig.make();
@@ -79,6 +134,50 @@ Finding probe_addresses(int gpu) {
           "addresses that were asked for: " + of(mapped, kBlocks, "blocks where mmap maps, ") +
               of(above, kBlocks, "above the heap, ") + of(again, kTurns, "times the same block"),
           {}};
+}
+
+// As GpuMemory does it: all of the arena is asked for at once, then held by a mapping, and blocks of it get
+// memory.
+Finding probe_arena(int gpu) {
+  const Rig rig(gpu);
+  constexpr uint64_t kArena = 256ull << 30; // what a space has unless told otherwise (hmmemu/options.py)
+  constexpr int kBlocks = 16;
+  constexpr Address kWish{hmm::kArenasBegin};
+  void* const place = reinterpret_cast<void*>(hmm::kArenasBegin);
+  Address got = kNowhere;
+  const uint64_t t0 = now_in_ns();
+  const Result result = libcuda().reserve.ask(&got, kArena, kProbed, kWish, 0);
+  const uint64_t t1 = now_in_ns();
+  if (result != kSuccess)
+    return {false, "256 GiB at " + in_hex(kWish) + ": refused (" + std::to_string(result) + ")", {}};
+  libcuda().unreserve("give up addresses", got, kArena);
+  if (got != kWish)
+    return {false, "256 GiB at " + in_hex(kWish) + ": others were given, at " + in_hex(got), {}};
+  if (mmap(place, kArena, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
+           0) != place)
+    return {false, "256 GiB at " + in_hex(kWish) + ": CUDA keeps addresses that were given up", {}};
+  const uint64_t mappings = count_mappings();
+  std::vector<Rig::Granule> granules;
+  for (uint64_t i = 0; i < kBlocks; i++) {
+    const uint64_t at = hmm::kArenasBegin + (i < kBlocks / 2 ? i * kProbed : kArena - (i + 1) * kProbed);
+    munmap(reinterpret_cast<void*>(at), kProbed);
+    granules.push_back(rig.make(Address(at)));
+    if (granules.back().at != Address(at)) break;
+    rig.fill(Address(at), 0x33);
+  }
+  const uint64_t more = count_mappings() - mappings;
+  int right = 0, held = 0;
+  for (const Rig::Granule& granule : granules) {
+    right += rig.look(granule.at) == 0x33;
+    rig.unmake(granule);
+    void* const at = reinterpret_cast<void*>(granule.at);
+    held += mmap(at, kProbed, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE,
+                 -1, 0) == at;
+  }
+  return {right == kBlocks && held == kBlocks,
+          "256 GiB at " + in_hex(kWish) + ": given; memory at " + of(right, kBlocks, "blocks, ") +
+              of(held, kBlocks, "free again afterwards"),
+          {{"reserve_all_ns", t1 - t0}, {"mappings_of_16_granules", more}}};
 }
 
 Finding probe_memory(int gpu) {
@@ -120,37 +219,24 @@ Finding probe_memory(int gpu) {
 }
 
 Finding probe_export(int gpu) {
-  int ends[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
-    throw CudaError(0, "no socket for the probe");
-  const pid_t child = fork(); // before CUDA is called here
-  if (child == 0) offer_memory(ends[1], gpu);
-  close(ends[1]);
-  char word = 0;
-  int descriptor = -1;
-  device::receive_packet(ends[0], &word, 1, descriptor);
-  if (!word || descriptor < 0) {
-    kill(child, SIGKILL);
-    waitpid(child, nullptr, 0);
-    return {false, "another process cannot pass its memory on", {}};
-  }
+  Maker first(gpu), second(gpu);
+  const int left = first.take();
+  if (left < 0) return {false, "another process cannot pass its memory on", {}};
+  first.end(); // and nobody has a context now, as when a keeper is needed
   const Rig rig(gpu);
-  Memory memory = 0;
-  const auto take = [&] {
-    libcuda().import_memory("take over memory", &memory, reinterpret_cast<void*>(intptr_t(descriptor)), 1);
+  const auto look = [&](int descriptor) -> std::string {
+    if (descriptor < 0) return "not to be had"; // by a GPU for one process only, for example
+    Memory memory = 0;
+    try {
+      libcuda().import_memory("take over memory", &memory, reinterpret_cast<void*>(intptr_t(descriptor)), 1);
+      return rig.look(rig.map(memory).at) == 0x5A ? "right" : "wrong";
+    } catch (const CudaError& error) {
+      return std::string("lost (") + error.what() + ")";
+    }
   };
-  take();
-  const Rig::Granule early = rig.map(memory);
-  const int beside = rig.look(early.at);
-  rig.unmake(early);
-  kill(child, SIGKILL);
-  waitpid(child, nullptr, 0);
-  take();
-  const int afterwards = rig.look(rig.map(memory).at);
-  const auto words = [](int seen) { return seen == 0x5A ? "right" : "wrong"; };
-  return {beside == 0x5A && afterwards == 0x5A,
-          std::string("memory of another process: ") + words(beside) + " while it lives, " +
-              words(afterwards) + " when it was killed",
+  const std::string afterwards = look(left), beside = look(second.take());
+  return {beside == "right" && afterwards == "right",
+          "memory of another process: " + afterwards + " when it was killed, " + beside + " while it lives",
           {}};
 }
 

@@ -493,7 +493,7 @@ int change_table(MailboxOperation asked, uint64_t address, uint64_t length) {
     }
   } catch (const CudaError& error) {
     if (error.result == kOutOfMemory && gives(operation)) return ENOMEM;
-    if (error.result >= kIllegalAddress && error.result < 800) wait_for_report(); // the context is broken
+    if (breaks_context(error.result)) wait_for_report(); // the context is broken
     fail_device(error.what());
   }
   return 0;
