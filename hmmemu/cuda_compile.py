@@ -85,11 +85,11 @@ def compile_module(
     name = filename or "kernel.cu"
     kernels, variables = declarations(code, filename=name, options=options)
     wanted = _wanted(kernels, name_expressions)
-    flags = [f"--gpu-architecture=sm_{capability[0]}{capability[1]}", *options, *_folders()]
+    flags = [f"--gpu-architecture={_architecture(nvrtc, capability)}", *options, *_folders(nvrtc)]
     if not any("-std=" in option for option in options):
         flags.append("--std=c++17")
     named = [(w.name, w.expression) for w in wanted], [(v.qualified_name, v.constant) for v in variables]
-    key = cache.key("cuda 3", code, name, flags, named, nvrtc.getVersion())
+    key = cache.key("cuda 4", code, name, flags, named, nvrtc.getVersion())
 
     def build(target: Path) -> None:
         table, image = _compile(nvrtc, code, name, flags, wanted, variables)
@@ -110,7 +110,15 @@ def _nvrtc() -> Any:
     return nvrtc
 
 
-def _folders() -> list[str]:
+def _architecture(nvrtc: Any, capability: tuple[int, int]) -> str:
+    """The GPU's own; of one that is newer than this NVRTC the latest before it, as PTX, which the driver compiles."""
+    number = 10 * capability[0] + capability[1]
+    known = nvrtc.getSupportedArchs()
+    older = [one for one in known if one < number]
+    return f"compute_{max(older)}" if older and number not in known else f"sm_{number}"
+
+
+def _folders(nvrtc: Any) -> list[str]:
     """Where CuPy's headers are, and CUDA's own, if they are: cuda_fp16.h and the like."""
     cupy = import_module("cupy")
     own = Path(cupy.__file__ or "").parent / "_core" / "include"
@@ -118,17 +126,19 @@ def _folders() -> list[str]:
     root = cupy.cuda.get_cuda_path()
     if root:
         found.append(Path(root) / "include")
-    else:  # CUDA 12 from Python packages: each has a folder of its own
+    else:  # Python packages: those of CUDA 12 have a folder each, those of CUDA 13 one for all
+        major = nvrtc.getVersion()[0]
         packages = find_spec("nvidia")
         roots = packages.submodule_search_locations if packages else None
-        found += [Path(root) / "cuda_runtime" / "include" for root in roots or ()]
+        part = "cuda_runtime" if major < 13 else f"cu{major}"
+        found += [Path(root) / part / "include" for root in roots or ()]
     return [f"-I{folder}" for folder in found if folder.is_dir()]
 
 
 _MISSING = re.compile(r'(?:could not|cannot) open source file "([^"]+)"')
 
 
-def _log(text: str) -> str:
+def _log(nvrtc: Any, text: str) -> str:
     """NVRTC's log, and what to do about a header that it does not find."""
     told = text.strip("\0\n ")
     missing = _MISSING.search(told)
@@ -136,9 +146,10 @@ def _log(text: str) -> str:
         return told
     if "." not in missing[1].rsplit("/", 1)[-1]:
         return f"{told}\nhint: NVRTC has no headers of the C++ library; <cuda/std/{missing[1]}> is libcu++'s"
+    package = "nvidia-cuda-runtime-cu12" if nvrtc.getVersion()[0] < 13 else "nvidia-cuda-runtime"
     return (
-        f"{told}\nhint: CUDA's own headers come with the CUDA toolkit, or pip install nvidia-cuda-runtime-cu12; "
-        "folders of yours are told by options=('-Ifolder',)"
+        f"{told}\nhint: CUDA's own headers come with the CUDA toolkit, or pip install {package}; folders of yours are "
+        "told by options=('-Ifolder',)"
     )
 
 
@@ -193,18 +204,22 @@ def _compile(
         try:
             nvrtc.compileProgram(program, tuple(flags))
         except nvrtc.NVRTCError as error:
-            raise CompileError(_log(nvrtc.getProgramLog(program)) or str(error)) from None
-        ptx, image = nvrtc.getPTX(program), nvrtc.getCUBIN(program)
+            raise CompileError(_log(nvrtc, nvrtc.getProgramLog(program)) or str(error)) from None
+        ptx = _text(nvrtc.getPTX(program)).rstrip("\0")
+        try:
+            image = bytes(nvrtc.getCUBIN(program))
+        except RuntimeError:  # there is none for compute_XX
+            image = ptx.encode()
         symbols = [_text(nvrtc.getLoweredName(program, w.expression)) for w in wanted]
         places = [_text(nvrtc.getLoweredName(program, f"&::{v.qualified_name}")) for v in variables]
     finally:
         nvrtc.destroyProgram(program)
-    lines = ["hmmemu-cuda 3", *_prints(_text(ptx))]
+    lines = ["hmmemu-cuda 3", *_prints(ptx)]
     for v, symbol in zip(variables, places, strict=True):
         lines.append(_line("variable", v.qualified_name, symbol, int(v.constant)))
     for i, (w, symbol) in enumerate(zip(wanted, symbols, strict=True)):
-        lines += _describe(w, symbol, _values(_text(ptx), i))
-    return "\n".join(lines) + "\n", bytes(image)
+        lines += _describe(w, symbol, _values(ptx, i))
+    return "\n".join(lines) + "\n", image
 
 
 def _prints(ptx: str) -> list[str]:

@@ -37,6 +37,10 @@ _SIGNATURES = {
     "cuDeviceGet": (ctypes.POINTER(ctypes.c_int), ctypes.c_int),
     "cuGetErrorName": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
     "cuGetErrorString": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
+    "cuCtxGetCurrent": (ctypes.POINTER(ctypes.c_void_p),),
+    "cuCtxPushCurrent_v2": (ctypes.c_void_p,),
+    "cuCtxPopCurrent_v2": (ctypes.POINTER(ctypes.c_void_p),),
+    "cuCtxSynchronize": (),
     "cuMemAddressReserve": (ctypes.POINTER(_Address), _Size, _Size, _Address, _Address),
     "cuMemAddressFree": (_Address, _Size),
     "cuMemImportFromShareableHandle": (ctypes.POINTER(_Address), ctypes.c_void_p, ctypes.c_int),
@@ -103,8 +107,9 @@ def driver() -> Driver:
 class ImportedMemory:
     """Granules that another process made, side by side in this process's addresses.
 
-    They stay mapped until nobody refers to the object: a kernel that uses an address which is not mapped would end the
-    whole CUDA context. The memory itself is free when the other process has given it up, too.
+    They stay mapped until nobody refers to the object and the GPU has done what this process gave it until then (as
+    `cudaFree` has it): a kernel that uses an address which is not mapped would end the whole CUDA context. The memory
+    itself is free when the other process has given it up, too. The calling thread has the GPU's context.
 
     Attributes:
         address: of the first byte. bytes: all of them, a multiple of GRANULE.
@@ -121,7 +126,8 @@ class ImportedMemory:
     def __init__(self, gpu: int, count: int, descriptors: Iterable[int]) -> None:
         self.bytes = count * GRANULE
         cuda, what = driver(), f"{self.bytes >> 20} MiB of GPU {gpu}"
-        address, device = _Address(), ctypes.c_int()
+        address, device, context = _Address(), ctypes.c_int(), ctypes.c_void_p()
+        cuda.call(f"look for the context of GPU {gpu}", "cuCtxGetCurrent", ctypes.byref(context))
         cuda.call(f"open GPU {gpu}", "cuDeviceGet", ctypes.byref(device), gpu)
         cuda.call(
             f"reserve addresses for {what}",
@@ -134,7 +140,7 @@ class ImportedMemory:
         )
         self.address = address.value
         mapped: list[int] = []
-        self._end = weakref.finalize(self, _unmap, cuda, self.address, self.bytes, mapped)
+        self._end = weakref.finalize(self, _unmap, cuda, context, self.address, self.bytes, mapped)
         self._end.atexit = False  # the driver ends with the process, and may have ended before Python
         try:
             for number, descriptor in enumerate(descriptors):
@@ -167,8 +173,15 @@ def _map(cuda: Driver, descriptor: int, at: int, what: str) -> None:
         cuda.call(f"let go of a handle of {what}", "cuMemRelease", handle)
 
 
-def _unmap(cuda: Driver, address: int, size: int, mapped: list[int]) -> None:
-    """What fails here is left to the end of the process: after a failed kernel CUDA refuses every call."""
+def _unmap(cuda: Driver, context: ctypes.c_void_p, address: int, size: int, mapped: list[int]) -> None:
+    """What fails here is left to the end of the process: after a failed kernel CUDA refuses every call.
+
+    Whether cuMemUnmap waits for the GPU is not said; PyTorch found that it does not "in all cases"
+    (c10/cuda/CUDACachingAllocator.cpp, unmapHandles).
+    """
+    if mapped and cuda.ask("cuCtxPushCurrent_v2", context) == 0:
+        cuda.ask("cuCtxSynchronize")
+        cuda.ask("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
     for at in mapped:
         cuda.ask("cuMemUnmap", at, GRANULE)
     cuda.ask("cuMemAddressFree", address, size)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _EXCLUSIVE = 2
 _HOLD_SECONDS = 60.0
+_SUCCESS, _NOT_READY = 0, 600  # CUresult
 _LOOK_SECONDS = 50e-6  # a stream is looked at so long before the thread sleeps in between
 _SLEEP_SECONDS = 200e-6
 
@@ -41,6 +42,7 @@ def open_view(device: CudaDevice, pointer: Pointer) -> Iterator[Any]:
         UnsupportedError: CuPy or the driver cannot be used in this process.
         OutOfMemoryError: the GPU has no room for the array, or this process for its mapping.
         ViewError: at the end: pages were used by others, or the device failed meanwhile.
+        DeviceError: at the end: CuPy's work failed.
         KernelTimeout: at the end: CuPy's work did not end within the space's timeout.
     """
     array, gpu = pointer.array, device.gpu.index
@@ -58,7 +60,7 @@ def open_view(device: CudaDevice, pointer: Pointer) -> Iterator[Any]:
         yield _mirror(cupy, device, array)
     finally:
         try:
-            _wait([*streams, cupy.cuda.get_current_stream(gpu)], device.space.timeout)
+            _wait(cupy, [*streams, cupy.cuda.get_current_stream(gpu)], device.space.timeout)
         finally:
             _release(device, pointer, generation)
 
@@ -107,10 +109,15 @@ def _mirror(cupy: Any, device: CudaDevice, array: Array) -> Any:
         return cupy.ndarray(array.shape, array.dtype, place, strides=array.strides)
 
 
-def _wait(streams: list[Any], limit: float | None) -> None:
+def _wait(cupy: Any, streams: list[Any], limit: float | None) -> None:
     begin = time.monotonic()
     for stream in streams:
-        while not stream.done:
+        while (result := cupy.cuda.runtime.streamQuery(stream.ptr)) != _SUCCESS:  # `done` hides failures
+            if result != _NOT_READY:
+                raise DeviceError(
+                    f"CuPy's work on a device view failed (CUDA's result {result}): CUDA cannot be used in this "
+                    "process any more; the space goes on, but for views"
+                )
             waited = time.monotonic() - begin
             if limit is not None and waited > limit:
                 raise KernelTimeout(

@@ -179,7 +179,10 @@ def make(library_path):
         malloc_managed=lambda size: HostMemory(library, size, False),
         alloc_pinned_memory=lambda size: HostMemory(library, size, True),
         runtime=types.SimpleNamespace(
-            free=lambda pointer: None, getDevice=lambda: 0, memGetInfo=lambda: (1 << 30, 1 << 30)
+            free=lambda pointer: library("cuCtxSetCurrent", ctypes.c_void_p(1)),  # makes the context
+            streamQuery=lambda stream: library.ask("cuStreamQuery", ctypes.c_void_p(stream)),
+            getDevice=lambda: 0,
+            memGetInfo=lambda: (1 << 30, 1 << 30),
         ),
     )
     return cupy

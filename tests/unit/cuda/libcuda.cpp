@@ -318,7 +318,21 @@ struct Stream {
   std::deque<Work> queue;
   bool busy = false, end = false;
   std::thread thread{[this] { run(); }};
+  static inline std::mutex all_lock;
+  static inline std::vector<Stream*> all; // but for those that were destroyed
 
+  Stream() {
+    std::lock_guard hold(all_lock);
+    all.push_back(this);
+  }
+  ~Stream() {
+    std::lock_guard hold(all_lock);
+    std::erase(all, this);
+  }
+  void wait() { // never with `lock`, which comes first
+    std::unique_lock hold(mutex);
+    changed.wait(hold, [&] { return queue.empty() && !busy; });
+  }
   void run() {
     std::unique_lock hold(mutex);
     for (;;) {
@@ -574,6 +588,29 @@ int cuCtxSetCurrent(void* wanted_context) {
   context = wanted_context;
   return 0;
 }
+int cuCtxGetCurrent(const void** current) {
+  HERE;
+  *current = context;
+  return 0;
+}
+int cuCtxPushCurrent_v2(const void* wanted_context) { // over none or itself
+  HERE;
+  if (!wanted_context || (context && context != wanted_context)) return kNoContext;
+  context = wanted_context;
+  return 0;
+}
+int cuCtxPopCurrent_v2(const void** last) {
+  HERE;
+  *last = context;
+  return context ? 0 : kNoContext;
+}
+int cuCtxSynchronize() {
+  HERE;
+  if (!context) return kNoContext;
+  std::lock_guard hold(Stream::all_lock);
+  for (Stream* const stream : Stream::all) stream->wait();
+  return 0;
+}
 int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
   HERE_IN_CONTEXT;
   std::lock_guard guard(lock);
@@ -781,10 +818,7 @@ int cuStreamCreate(Stream** stream, unsigned) {
 }
 int cuStreamSynchronize(Stream* stream) {
   HERE_IN_CONTEXT;
-  {
-    std::unique_lock hold(stream->mutex); // never with `lock`, which comes first
-    stream->changed.wait(hold, [&] { return stream->queue.empty() && !stream->busy; });
-  }
+  stream->wait();
   show_text();
   std::lock_guard guard(lock);
   return broken;

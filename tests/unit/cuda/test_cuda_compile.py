@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 
 import hmmemu as hmm
 
 pytest.importorskip("cupy", reason="CuPy is not installed: pip install 'hmmemu[cuda12]'")
 
-from hmmemu.cuda_compile import compile_module
+from hmmemu.cuda_compile import _folders, compile_module
 
 SOURCE = r"""
 namespace ns {
@@ -127,6 +129,25 @@ def test_variables_by_their_names():
     )
 
 
+def test_a_gpu_that_is_newer_than_nvrtc():
+    """It gets PTX, for the driver to compile."""
+    text = compile_module("__global__ void k(int* x) { x[0] = 1; }", (9, 9)).path.read_text()
+    table, _, image = text.partition("\n\n")
+    assert "param\tx\tint*" in table and ".target sm_90\n" in image and ".entry _Z1kPi" in image
+
+
+@pytest.mark.parametrize(
+    ("major", "folder"), [(12, "nvidia/cuda_runtime/include"), (13, "nvidia/cu13/include")]
+)
+def test_headers_of_python_packages(monkeypatch, tmp_path, major, folder):
+    (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.setattr("cupy.cuda.get_cuda_path", lambda: None)
+    packages = types.SimpleNamespace(submodule_search_locations=[str(tmp_path / "nvidia")])
+    monkeypatch.setattr("hmmemu.cuda_compile.find_spec", lambda name: packages)
+    nvrtc = types.SimpleNamespace(getVersion=lambda: (major, 0))
+    assert f"-I{tmp_path / folder}" in _folders(nvrtc)
+
+
 def test_cupys_own_headers():
     code = (
         "#include <cupy/complex.cuh>\n__global__ void k(complex<float>* x, complex<float> a) { x[0] *= a; }"
@@ -139,6 +160,6 @@ def test_cupys_own_headers():
     [("cstdint", r"<cuda/std/cstdint> is libcu"), ("cuda_runtime.h", "pip install nvidia-cuda-runtime-cu12")],
 )
 def test_headers_that_nvrtc_does_not_find(monkeypatch, header, hint):
-    monkeypatch.setattr("hmmemu.cuda_compile._folders", list)
+    monkeypatch.setattr("hmmemu.cuda_compile._folders", lambda nvrtc: [])
     with pytest.raises(hmm.CompileError, match=hint):
         compile_module(f"#include <{header}>\n__global__ void k() {{}}", (8, 0))

@@ -73,6 +73,17 @@ def test_work_that_does_not_end(gpu, cupy, monkeypatch):
         assert (view.get() == 0x02020202).all()
 
 
+def test_work_of_cupys_that_fails(gpu, cupy, kernels, monkeypatch):
+    """Without a limit, too: such a stream is never done."""
+    space = gpu()
+    space.timeout = None
+    x = space.zeros(1 << 12, np.int32)
+    with pytest.raises(hmm.DeviceError, match="CUDA's result 700"), space.device_view(x):
+        monkeypatch.setenv("FAKE_CUDA", "fail=cuStreamQuery:700")
+    run(space, kernels, "fill", x, x.size, 5)
+    assert (x == 5).all()
+
+
 def test_launches_before_it_have_ended(gpu, cupy, kernels):
     space = gpu("delay_us=100,kernel_us=300000")
     x, stream = space.zeros(1 << 12, np.int32), hmm.Stream()
@@ -336,6 +347,19 @@ def test_memory_stays_mapped_as_long_as_cupy_has_an_array_of_it(gpu, cupy):
 def _mapped(address):
     with open("/proc/self/maps") as maps:
         return any(line.startswith(f"{address:x}-") for line in maps)
+
+
+def test_it_stays_mapped_until_the_gpu_is_done_with_it(gpu, cupy, monkeypatch):
+    space = gpu()
+    x, stream = space.zeros(1024, np.int32), cupy.Stream()
+    with cupy.use(stream), space.device_view(x) as view:
+        pass
+    monkeypatch.setenv("FAKE_CUDA", "delay_us=200000")
+    with cupy.use(stream):
+        view.fill_bytes(1)
+    assert not stream.done
+    del view
+    assert stream.done
 
 
 def test_memory_that_cannot_be_unmapped_stays(gpu, cupy, monkeypatch):
