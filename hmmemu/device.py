@@ -90,6 +90,12 @@ class Device:
         return space
 
     @property
+    def usable(self) -> bool:
+        """Whether its address space is open (for the library's own use)."""
+        space = self._space()
+        return space is not None and space.session.open
+
+    @property
     def name(self) -> str:
         """For tables: "emulated device 0"."""
         return f"emulated device {self.index}"

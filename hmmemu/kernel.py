@@ -166,6 +166,8 @@ class Kernel:
         ticket = 0
         if self._was_launched and reaches is _NOTHING:
             to, on = _place(stream, device)
+            if to.awaited:
+                to.wait_for_awaited(on)
             ticket = on.launch_again(self, grid, block, args, shared_mem)
         if not ticket:
             to, on, ticket = self._launch(grid, block, args, shared_mem, stream, device, reaches)
@@ -204,6 +206,7 @@ class Kernel:
             )
         if not 0 <= (dynamic := _number(shared_mem)) <= room:
             raise ArgumentError(f"shared_mem={shared_mem!r}: {self.name} can have 0 to {room} bytes")
+        stream.wait_for_awaited(device)
         ticket = device.launch(compiled, kernel, grid3, block3, args, dynamic, reaches)
         device.remember(self, compiled, kernel)
         self._was_launched = True
