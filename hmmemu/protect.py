@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from hmmemu._native import Bell, PageLog, Session
 from hmmemu.arena import PAGE
 from hmmemu.errors import ArgumentError, DeviceError, RangeError
-from hmmemu.ranges import Array, PageRange, describe, extent
+from hmmemu.ranges import Array, PageRange, Range, describe, extent
 
 
 class Protector(Protocol):
@@ -220,8 +220,13 @@ class Protectors:
         return any(len(addresses) for _, addresses in collected)
 
 
+_Elements = tuple[Range, tuple[int, ...], tuple[int, ...]]  # where they lie, shape, strides
+
+
 class DirtyLogs:
     """Which pages of which arrays were written since they were asked for last.
+
+    Arrays on the same pages have logs of their own: asking for one answers nothing for another.
 
     Args:
         session: the driver.
@@ -230,18 +235,19 @@ class DirtyLogs:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._lock = threading.Lock()
-        self._logs: dict[PageRange, tuple[PageLog, weakref.ref[Array]]] = {}
+        self._logs: dict[_Elements, tuple[PageLog, weakref.ref[Array]]] = {}
 
     def collect(self, memory: Array, root: Array) -> NDArray[np.intp]:
         """See `AddressSpace.dirty`."""
         if memory.size == 0:
             return np.empty(0, np.intp)
-        first, end = pages = extent(memory).pages
+        elements = extent(memory), memory.shape, memory.strides
+        first, end = pages = elements[0].pages
         with self._lock:
-            known = self._logs.get(pages)
+            known = self._logs.get(elements)
             if known is None:
                 log = PageLog(self._session, first, end, False, None)
-                self._logs[pages] = log, weakref.ref(root, lambda _: self._end(pages))
+                self._logs[elements] = log, weakref.ref(root, lambda _: self._end(elements))
                 log.arm([pages])
                 return np.arange((end - first) // PAGE)
             log = known[0]
@@ -251,8 +257,8 @@ class DirtyLogs:
             log.arm(runs_of(addresses))
         return np.unique((addresses - np.uint64(first)) // np.uint64(PAGE)).astype(np.intp)
 
-    def _end(self, pages: PageRange) -> None:
-        self._logs.pop(pages, None)  # the log drops itself
+    def _end(self, elements: _Elements) -> None:
+        self._logs.pop(elements, None)  # the log drops itself
 
     def close(self) -> None:
         """Drops all logs."""

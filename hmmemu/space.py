@@ -315,7 +315,8 @@ class AddressSpace(ArrayMaker):
 
         Returns:
             sorted page numbers, intp; 0 is the page that holds the first byte. The first call for an array
-            starts the log and returns all pages.
+            starts the log and returns all pages. Views of other elements have logs of their own, on the same pages,
+            too; those of the same elements share one.
 
         Raises:
             RangeError: the array is not in the address space.

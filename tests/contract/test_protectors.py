@@ -243,6 +243,17 @@ def test_dirty_says_what_was_written_since(page_by_page: hmm.AddressSpace, numbe
     assert list(space.dirty(numbers)) == [5]
 
 
+def test_arrays_on_the_same_page_have_dirty_logs_of_their_own(space: hmm.AddressSpace) -> None:
+    x = space.zeros(INTS, np.int32)
+    views = [x, x[: INTS // 2], x[INTS // 2 :], x[::2], x[: INTS // 2].reshape(2, -1)]
+    for view in views:
+        assert list(space.dirty(view)) == [0], "the first call"
+    x[0] = 1
+    for view in views:
+        assert list(space.dirty(view)) == [0], "written, whoever asks first"
+        assert list(space.dirty(view[:])) == [], "the same elements, another object"
+
+
 def test_dirty_against_a_model(space: hmm.AddressSpace, kernels: hmm.RawModule) -> None:
     random = np.random.default_rng(5)
     x = space.zeros(PAGES * INTS, np.int32)
