@@ -137,7 +137,7 @@ def _pointer(place: Place, value: Any, pointers: list[Pointer]) -> bytes:
     array = value.array if told else value
     if not isinstance(array, np.ndarray):
         if isinstance(array, (int, np.integer)) and not isinstance(array, bool):
-            return int(array).to_bytes(8, "little")
+            return _address(place, int(array))
         raise ArgumentError(f"{_words(place)}: an array, an address or None is needed, not {_kind_of(value)}")
     _, index, parameter = place
     if not fits(parameter.type, parameter.pointee_size, array.dtype):
@@ -153,6 +153,12 @@ def _pointer(place: Place, value: Any, pointers: list[Pointer]) -> bytes:
     pointer = Pointer(index, array, writes, told and isinstance(value, Out))
     pointers.append(pointer)
     return pointer.address.to_bytes(8, "little")
+
+
+def _address(place: Place, value: int) -> bytes:
+    if not 0 <= value < 2**64:
+        raise ArgumentError(f"{_words(place)}: {value} is no address, which has 64 bits and no sign")
+    return value.to_bytes(8, "little")
 
 
 _WORDS_WITHOUT_MEANING = re.compile(r"\b(const|volatile|__restrict__|__restrict|restrict|std)\b|::")
@@ -193,7 +199,7 @@ def _refuse_elements(what: str, array: Array) -> NoReturn:
     if not dtype.isnative:
         raise ArgumentError(
             f"{what}: the {describe(array)} has its bytes in the other order; convert it with "
-            f"array.astype(numpy.{dtype.newbyteorder('=').name})"
+            "array.astype(array.dtype.newbyteorder('='))"
         )
     raise ArgumentError(
         f"{what}: the elements of the {describe(array)} are not of that type; convert it with astype, or "
@@ -239,11 +245,23 @@ def _natural_bytes(place: Place, value: Any) -> bytes:
     if isinstance(value, (bool, float, complex, int)):
         return np.asarray(value).tobytes()
     if isinstance(value, np.generic):
+        _check_structure(place, value.dtype)
         return value.tobytes()
     try:
         return bytes(memoryview(value))
     except TypeError:
         raise ArgumentError(f"{_words(place)}: {_kind_of(value)} cannot be passed to a kernel") from None
+
+
+def _check_structure(place: Place, dtype: np.dtype[Any]) -> None:
+    """A scalar's own fields may be what no kernel can use; plain scalars are native."""
+    if dtype.hasobject:
+        raise ArgumentError(f"{_words(place)}: the structure {dtype} holds Python objects")
+    if not dtype.isnative:
+        raise ArgumentError(
+            f"{_words(place)}: the structure {dtype} has its bytes in the other order; convert it with "
+            "value.astype(value.dtype.newbyteorder('='))"
+        )
 
 
 def _advice(parameter: Parameter) -> str:

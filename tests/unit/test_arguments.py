@@ -87,7 +87,20 @@ def test_bytes(value: Any, fields: dict[str, Any] | None, raw: bytes | None) -> 
         (
             np.zeros(3, ">f4"),
             {"type": "float*", "pointee_size": 4, **POINTER},
-            r"other order.*numpy\.float32",
+            r"other order.*array\.astype\(array\.dtype\.newbyteorder\('='\)\)",
+        ),
+        (-1, {"type": "int*", **POINTER}, "-1 is no address"),
+        (2**64, {"type": "int*", **POINTER}, "18446744073709551616 is no address"),
+        (np.int64(-5), {"type": "int*", **POINTER}, "-5 is no address"),
+        (
+            np.array((1, 2), [("a", ">i4"), ("b", ">i4")])[()],
+            {"type": "Pair", "kind": "other", "size": 8},
+            r"other order.*value\.astype\(value\.dtype\.newbyteorder\('='\)\)",
+        ),
+        (
+            np.array((object(),), [("a", object)])[()],
+            {"type": "Pair", "kind": "other", "size": 8},
+            "holds Python objects",
         ),
         (np.zeros(3, bool), {"type": "float*", "pointee_size": 4, **POINTER}, "not of that type"),
         (np.array([object()]), {"type": "void*", **POINTER}, "Python objects"),
@@ -98,6 +111,14 @@ def test_what_is_told(value: Any, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(hmm.ArgumentError, match=message) as caught:
         one(value, **fields)
     assert "argument 1 of k" in str(caught.value)
+
+
+def test_the_advice_for_swapped_structures_works() -> None:
+    swapped = np.array([(1, 2.5)], [("a", ">i4"), ("b", ">f4")])
+    fields = {"type": "Pair", "kind": "other", "size": 8}
+    value = swapped[0].astype(swapped.dtype.newbyteorder("="))
+    assert one(value, **fields) == struct.pack("<if", 1, 2.5)
+    one(swapped.astype(swapped.dtype.newbyteorder("=")), type="Pair*", pointee_size=8, **POINTER)
 
 
 def test_wrong_number() -> None:
