@@ -11,6 +11,7 @@ imported until a test asks for a space. A test's items and stash belong to pytes
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from argparse import ArgumentTypeError
 from collections.abc import Generator, Iterator
@@ -22,7 +23,7 @@ import pytest
 if TYPE_CHECKING:
     from hmmemu import AddressSpace
 
-_DEVICES = "auto, emulated, cuda or cuda:N"
+_DEVICES = "auto, emulated, cuda or cuda:N; several with commas, without auto"
 _MARKER = "hmm_gpu: needs a real GPU; skipped, with the reason, where there is none"
 _SPACE = pytest.StashKey["AddressSpace"]()
 
@@ -52,7 +53,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips a test that needs a GPU where there is none to be used."""
     if item.get_closest_marker("hmm_gpu") is None:
         return
-    if _asked(item.config) == "emulated":
+    if set(_names(_asked(item.config))) == {"emulated"}:
         pytest.skip("needs a real GPU, and the device chosen is emulated")
     missing = why_no_gpu(_gpu(item.config))
     if missing:
@@ -114,17 +115,20 @@ def _device(config: pytest.Config) -> str:
 
 
 def _gpu(config: pytest.Config) -> str:
-    """The GPU for tests that need one."""
-    asked = _asked(config)
-    return asked if asked.startswith("cuda") else "cuda"
+    """The GPU for tests that need one: the first of those asked for."""
+    return next((name for name in _names(_asked(config)) if name.startswith("cuda")), "cuda")
 
 
-def _checked(device: str) -> str:
-    """The same, or ArgumentTypeError for what is no device."""
-    word, colon, index = device.partition(":")
-    if device not in ("auto", "emulated", "cuda") and not (word == "cuda" and colon and index.isdecimal()):
-        raise ArgumentTypeError(f"{device!r}; choose {_DEVICES}")
-    return device
+def _names(devices: str) -> list[str]:
+    return [name.strip() for name in devices.split(",")]
+
+
+def _checked(devices: str) -> str:
+    """The same, or ArgumentTypeError for what is no device and no list of them."""
+    known = all(re.fullmatch(r"emulated|cuda(:\d+)?", name) for name in _names(devices))
+    if not known and devices != "auto":
+        raise ArgumentTypeError(f"{devices!r}; choose {_DEVICES}")
+    return devices
 
 
 def _tracker() -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 
 import pytest
+
+from hmmemu import pytest_plugin
 
 pytest_plugins = ["pytester"]
 
@@ -134,7 +137,23 @@ def test_unknown_device_is_refused(pytester, monkeypatch):
     monkeypatch.setenv("HMMEMU_DEVICE", "tpu")
     result = run(pytester)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*HMMEMU_DEVICE is 'tpu'; choose auto, emulated, cuda or cuda:N"])
+    result.stderr.fnmatch_lines(["*HMMEMU_DEVICE is 'tpu'; choose auto, emulated, cuda or cuda:N; *"])
+
+
+@pytest.mark.parametrize("listed", ["emulated,auto", "emulated,", ",", "emulated,tpu"])
+def test_list_with_an_unknown_device_is_refused(listed):
+    with pytest.raises(argparse.ArgumentTypeError, match="choose auto, emulated"):
+        pytest_plugin._checked(listed)
+
+
+def test_several_devices(pytester, monkeypatch):
+    monkeypatch.setenv("HMMEMU_DEVICE", "emulated, emulated")
+    pytester.makepyfile(
+        test_two="def test_passes(hmm_space): assert len(hmm_space.devices) == 2", test_gpu=GPU_TEST
+    )
+    result = run(pytester, "-rs")
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["*needs a real GPU, and the device chosen is emulated*"])
 
 
 def test_marker_and_fixture_are_listed(pytester):
