@@ -133,9 +133,13 @@ class Supervisor:
         """Waits for a launch or marker; raises as `synchronize` does, and again if asked again."""
         if self._failure_of(ticket) is None:
             self._wait(ticket, timeout)
-        self._print_output()
         self._forget_completed()
         failure = self._failure_of(ticket)
+        try:
+            self._print_output()
+        except Exception:
+            if failure is None:
+                raise  # else: why the kernel failed matters more than a stdout that cannot take its output
         if failure is not None:
             failure.told = True
             raise failure.error.with_traceback(None)
@@ -173,14 +177,13 @@ class Supervisor:
         return next((f for f in self._failures if f.first <= ticket <= f.last), None)
 
     def _print_output(self) -> None:
-        text = self.process.take_output()
+        text = self.process.take_output().decode(errors="replace")
         if not text:
             return
-        sys.stdout.write(text.decode(errors="replace"))
         lost, self._lost_output = self.process.output_dropped - self._lost_output, self.process.output_dropped
         if lost:
-            sys.stdout.write(f"[hmmemu: {lost:,} bytes of printf output were lost: its buffer holds 1 MiB]\n")
-        sys.stdout.flush()
+            text += f"[hmmemu: {lost:,} bytes of printf output were lost: its buffer holds 1 MiB]\n"
+        _print(text)
 
     # ---------------------------------------------------------------------------------------- successors
 
@@ -271,3 +274,15 @@ class Supervisor:
     def forget_frames(self, begin: int, end: int) -> None:
         """Has the process forget what `tell_frames` said of a range."""
         self.ask(self.process.forget_frames, begin, end - begin)
+
+
+def _print(text: str) -> None:
+    """On stdout, in its encoding, as far as that has the characters; nowhere if the program has no stdout."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+        sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -111,6 +114,41 @@ def test_printf_past_its_buffer_is_told(
     text = capsys.readouterr().out
     assert 900_000 < len(text) < 1_100_000
     assert "bytes of printf output were lost" in text.splitlines()[-1]
+
+
+class Stdout(io.StringIO):
+    """What it takes is in `taken`; `error` is what its disk says."""
+
+    def __init__(self, error: OSError | None = None) -> None:
+        super().__init__()
+        self.error, self.taken = error, ""
+
+    def write(self, text: str) -> int:
+        if self.error:
+            raise self.error
+        self.taken += text.encode("ascii").decode()
+        return len(text)
+
+
+def test_printf_with_a_stdout_that_cannot_take_it(
+    space: hmm.AddressSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = r"""extern "C" __global__ void say(const int* x) { printf("\u2192 %d\n", x[0]); assert(x[0] == 0); }"""
+    say, fine, bad = hmm.RawKernel(source, "say"), space.zeros(1, np.int32), space.ones(1, np.int32)
+    full = Stdout(OSError(errno.ENOSPC, "disk full"))
+    monkeypatch.setattr(sys, "stdout", full)
+    with pytest.raises(OSError, match="disk full"):
+        say(1, 1, (fine,))
+    with pytest.raises(hmm.KernelAssertion, match="say"):
+        say(1, 1, (bad,))
+    monkeypatch.setattr(sys, "stdout", None)
+    say(1, 1, (fine,))
+    with pytest.raises(hmm.KernelAssertion, match="say"):
+        say(1, 1, (bad,))
+    ascii_only = Stdout()
+    monkeypatch.setattr(sys, "stdout", ascii_only)
+    say(1, 1, (fine,))
+    assert ascii_only.taken == "? 0\n"
 
 
 def test_dynamic_shared_memory(space: hmm.AddressSpace, module: hmm.RawModule) -> None:
