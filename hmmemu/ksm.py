@@ -16,6 +16,7 @@ from pathlib import Path
 from hmmemu._native import break_pages, merge_pages, page_record
 from hmmemu.arena import PAGE
 from hmmemu.errors import ArgumentError, RangeError
+from hmmemu.mappings import lines_of
 from hmmemu.memory import Memory
 from hmmemu.ranges import Array, PageRange, extent
 
@@ -130,16 +131,15 @@ def proportional_size(ranges: Sequence[PageRange]) -> tuple[list[PageRange], int
     """The mappings that hold the ranges, merged, and their proportional set size in bytes."""
     found: list[PageRange] = []
     total, inside = 0, False
-    with Path("/proc/self/smaps").open() as smaps:
-        for line in smaps:
-            first = line.split(maxsplit=1)[0]
-            if not first.endswith(":"):
-                begin, end = (int(x, 16) for x in first.split("-"))
-                inside = any(begin < high and low < end for low, high in ranges)
-                if inside:
-                    found.append((begin, end))
-            elif inside and first == "Pss:":
-                total += int(line.split()[1]) * 1024
+    for line in lines_of(Path("/proc/self/smaps")):
+        first = line.split(maxsplit=1)[0]
+        if not first.endswith(":"):
+            begin, end = (int(x, 16) for x in first.split("-"))
+            inside = any(begin < high and low < end for low, high in ranges)
+            if inside:
+                found.append((begin, end))
+        elif inside and first == "Pss:":
+            total += int(line.split()[1]) * 1024
     return _joined(found), total
 
 

@@ -103,9 +103,13 @@ def all_mappings() -> Iterator[Mapping]:
     """
     if not _MAPS.exists():
         raise UnsupportedError(f"what memory there is cannot be known without {_MAPS}: mount /proc")
-    with _MAPS.open() as lines:
-        for line in lines:
-            yield Mapping.parse(line)
+    yield from map(Mapping.parse, lines_of(_MAPS))
+
+
+def lines_of(path: Path) -> Iterator[str]:
+    """The lines of a file of /proc. It may name files, by bytes that are no text: as `os` has such names."""
+    with path.open("rb") as file:
+        yield from map(os.fsdecode, file)
 
 
 def mappings_of(begin: int, end: int) -> list[Mapping]:
@@ -186,7 +190,7 @@ def _huge_page_sizes() -> list[int]:
 
 def _mounted_page_size(device: str) -> int:
     major, minor = (int(x, 16) for x in device.split(":"))
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in lines_of(Path("/proc/self/mountinfo")):
         mount, _, filesystem = line.partition(" - ")
         if mount.split()[2] == f"{major}:{minor}" and filesystem.startswith("hugetlbfs "):
             size = re.search(r"pagesize=(\d+)([KMG])", filesystem)

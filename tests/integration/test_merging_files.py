@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from multiprocessing import shared_memory
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from merging import PAGE, PAGES, noise, owners
 
 import hmmemu as hmm
+from hmmemu.mappings import all_mappings
 
 
 @pytest.fixture
@@ -161,3 +163,13 @@ def test_a_merged_file_is_truncated_and_grows(space: hmm.AddressSpace, file: hmm
     assert space.merge(x, y).merged >= 12  # pages of zeros that are y's alone go to the zero page
     x[0] = y[4 * 1024] = 1
     assert x[4 * 1024] == want[4 * 1024] and y[0] == want[0]
+
+
+def test_a_mapped_file_whose_name_is_no_text(space: hmm.AddressSpace, tmp_path: Path) -> None:
+    """File names are bytes. The mappings of the process name this file, whatever array is asked about."""
+    path = os.fsencode(tmp_path) + b"/caf\xe9"
+    noise(8).tofile(os.fsdecode(path))
+    mapped = np.memmap(os.fsdecode(path), np.int32, "c")
+    assert any(m.path == os.fsdecode(path) for m in all_mappings())
+    assert space.merge(space.array(mapped), space.array(mapped)).merged == 2 * PAGES
+    space.register(np.ones(PAGES * PAGE))
