@@ -186,10 +186,16 @@ class CudaDevice(Device):
         slack = _BLOCK * len(pages)  # arrays rarely begin with a block, nor end with one
         if sum([end - begin for begin, end in pages]) + slack <= room:
             return  # as nearly always: that many bytes lie in at most so many blocks and two more for each
-        blocks = {block for begin, end in pages for block in range(begin // _BLOCK, -(-end // _BLOCK))}
-        if len(blocks) * _BLOCK > room + slack:
+        whole = [(begin, end) for begin, end, _ in reach.merge([(*range_, 0) for range_ in pages])]
+        blocks = {block for begin, end in whole for block in range(begin // _BLOCK, -(-end // _BLOCK))}
+        needed = sum(
+            end - begin for begin, end in whole
+        )  # `device_memory` counts pages, and a GPU has blocks
+        if len(blocks) * _BLOCK > self.gpu.bytes:
+            needed = len(blocks) * _BLOCK
+        if needed > room:
             raise OutOfMemoryError(
-                f"the arrays of this launch take {len(blocks) * _BLOCK >> 20} MiB of device memory, and {self.name} "
-                f"has {room >> 20} MiB: a kernel on a GPU needs all of its arrays there at a time; launch it on parts "
+                f"the arrays of this launch take {needed >> 10:,} KiB of device memory, and {self.name} "
+                f"has {room >> 10:,} KiB: a kernel on a GPU needs all of its arrays there at a time; launch it on parts "
                 "of them"
             )

@@ -182,11 +182,21 @@ def test_a_launch_that_can_never_fit(gpu, kernels):
     space = gpu(device_memory=4 << 20)
     x = space.zeros(4 << 20, np.int32)
     x[:] = 3
-    with pytest.raises(hmm.OutOfMemoryError, match=r"take 16 MiB .* has 4 MiB: .*launch it on parts"):
+    with pytest.raises(hmm.OutOfMemoryError, match=r"take 16,384 KiB .* has 4,096 KiB: .*launch it on parts"):
         run(space, kernels, "fill", x, x.size, 1)
     assert (x == 3).all()
     run(space, kernels, "fill", x[: 1 << 18], 1 << 18, 1)
     assert x[0] == 1 and x[-1] == 3
+
+
+def test_a_launch_that_fits_but_for_the_last_page(gpu, kernels):
+    """It would wait for pages that are taken away for each other."""
+    space = gpu(device_memory=4 << 20)
+    x = space.zeros((4 << 18) + 1024, np.int32)
+    with pytest.raises(hmm.OutOfMemoryError, match=r"take 4,100 KiB .* has 4,096 KiB: .*launch it on parts"):
+        run(space, kernels, "fill", x, x.size, 1)
+    run(space, kernels, "fill", x[1024:], 4 << 18, 1)
+    assert not x[:1024].any() and (x[1024:] == 1).all()
 
 
 @pytest.mark.parametrize(

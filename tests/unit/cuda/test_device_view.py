@@ -244,7 +244,7 @@ def test_memory_of_the_gpu_that_a_view_uses_is_not_given_up(gpu, cupy, kernels):
 def test_more_than_the_device_has(gpu, cupy, kernels):
     space = gpu(device_memory=4 << 20)
     x, y = space.ones(4 << 20, np.int32), space.zeros(1 << 19, np.int32)
-    with pytest.raises(hmm.OutOfMemoryError, match="take 16 MiB"), space.device_view(x):
+    with pytest.raises(hmm.OutOfMemoryError, match="take 16,384 KiB"), space.device_view(x):
         pass
     with space.device_view(x[: 1 << 19]), pytest.raises(hmm.OutOfMemoryError):
         run(space, kernels, "fill", x[1 << 20 :], 3 << 20, 1)
