@@ -138,7 +138,8 @@ std::vector<Driver::Candidate> Driver::hash_pages(Pages pages, MergeResult& resu
   std::vector<Candidate> found;
   for (uint64_t a = pages.begin; a < pages.end; a += kPage) {
     const PageState state(words[(a - pages.begin) / kPage]);
-    if (!state.managed() || state.untouched()) continue;
+    // Content that another owner of the page has, this one need not have touched.
+    if (!state.managed() || (state.untouched() && !state.linked())) continue;
     if (state.merged()) {
       ++result.scanned, ++result.before;
     } else if (state.linked() || state.huge()) {
