@@ -297,6 +297,7 @@ class Driver {
   int step(Block& block, Pages run, Request request);
   int step_at_once(Block& block, Pages run, Request request);
   int act(Block& block, Pages run, const Transition& transition, Request request);
+  int act_with_memory(Block& block, Pages run, Transition transition, Request request);
   int perform(Block& block, Pages run, const Transition& transition, Request request);
   int migrate(Block& block, Pages run, const Transition& transition, Request request);
   void give_refuge(Block& block, Pages run, Processor p, const std::byte* content, bool writable,
@@ -312,10 +313,21 @@ class Driver {
   int bring_home_watched(Block& block, Pages run);
   int release_everywhere(Block& block, Pages pages);
 
-  // -- evict.cpp: with other pages locked, so these two lock what is free only --
+  // -- evict.cpp: with other pages locked, so these lock what is free only --
   int make_room(Processor p);
-  bool evict_from(Block& block, Processor p);
-  void evict_locked(Block& block, Pages pages, Processor p);
+  int evict_one(Processor p);
+  // Calls `act` again while a GPU has no memory left for it (ENOMEM) and others' pages there can go. EBUSY:
+  // the memory is in the hands of others.
+  template <class Act> int with_memory(Processor p, Act act) {
+    int error = act();
+    if (p == kCpu || !devices_[p]->has_own_memory()) return error;
+    for (uint32_t tries = 2 * directory_.size(); error == ENOMEM && tries; --tries)
+      if (!(error = evict_one(p))) error = act();
+    return error;
+  }
+  enum class Evicted { None, Busy, Some };
+  Evicted evict_from(Block& block, Processor p);
+  bool evict_locked(Block& block, Pages pages, Processor p);
 
   // -- driver.cpp, ranges.cpp and devices.cpp: nothing is locked --
   void use_signals();

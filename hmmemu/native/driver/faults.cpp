@@ -289,7 +289,11 @@ void Driver::repair(Block& block, uint64_t address, Processor p, bool present) {
     else if (p == kCpu && mine.zero(block, page, Access::Read, true) == 0)
       return;
   }
-  if (int error = mine.regrant(block, page, state.hold(p) == Hold::Exclusive); error && error != ESRCH)
+  const int error =
+      with_memory(p, [&] { return mine.regrant(block, page, state.hold(p) == Hold::Exclusive); });
+  if (error == EBUSY)
+    mine.wake(page); // it comes again
+  else if (error && error != ESRCH)
     refuse(p, address, error);
 }
 

@@ -94,13 +94,26 @@ int Driver::step_at_once(Block& block, Pages run, Request request) {
 // Performs a transition, on a device with room made for it first.
 int Driver::act(Block& block, Pages run, const Transition& t, Request request) {
   const Processor p = request.p;
-  if (p == kCpu || !capacity_[p] || t.step == Step::Upgrade) return perform(block, run, t, request);
+  if (p == kCpu || t.step == Step::Upgrade) return perform(block, run, t, request);
+  if (!capacity_[p]) return act_with_memory(block, run, t, request);
   const uint64_t need = devices_[p]->missing(block, run);
   reserved_[p].fetch_add(need);
   int error = need ? make_room(p) : 0;
-  if (!error) error = perform(block, run, t, request);
+  if (!error) error = act_with_memory(block, run, t, request);
   reserved_[p].fetch_sub(need);
   return error;
+}
+
+// What could not be given went to the CPU or stayed where it was: so the protocol is asked again, and the
+// device keeps no frames for it.
+int Driver::act_with_memory(Block& block, Pages run, Transition t, Request request) {
+  return with_memory(request.p, [&] {
+    const int error = perform(block, run, t, request);
+    if (error != ENOMEM || !devices_[request.p]->has_own_memory()) return error;
+    t = transition(block.page(run.begin), request.p, request.access, protocol());
+    const int released = devices_[request.p]->release(block, run);
+    return released ? released : error;
+  });
 }
 
 int Driver::perform(Block& block, Pages run, const Transition& t, Request request) {

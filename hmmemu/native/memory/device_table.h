@@ -99,6 +99,8 @@ class DeviceTable final : public PageTable {
 
   // Content of PageState::in_object comes to the object.
   bool uses_objects() const { return uses_objects_; }
+  // Its memory is not the file of frames, and it says ENOMEM when it has none left.
+  bool has_own_memory() const { return uses_objects_; }
   uint64_t frame_bytes() const { return frames_.frames() * kPage; }
   // How many of the pages have no frame yet.
   uint64_t missing(const Block& block, Pages pages) const {

@@ -28,17 +28,17 @@
 // CUDA's own words on the standard error, and then every call of the process fails, as in a context that is
 // broken. What kernels print goes to the standard output when a stream is waited for, and is not flushed.
 //
-// FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), delay_us,
-// kernel_us (a program's kernels alone, later still), full (a
-// kernel fills the GPU: no other runs beside it), gate (a file: they begin when it is gone), launched (a
-// file that gets the name of each when it is launched), bad (the result of kernels of this name), version,
-// mode, novmm, atomics (pcie, none, all: what the link to the CPU carries), coherent, nopointers, nowrites
-// (no memory operations of streams), bus, otherwise (registered memory is elsewhere for kernels), refuse
-// (BEGIN-END: addresses that are asked for in this range are not given, nor others there; if END is the lower
-// one, all but those between the two), elsewhere (none
-// are), strict (such a call is an error; else other addresses are given), noshare, unshared (memory has no
-// descriptors, and the GPU says so, or not), fail=NAME:result[:first[:last]] (these calls of a function, or
-// launches of a kernel, from 1). `lock` guards the tables; each stream has its own for its queue.
+// FAKE_CUDA in the environment: words "key=value" with commas: gpus, bytes (memory a GPU), others (bytes of
+// it that other programs have), delay_us, kernel_us (a program's kernels alone, later still), full (a kernel
+// fills the GPU: no other runs beside it), gate (a file: they begin when it is gone), launched (a file that
+// gets the name of each when it is launched), bad (the result of kernels of this name), version, mode, novmm,
+// atomics (pcie, none, all: what the link to the CPU carries), coherent, nopointers, nowrites (no memory
+// operations of streams), bus, otherwise (registered memory is elsewhere for kernels), refuse (BEGIN-END:
+// addresses that are asked for in this range are not given, nor others there; if END is the lower one, all
+// but those between the two), elsewhere (none are), strict (such a call is an error; else other addresses are
+// given), noshare, unshared (memory has no descriptors, and the GPU says so, or not),
+// fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from 1). `lock` guards
+// the tables; each stream has its own for its queue.
 #include <atomic>
 #include <cerrno>
 #include <climits>
@@ -615,7 +615,7 @@ int cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
   HERE_IN_CONTEXT;
   std::lock_guard guard(lock);
   *total = size_t(number("bytes", 1 << 30));
-  *free_bytes = *total - used;
+  *free_bytes = *total - used - size_t(number("others", 0));
   return 0;
 }
 int cuMemGetAllocationGranularity(size_t* bytes, const void*, int) {
@@ -654,7 +654,7 @@ int cuMemCreate(Address* memory, size_t bytes, const void* properties, unsigned 
   const bool shared = properties && static_cast<const int*>(properties)[1] == 1;
   if (shared && number("unshared", 0)) return kNotSupported;
   std::lock_guard guard(lock);
-  if (used + bytes > size_t(number("bytes", 1 << 30))) return kNoMemory;
+  if (used + bytes + size_t(number("others", 0)) > size_t(number("bytes", 1 << 30))) return kNoMemory;
   const int fd = memfd_create("fake-gpu", MFD_CLOEXEC);
   if (fd < 0 || ftruncate(fd, off_t(bytes)) != 0) return kNoMemory;
   void* const fresh = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <climits>
 #include <unistd.h>
+#include <utility>
 
 namespace hmmemu::device {
 namespace {
@@ -71,7 +72,7 @@ bool ChannelFaults::grant(hmm::Pages pages, MailboxOperation rights, int& error)
   each_slot([&](FaultSlot& slot) {
     uint32_t word = slot.word.load();
     if (!waits(word) || slot.address < pages.begin || slot.address >= pages.end) return true;
-    error = slot.error;
+    error = std::exchange(slot.error, 0); // said once: the next grant may be one that it can have
     if (error) return false;
     if (!slot.word.compare_exchange_strong(word, with_state(word, kFaultFilling))) return true;
     slot.operation = rights;

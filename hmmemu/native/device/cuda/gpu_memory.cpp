@@ -61,6 +61,11 @@ bool GpuMemory::reserved(uint64_t address) {
   return is_reserved(address / kGranule * kGranule);
 }
 
+size_t GpuMemory::granules() {
+  const std::lock_guard hold(lock_);
+  return granules_.size();
+}
+
 uint64_t GpuMemory::translated(uint64_t pointer) {
   if (distance_ == 0 || pointer == 0) return pointer;
   const bool ours = reserved(pointer) || reserved(pointer - 1);

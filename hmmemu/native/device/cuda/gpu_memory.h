@@ -76,6 +76,7 @@ class GpuMemory {
   void hold_place(uint64_t block) { hold_addresses(block, kGranule, true); }
 
   bool reserved(uint64_t address);
+  size_t granules(); // of the CPU's addresses, at present
   // A pointer to the memory of the CPU's that is held here, or just behind it, as the GPU has it; any other
   // as it is.
   uint64_t translated(uint64_t pointer);

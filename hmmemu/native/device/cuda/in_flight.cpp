@@ -32,6 +32,7 @@ std::atomic<uint64_t>* word =
 Address word_there = kNowhere;
 std::atomic<uint64_t> sent{0};
 std::atomic<uint64_t> known_to_have_ended{0}; // without the word
+std::atomic<uint64_t> alone{0};               // the last launch that needs nobody
 std::mutex reporting;
 std::atomic<uint32_t> asleep{0}, bell{0}; // of the thread that reports
 
@@ -120,7 +121,7 @@ void* report_main(void*) {
   }
 }
 
-// Worker 0: as the thread above, which sees failures.
+// As the thread above, which sees failures.
 void wait_until_completed(uint64_t ticket) {
   const uint64_t begin = now_ns();
   while (completed() < ticket) {
@@ -189,6 +190,11 @@ void report_ended() {
   const std::unique_lock hold(reporting, std::try_to_lock);
   if (hold) report_all();
 }
+
+void needs_nobody(uint64_t ticket) { alone.store(ticket); }
+
+// What began before those began alone, or has ended.
+void wait_for_memory() { wait_until_completed(alone.load()); }
 
 void wait_for_room() {
   if (sent.load() >= kDepth) wait_until_completed(sent.load() - kDepth + 1);

@@ -52,6 +52,11 @@ void report_ended();
 void wait_for_room();
 void wait_for_all();
 
+// Worker 0: this launch has its pages, and needs nobody to end (it shares no memory with the CPU).
+void needs_nobody(uint64_t ticket);
+// Any thread, with no lock: waits until the launches of which that was said have been reported.
+void wait_for_memory();
+
 // This launch has failed. Ends the process. Any thread; the caller knows that nobody takes text meanwhile
 // (output.h).
 [[noreturn]] void fail_on_gpu(uint64_t ticket, const CudaError& error);

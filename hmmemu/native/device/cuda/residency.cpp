@@ -31,13 +31,14 @@ namespace {
 using namespace device;
 
 constexpr uint64_t kReportLimit = 5'000'000'000;  // ns
-constexpr uint64_t kBringLimit = 300'000'000'000; // ns
+constexpr uint64_t kBringLimit = 300'000'000'000; // ns in which no launch ends
 
 std::atomic<uint64_t>* tickets = nullptr; // for each block, the last launch that uses it
 std::unique_ptr<GpuMemory> memory;
 std::unique_ptr<HostContent> on_host;
 std::unique_ptr<Windows> all_windows;
 std::unique_ptr<HostBlocks> hosts;
+uint64_t refused_grants = 0; // to worker 0, for want of memory; its own
 
 uint64_t block_of(uint64_t address) { return address / kGranule * kGranule; }
 std::atomic<uint64_t>& ticket_of(uint64_t address) { return tickets[address / kGranule]; }
@@ -138,6 +139,8 @@ void store(uint64_t begin, uint64_t end) {
   });
 }
 
+MailboxOperation operation_of(MailboxOperation asked) { return MailboxOperation(asked & ~kFromObject); }
+
 bool gives(MailboxOperation operation) {
   return operation == kRightsRead || operation == kRightsWrite || operation == kZerosRead ||
          operation == kZerosWrite || operation == kLendCommon || operation == kLendObject;
@@ -182,6 +185,23 @@ void change_block(MailboxOperation operation, uint8_t whose, uint64_t begin, uin
   case kStore:
     return store(begin, end);
   }
+}
+
+// 0, or EFAULT: the GPU does not have these addresses. May be done once more, if it fails in between.
+int change_blocks(MailboxOperation asked, uint64_t begin, uint64_t end) {
+  const MailboxOperation operation = operation_of(asked);
+  const uint8_t whose = asked & kFromObject ? kObject : 0;
+  for (uint64_t at = begin; at < end; at = block_of(at) + kGranule) {
+    if (!memory->reserved(at)) {
+      if (gives(operation)) return EFAULT;
+      continue;
+    }
+    const uint64_t to = std::min(end, block_of(at) + kGranule);
+    if (operation == kLendCommon || operation == kLendObject) // it may be forbidden
+      if (const int error = hosts->try_lend(operation, at, to)) return error;
+    change_block(operation, whose, at, to);
+  }
+  return 0;
 }
 
 template <class Act> void each_block(const Slot& slot, Act act) {
@@ -305,15 +325,19 @@ class Bringing {
     each_block(slot_, [&](uint64_t block) {
       if (!is_own(block) && !has_lent(block) && !shared_here(block, kGranule)) put(block);
     });
-    for (const uint64_t deadline = now_ns() + kBringLimit; !refused_.address;) {
+    const uint64_t refused_before = refused_grants;
+    uint64_t ended = channel->queue.completed.load();
+    for (uint64_t since = now_ns(); !refused_.address;) {
       Page missing;
       if (mark_and_look(missing)) return true;
-      if (now_ns() > deadline) {
-        wait_for_all();
-        fail_launch(ticket_,
-                    "the kernel's pages were taken away faster than they came, for 300 s: does the CPU "
-                    "write to its arrays all the time?");
-      }
+      if (const uint64_t now = channel->queue.completed.load(); now != ended) ended = now, since = now_ns();
+      if (now_ns() - since > kBringLimit)
+        give_up("the kernel's pages were taken away faster than they came, for 300 s: does the CPU write to "
+                "its arrays all the time?");
+      if (refused_grants - refused_before > most_refused_)
+        give_up(
+            "the GPU has no memory for all arrays of the launch at a time: does another program use it, or "
+            "this one by CuPy or device views?");
       if (missing.address)
         ask(missing);
       else
@@ -330,6 +354,11 @@ class Bringing {
   const Page& refused() const { return refused_; }
 
  private:
+  [[noreturn]] void give_up(const char* why) const {
+    wait_for_all();
+    fail_launch(ticket_, why);
+  }
+
   // Marks the launch's blocks and sees whether all is there; then its content is sent, else the blocks have
   // the marks again that they had: launches in flight use them still.
   bool mark_and_look(Page& missing) {
@@ -416,6 +445,9 @@ class Bringing {
 
   const Slot& slot_;
   const uint64_t ticket_;
+  // The driver evicts in turn, the launch's own pages, too. Twice around there is room, if there can be any;
+  // and others may be fighting for it.
+  const uint64_t most_refused_ = 2 * gpu().granules() + 1000;
   Page refused_;
   std::set<uint64_t> cannot_be_lent_;
   struct Marked {
@@ -477,26 +509,20 @@ int unmap_video(uint64_t address, uint64_t length) {
   return error ? error : share_frames(-1, address, length, 0);
 }
 
+// Memory that launches in flight use is nobody's to give up, whoever has the rights; so once they have ended
+// it is tried again.
 int change_table(MailboxOperation asked, uint64_t address, uint64_t length) {
-  const auto operation = MailboxOperation(asked & ~kFromObject);
-  const uint8_t whose = asked & kFromObject ? kObject : 0;
-  try {
-    for (uint64_t at = address, end = address + length; at < end; at = block_of(at) + kGranule) {
-      if (!gpu().reserved(at)) {
-        if (gives(operation)) return EFAULT;
+  for (bool waited = false;; waited = true) try {
+      return change_blocks(asked, address, address + length);
+    } catch (const CudaError& error) {
+      if (error.result == kOutOfMemory && gives(operation_of(asked))) {
+        if (waited) return refused_grants += hmmemu_worker_self != nullptr, ENOMEM;
+        wait_for_memory();
         continue;
       }
-      const uint64_t to = std::min(end, block_of(at) + kGranule);
-      if (operation == kLendCommon || operation == kLendObject) // it may be forbidden
-        if (const int error = hosts->try_lend(operation, at, to)) return error;
-      change_block(operation, whose, at, to);
+      if (breaks_context(error.result)) wait_for_report(); // the context is broken
+      fail_device(error.what());
     }
-  } catch (const CudaError& error) {
-    if (error.result == kOutOfMemory && gives(operation)) return ENOMEM;
-    if (breaks_context(error.result)) wait_for_report(); // the context is broken
-    fail_device(error.what());
-  }
-  return 0;
 }
 
 } // namespace hmmemu::device
