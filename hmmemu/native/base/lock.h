@@ -19,6 +19,7 @@
 // for itself.
 #pragma once
 #include "base/failure.h"
+#include "base/limit.h"
 #include <atomic>
 #include <cerrno>
 #include <climits>
@@ -59,22 +60,19 @@ class Lock {
 
  private:
   static constexpr uint32_t kFree = 0, kHeld = 1, kContended = 2;
-  static constexpr int kLimitSeconds = 120;
 
   void lock_slow() {
     for (int spin = 0; spin < 100; ++spin) {
       if (try_lock()) return;
       relax();
     }
-    timespec begin;
-    clock_gettime(CLOCK_MONOTONIC, &begin);
+    const Limit limit;
     while (word_.exchange(kContended, std::memory_order_acquire) != kFree) {
       timespec slice{1, 0};
       syscall(SYS_futex, &word_, FUTEX_WAIT_PRIVATE, kContended, &slice, nullptr, 0);
-      timespec now;
-      clock_gettime(CLOCK_MONOTONIC, &now);
-      if (now.tv_sec - begin.tv_sec > kLimitSeconds)
-        fatal("a driver lock was not released within %d s: this is a bug, please report it", kLimitSeconds);
+      if (!limit.left())
+        fatal("a driver lock was not released within %lu s: this is a bug, please report it",
+              kLongestWait / 1'000'000'000);
     }
   }
 

@@ -20,16 +20,11 @@ struct Waiter {
   bool thread = true;
   std::atomic<uint32_t> woken{0};
 
-  // Sleeps until woken. False if `limit_ns` ran out first.
-  bool sleep(uint64_t limit_ns) {
-    timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    const uint64_t deadline = uint64_t(now.tv_sec) * 1'000'000'000 + now.tv_nsec + limit_ns;
+  // Sleeps until woken. False if the limit ran out first.
+  bool sleep(const Limit& limit) {
     while (!woken.load(std::memory_order_acquire)) {
-      clock_gettime(CLOCK_MONOTONIC, &now);
-      const uint64_t t = uint64_t(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
-      if (t >= deadline) return false;
-      const uint64_t left = deadline - t;
+      const uint64_t left = limit.left();
+      if (!left) return false;
       const timespec slice{time_t(left / 1'000'000'000), long(left % 1'000'000'000)};
       syscall(SYS_futex, &woken, FUTEX_WAIT_PRIVATE, 0, &slice, nullptr, 0);
     }

@@ -170,7 +170,8 @@ template <class Queues> class Run {
     queues_.push(me);
     standing_.fetch_add(1);
     // A waiter that is no longer in the list was taken at the last moment: it will be woken.
-    const bool woken = me.sleep(limit_ns_) || (!queues_.remove(me) && me.sleep(limit_ns_));
+    const bool woken =
+        me.sleep(hmm::Limit(limit_ns_)) || (!queues_.remove(me) && me.sleep(hmm::Limit(limit_ns_)));
     t.woke_at = woken ? now_ns() : 0;
     if (running_.fetch_add(1) + 1 == goal_.load()) futex(running_, FUTEX_WAKE_PRIVATE, 1, nullptr);
   }

@@ -35,9 +35,10 @@ template <class Change> void change(Block& block, Pages pages, Change act) {
 // Tries again while other owners of a page are in transition (EDEADLK). Nothing is locked in between.
 template <class Act> int until_free(Act act) {
   int error = act();
-  for (const uint64_t begin = now_ns(); error == EDEADLK; error = act()) {
-    if (now_ns() - begin > PageLocks::kLimitNs)
-      fatal("the owners of a page were in transition for more than 120 s: this is a bug, please report it");
+  for (const Limit limit; error == EDEADLK; error = act()) {
+    if (!limit.left())
+      fatal("the owners of a page were in transition for more than %lu s: this is a bug, please report it",
+            kLongestWait / 1'000'000'000);
     usleep(20);
   }
   return error;
@@ -48,8 +49,8 @@ template <class Act> int until_free(Act act) {
 template <class Act> int until_room(Act act) {
   constexpr uint64_t kLimit = 20'000'000'000; // ns
   int error = act();
-  for (const uint64_t begin = now_ns(); error == EBUSY; error = act()) {
-    if (now_ns() - begin > kLimit) return ENOMEM;
+  for (const Limit limit(kLimit); error == EBUSY; error = act()) {
+    if (!limit.left()) return ENOMEM;
     usleep(100);
   }
   return error;

@@ -25,8 +25,6 @@ struct DeferredFault : Waiter {
 
 class PageLocks {
  public:
-  static constexpr uint64_t kLimitNs = 120'000'000'000;
-
   // Locks all of `pages` (Pages or a PageSet), sleeping while one of them is locked. Returns what was locked:
   // the whole of a huge page.
   template <class Some> static Some lock(Block& block, const Some& pages) {
@@ -88,11 +86,12 @@ class PageLocks {
       if (!block.page(address).locked()) return;
       enter(block, address, me);
     }
-    if (me.sleep(kLimitNs)) return;
+    if (me.sleep(Limit())) return;
     std::lock_guard guard(block.lock);
     if (list(block, address).remove(me)) // and never more
-      fatal("page 0x%lx was in transition for more than 120 s: this is a bug, please report it", address);
-    me.sleep(kLimitNs); // it was taken from the list at the last moment: the wake-up is on its way
+      fatal("page 0x%lx was in transition for more than %lu s: this is a bug, please report it", address,
+            kLongestWait / 1'000'000'000);
+    me.sleep(Limit()); // it was taken from the list at the last moment: the wake-up is on its way
   }
 
   // Unlocks and wakes. `retry(deferred)` makes a deferred fault's thread try again.

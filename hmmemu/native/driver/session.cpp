@@ -7,8 +7,6 @@
 
 namespace hmm {
 
-constexpr uint64_t kCloseLimit = 120'000'000'000; // ns
-
 Session::Session(Policy policy, Tracker tracker) : pid_(getpid()), memory_(page_up(sizeof(State))) {
   State* made = new (memory_.as<void>()) State(policy, tracker);
   if (tracker != Tracker::Signal) // else each thread serves its own faults
@@ -72,8 +70,8 @@ void Session::close() {
   if (pid_ != getpid()) return;
   std::lock_guard guard(closing_);
   if (closed_.exchange(true)) return;
-  for (uint64_t end = now_ns() + kCloseLimit; uses_.load(); usleep(100))
-    if (now_ns() > end) {
+  for (const Limit limit; uses_.load(); usleep(100))
+    if (!limit.left()) {
       closed_ = false;
       throw Failure(FailureKind::Device,
                     "the address space cannot be closed: another thread is in a call of it");

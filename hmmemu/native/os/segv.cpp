@@ -17,7 +17,6 @@ namespace hmm::segv {
 namespace {
 
 constexpr unsigned kMostHooks = 64, kMostPrevious = 16;
-constexpr int kLimitSeconds = 120;
 
 struct Slot {
   std::atomic<bool> live{false};
@@ -200,8 +199,8 @@ void remove(void* context) {
   for (Slot& slot : slots) {
     if (!slot.live || slot.hook.context != context) continue;
     slot.live = false;
-    for (int waited = 0; slot.inside; ++waited) {
-      if (waited > kLimitSeconds * 1000) fatal("a fault was not served within %d s", kLimitSeconds);
+    for (const Limit limit; slot.inside;) {
+      if (!limit.left()) fatal("a fault was not served within %lu s", kLongestWait / 1'000'000'000);
       usleep(1000);
     }
   }

@@ -75,10 +75,10 @@ int Port::give_zeros(hmm::Pages pages, hmm::Rights rights, bool object) {
 
 // False: the device process has ended.
 bool Port::settle(hmm::Pages pages) {
-  const uint64_t deadline = now_ns() + shootdown.limit();
+  Shootdown::Patience patience(*channel_);
   while (!faults.settled(pages, kSlice)) {
     if (shootdown.process_ended()) return false;
-    if (now_ns() > deadline) {
+    if (patience.over()) {
       shootdown.end_process();
       return false;
     }

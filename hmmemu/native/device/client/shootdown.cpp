@@ -6,6 +6,8 @@
 // nothing is asked again before `attach` has brought a new process.
 #include "shootdown.h"
 #include "base/failure.h"
+#include "base/limit.h"
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -15,16 +17,39 @@
 namespace hmmemu::device {
 namespace {
 
-constexpr uint64_t kSlice = 10'000'000; // ns
-constexpr int kEndLimitMs = 60'000;     // of a process that was killed: as in device_process.cpp
+constexpr uint64_t kSlice = 10'000'000;    // ns
+constexpr int kEndLimitMs = 60'000;        // of a process that was killed: as in device_process.cpp
+constexpr uint64_t kLimit = 5'000'000'000; // ns
+
+// Shorter than the limit of those who wait for the page.
+uint64_t limit(bool gpu) { return gpu ? hmm::kLongestWait / 6 * 5 : kLimit; }
 
 } // namespace
 
-bool Shootdown::acquire(Lock& lock, uint64_t deadline) {
+Shootdown::Patience::Patience(const Channel& channel, const Mailbox* mailbox)
+    : channel_(channel), mailbox_(mailbox), gpu_(channel.tracker == kTrackerLaunch),
+      last_(channel.queue.produced.load()), seen_(progress()), deadline_(now_ns() + limit(gpu_)) {}
+
+uint64_t Shootdown::Patience::progress() const {
+  return (mailbox_ ? mailbox_->done.load() : 0) +
+         (gpu_ ? std::min(channel_.queue.completed.load(), last_) : 0);
+}
+
+bool Shootdown::Patience::over() {
+  if (const uint64_t now = progress(); now != seen_) {
+    seen_ = now;
+    deadline_ = now_ns() + limit(gpu_);
+    hmm::Limit::got_on();
+  }
+  return now_ns() > deadline_;
+}
+
+bool Shootdown::acquire(Lock& lock, const Mailbox* mailbox) {
   uint32_t seen = 0;
   if (lock.word.compare_exchange_strong(seen, 1)) return true;
+  Patience patience(*channel_, mailbox);
   while (lock.word.exchange(2) != 0) {
-    if (now_ns() > deadline) return false;
+    if (patience.over()) return false;
     futex_wait(lock.word, 2, kSlice, Scope::process);
   }
   return true;
@@ -39,17 +64,17 @@ bool Shootdown::process_ended(int wait_ms) {
   return gone_ || (poll(&source, 1, wait_ms) == 1 && source.revents & POLLIN);
 }
 
-int Shootdown::exchange(Mailbox& box, const Change& change, uint64_t deadline) {
+int Shootdown::exchange(Mailbox& box, const Change& change) {
   const uint32_t number = box.request.load() + 1;
   box.address = change.address;
   box.length = change.length;
   box.operation = change.operation;
   box.request.store(number);
   futex_wake(box.request, 1);
-  for (;;) {
+  for (Patience patience(*channel_);;) {
     const uint32_t done = box.done.load();
     if (done == number) return box.error;
-    if (now_ns() > deadline) return ETIMEDOUT;
+    if (patience.over()) return ETIMEDOUT;
     futex_wait(box.done, done, kSlice);
     if (box.done.load() != number && process_ended()) return ESRCH;
   }
@@ -62,10 +87,9 @@ int Shootdown::change(const Change& change) {
   const int cpu = sched_getcpu();
   const int known = cpu >= 0 && cpu < int(kMaxCpus) ? channel_->mailbox_of_cpu[cpu] : -1;
   const uint32_t index = uint32_t(known >= 0 ? known : cpu) % boxes;
-  const uint64_t deadline = now_ns() + limit();
   int error = ETIMEDOUT;
-  if (acquire(locks_[index], deadline)) {
-    error = gone_ ? ESRCH : broken_ ? ETIMEDOUT : exchange(channel_->mailboxes[index], change, deadline);
+  if (acquire(locks_[index], &channel_->mailboxes[index])) {
+    error = gone_ ? ESRCH : broken_ ? ETIMEDOUT : exchange(channel_->mailboxes[index], change);
     release(locks_[index]);
   }
   if (error == ETIMEDOUT) broken_ = 1;
@@ -101,7 +125,7 @@ int Shootdown::end_process() {
 void Shootdown::attach(int pidfd) {
   // gone_ is set: whoever holds a lock is about to notice and to let it go.
   for (Lock& lock : locks_)
-    if (acquire(lock, now_ns() + limit())) release(lock);
+    if (acquire(lock)) release(lock);
   pidfd_ = pidfd;
   broken_ = 0;
   gone_ = 0;

@@ -27,9 +27,22 @@ class Shootdown {
   // For others who wait for an answer of the device.
   bool process_ended(int wait_ms = 0);
   int end_process(); // it gave none; returns ESRCH
-  // How long an answer may take, ns. A GPU answers when the kernel that uses the page has ended; who waits
-  // has the page locked, which may last 120 s (driver/page_locks.h).
-  uint64_t limit() const { return (channel_->tracker == kTrackerLaunch ? 100u : 5u) * 1'000'000'000ull; }
+  // How long an answer may take. A GPU answers when the launches that use the page have ended; what is
+  // limited is one of them: it begins anew when one has ended that was queued when the wait began (`mailbox`:
+  // or an answer has come there). Who waits has the page locked, and those who wait for that go by it, too.
+  class Patience {
+   public:
+    explicit Patience(const Channel& channel, const Mailbox* mailbox = nullptr);
+    bool over();
+
+   private:
+    uint64_t progress() const;
+    const Channel& channel_;
+    const Mailbox* const mailbox_;
+    const bool gpu_;
+    const uint64_t last_; // launch that may be waited for
+    uint64_t seen_, deadline_;
+  };
 
   // The process that `pidfd` stands for answers from now on. Waits for calls under way (limited).
   void attach(int pidfd);
@@ -40,7 +53,7 @@ class Shootdown {
   struct alignas(64) Lock {
     std::atomic<uint32_t> word; // 0 free, 1 held, 2 held and wanted
   };
-  bool acquire(Lock& lock, uint64_t deadline);
+  bool acquire(Lock& lock, const Mailbox* mailbox = nullptr);
   void release(Lock& lock);
   struct Change {
     MailboxOperation operation;
@@ -48,7 +61,7 @@ class Shootdown {
   };
   // 0, ESRCH (ended), ETIMEDOUT (no answer), or the device's errno.
   int change(const Change& change);
-  int exchange(Mailbox& box, const Change& change, uint64_t deadline);
+  int exchange(Mailbox& box, const Change& change);
 
   Channel* channel_;
   std::atomic<int> pidfd_{-1};

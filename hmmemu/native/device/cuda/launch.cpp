@@ -70,7 +70,10 @@ void run_launch(const Slot& slot, uint64_t ticket) {
   const auto& found = *reinterpret_cast<const cuda::CudaKernel*>(kernel);
   std::optional<cuda::PageKernelsRest> rest;
   try {
-    shares(slot) ? void(rest.emplace()) : cuda::needs_nobody(ticket);
+    if (shares(slot))
+      rest.emplace();
+    else
+      cuda::needs_nobody(ticket);
     launch_kernel(found, slot, launch);
     // Whether others may be launched behind it before it has ended: see in_flight.h.
     if (cuda::can_follow() && !found.prints && !rest) return cuda::follow(ticket);

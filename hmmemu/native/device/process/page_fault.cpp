@@ -2,7 +2,8 @@
 //
 // The driver answers every post: one that came too late for an answer that was on its way to others (the page
 // is there already) is read, found needless, and answered too. The wait is limited all the same, to 300 s or
-// HMMEMU_FAULT_SECONDS; should the CPU process end, the main thread ends this one (main.cpp).
+// HMMEMU_FAULT_SECONDS in which no launch ends (whoever has the page may wait for those); should the CPU
+// process end, the main thread ends this one (main.cpp).
 //
 // Invariants: everything here is async-signal-safe and preserves errno. A worker has a slot of its own;
 // threads that are no workers take turns in the last one.
@@ -29,9 +30,11 @@ FaultSlot& slot_of_this_thread() {
 
 // Sleeps while the word's state is not one that `wanted` says true to. Returns the word.
 template <class Wanted> uint32_t wait_for(FaultSlot& slot, Wanted wanted) {
+  uint64_t ended = channel->queue.completed.load();
   for (unsigned slices = 0;;) {
     const uint32_t word = slot.word.load();
     if (wanted(word & kFaultStateMask)) return word;
+    if (const uint64_t now = channel->queue.completed.load(); now != ended) ended = now, slices = 0;
     if (slices == most_slices) fail_device("the CPU process did not answer a page fault of the device");
     const uint64_t begin = now_ns();
     futex_wait(slot.word, word, kSlice);
