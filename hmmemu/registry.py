@@ -82,20 +82,22 @@ class Registry:
         with self._lock:
             if key in self.table:
                 return
-            while (added := self._own(memory, describe(array))) is None:
-                pass  # another registration has ended meanwhile: pages that it shared are nobody's now
-            fresh, files = added
             processes = [device.process for device in self._devices]
             end = RangeGuard(self._session, processes, self.table, key, *memory.pages)
-            self.table[key] = _Registration(memory, weakref.ref(owner, end), end, files)
-            self.watches_files = self.watches_files or any(part.is_watched for part in files)
             try:
+                while (added := self._own(end, memory, describe(array))) is None:
+                    pass  # another registration has ended meanwhile: pages that it shared are nobody's now
+                fresh, files = added
+                self.watches_files = self.watches_files or any(part.is_watched for part in files)
+                self.table[key] = _Registration(memory, weakref.ref(owner, end), end, files)
                 self._map(fresh)
             except BaseException:
                 end(None)
                 raise
 
-    def _own(self, memory: Range, what: str) -> tuple[list[PageRange], list[FilePart]] | None:
+    def _own(
+        self, end: RangeGuard, memory: Range, what: str
+    ) -> tuple[list[PageRange], list[FilePart]] | None:
         """The runs of pages that nobody owned, which the driver watches from now on, and the files there.
 
         None: other pages are nobody's than when it was found out what they are.
@@ -109,7 +111,7 @@ class Registry:
         kind = replace(kind, open=kind.shared and not kind.read_only and self._tell_frames(mappings))
         fresh = None
         try:
-            fresh = self._session.add_range(*memory.pages, **asdict(kind), looked_at=runs, objects=objects)
+            fresh = end.add(**asdict(kind), looked_at=runs, objects=objects)
         finally:
             if fresh is None:
                 self._forget_frames(mappings)

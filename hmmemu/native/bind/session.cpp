@@ -9,6 +9,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
+#include <utility>
 
 namespace nb = nanobind;
 using namespace hmm;
@@ -173,22 +174,42 @@ nb::dict counters(Session& s) {
   return result;
 }
 
-// Ends a registration when the array that owns the memory is gone: as a weak reference's callback, or called
-// by hand.
+// A registration: `add` makes the memory part of the address space, and the call ends that, when the array
+// that owns the memory is gone (as a weak reference's callback) or by hand. It ends what was added and
+// nothing else: Ctrl-C may come before Python hears that `add` has ended.
 //
-// Native, and without ever giving up the GIL, because numpy frees the memory before it calls: another Python
-// thread must not be given the same addresses, and register them, before the old registration has ended here
-// and in every device. What it waits for (driver locks, a device's answer) needs no GIL.
+// The end is native, and without ever giving up the GIL, because numpy frees the memory before it calls:
+// another Python thread must not be given the same addresses, and register them, before the old registration
+// has ended here and in every device. What it waits for (driver locks, a device's answer) needs no GIL.
 struct RangeGuard {
   nb::object session;
   nb::list devices; // DeviceProcess objects, read when called
   nb::dict table;   // the registry's, from which `key` is removed
   nb::object key;
   Pages pages;
+  bool added = false;
+
+  // The runs that nobody owned; nothing if they are not `looked_at` any more.
+  std::optional<std::vector<Range>> add(bool shared, bool read_only, bool file, bool huge, bool executable,
+                                        bool open, const std::vector<Range>& looked_at,
+                                        const std::vector<Object>& objects) {
+    const MemoryKind kind{shared, read_only, file, huge, executable, open};
+    Session& owner = nb::cast<Session&>(session);
+    std::vector<Pages> runs;
+    for (auto [begin, end] : looked_at) runs.push_back({begin, end});
+    std::optional<std::vector<Pages>> fresh;
+    {
+      nb::gil_scoped_release release; // a private mapping of a file may have to wait for a kernel
+      fresh = owner.driver()->add_range(pages, kind, runs, objects_of(objects));
+    }
+    if (!fresh) return std::nullopt;
+    added = true;
+    return to_python(*fresh);
+  }
 
   void operator()(nb::handle) {
-    if (!table.contains(key)) return;
-    PyDict_DelItem(table.ptr(), key.ptr());
+    if (!std::exchange(added, false)) return;
+    if (table.contains(key)) PyDict_DelItem(table.ptr(), key.ptr());
     Session::Use driver = nb::cast<Session&>(session).last_use();
     if (!driver) return;
     for (Pages run : driver->drop_range(pages))
@@ -216,6 +237,9 @@ void bind_session(nb::module_& m) {
   nb::class_<RangeGuard>(m, "RangeGuard")
       .def(nb::new_(&make_guard), nb::arg("session"), nb::arg("devices"), nb::arg("table"), nb::arg("key"),
            nb::arg("begin"), nb::arg("end"))
+      .def("add", &RangeGuard::add, nb::arg("shared"), nb::arg("read_only"), nb::arg("file"), nb::arg("huge"),
+           nb::arg("executable"), nb::arg("open"), nb::arg("looked_at"), nb::arg("objects"),
+           "The runs that nobody owned; None if they are not `looked_at` any more.")
       .def("__call__", &RangeGuard::operator(), nb::arg("reference").none());
   m.def(
       "unmap", [](uint64_t b, uint64_t e) { munmap(reinterpret_cast<void*>(b), e - b); },
@@ -245,38 +269,10 @@ void bind_session(nb::module_& m) {
             if (Session::Use use = s.use()) use->free(pages_of(b, e));
           },
           Unlocked())
-      .def(
-          "add_range",
-          [](Session& s, uint64_t b, uint64_t e, bool shared, bool read_only, bool file, bool huge,
-             bool executable, bool open, const std::vector<Range>& looked_at,
-             const std::vector<Object>& objects) -> std::optional<std::vector<Range>> {
-            const MemoryKind kind{shared, read_only, file, huge, executable, open};
-            std::vector<Pages> runs;
-            for (auto [begin, end] : looked_at) runs.push_back({begin, end});
-            std::optional<std::vector<Pages>> fresh;
-            {
-              nb::gil_scoped_release release; // a private mapping of a file may have to wait for a kernel
-              fresh = s.driver()->add_range(pages_of(b, e), kind, runs, objects_of(objects));
-            }
-            if (!fresh) return std::nullopt;
-            return to_python(*fresh);
-          },
-          nb::arg("begin"), nb::arg("end"), nb::arg("shared"), nb::arg("read_only"), nb::arg("file"),
-          nb::arg("huge"), nb::arg("executable"), nb::arg("open"), nb::arg("looked_at"), nb::arg("objects"),
-          "The runs that nobody owned; None if they are not `looked_at` any more.")
       .def("whole",
            [](Session& s, uint64_t b, uint64_t e) {
              const Pages pages = s.driver()->whole(pages_of(b, e));
              return Range(pages.begin, pages.end);
-           })
-      .def("drop_range",
-           [](Session& s, uint64_t b, uint64_t e) {
-             std::vector<Pages> runs;
-             {
-               nb::gil_scoped_release release;
-               if (Session::Use use = s.last_use()) runs = use->drop_range(pages_of(b, e));
-             }
-             return to_python(runs);
            })
       .def("access", &access_range, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"),
            nb::arg("cause"), Unlocked())
@@ -314,19 +310,23 @@ void bind_session(nb::module_& m) {
              if (const Session::Use driver = s.use(); driver && p < driver->processors())
                driver->after_launch(static_cast<Processor>(p));
            })
-      .def("attach",
-           [](Session& s, DeviceProcess& d) {
-             const int file = s.driver()->common_frames();
-             const Pages arena = s.driver()->arena_in_file();
-             if (!d.tell_frames(file, 0, 0, 0) ||
-                 (!arena.empty() && !d.tell_frames(file, arena.begin, arena.bytes(), arena.begin)))
-               throw Failure(FailureKind::Device, "the device process cannot take the CPU's frames");
-             return unsigned(s.attach(link_of(d)));
-           })
+      .def(
+          "attach",
+          [](Session& s, DeviceProcess& d) {
+            const int file = s.driver()->common_frames();
+            const Pages arena = s.driver()->arena_in_file();
+            if (!d.tell_frames(file, 0, 0, 0) ||
+                (!arena.empty() && !d.tell_frames(file, arena.begin, arena.bytes(), arena.begin)))
+              throw Failure(FailureKind::Device, "the device process cannot take the CPU's frames");
+            return unsigned(s.attach(link_of(d)));
+          },
+          nb::keep_alive<1, 2>()) // the driver uses its port
       .def(
           "detach", [](Session& s, unsigned p) { s.detach(processor(s, p)); }, Unlocked())
-      .def("reattach",
-           [](Session& s, unsigned p, DeviceProcess& d) { s.reattach(processor(s, p), link_of(d)); })
+      .def(
+          "reattach",
+          [](Session& s, unsigned p, DeviceProcess& d) { s.reattach(processor(s, p), link_of(d)); },
+          nb::keep_alive<1, 3>())
       .def("take_refusal",
            [](Session& s, unsigned p) {
              auto r = s.driver()->take_refusal(processor(s, p));
