@@ -210,10 +210,15 @@ class Device:
             if space.policy.reaches == "registered":
                 pointers += reach.whole(space.memory.arrays())
             reached = self._reached(pointers, packed.block, compiled, kernel)
-        ticket = self._queue(
-            compiled, kernel.name, grid, block, shared_mem, packed.block, reached, extents=extents
-        )
-        self.supervisor.keep(ticket, pointers)
+        kept = self.supervisor.keep(pointers)
+        try:
+            kept[0] = ticket = self._queue(
+                compiled, kernel.name, grid, block, shared_mem, packed.block, reached, extents=extents
+            )
+        except BaseException:  # Ctrl-C, say: it may be queued
+            kept[0] = self.process.last_ticket
+            raise
+        self.supervisor.forget_completed()
         return ticket
 
     def launch_again(self, kernel: Kernel, grid: Any, block: Any, args: Any, shared_mem: Any) -> int:

@@ -10,6 +10,7 @@ in transition; no page is touched under it.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -65,22 +66,27 @@ class DeviceView:
             raise ViewError(f"{self!r} is open already: make another one")
         space = self._space
         session = space.memory.session_or_raise()
-        with ExitStack() as stack:
-            space.views.add(self)
+        self._open = stack = ExitStack()
+        try:
             stack.callback(space.views.remove, self, session)
+            space.views.add(self)
             if self.pointer.array.size:
                 make_ready(space.memory, space.policy, [self.pointer], self.device.processor)
             self.device.synchronize(space.timeout)
             self._array = stack.enter_context(self.device.open_view(self.pointer))
-            self._open = stack.pop_all()
-        return self._array
+            return self._array
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stack, self._open, self._array = self._open, None, None
-        if stack is not None:
-            stack.__exit__(kind, error, trace)
+        try:
+            if self._open is not None:
+                self._open.__exit__(kind, error, trace)
+        finally:
+            self._open = self._array = None
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -91,7 +97,7 @@ class DeviceView:
         """
         if self.device.kind != "cuda":
             raise AttributeError(f"{self.device.name} has no memory of CUDA's")
-        if self._open is None:
+        if self._array is None:
             raise ViewError(f"{self!r}: use it within its `with` block")
         interface: dict[str, Any] = self._array.__cuda_array_interface__
         return interface
@@ -121,6 +127,13 @@ class OpenViews:
 
     def remove(self, view: DeviceView, session: Session) -> None:
         """Forgets it. Its pages are marked as used by no view, but for those that another one uses."""
+        try:
+            self._remove(view, session)
+        except BaseException:  # Ctrl-C, say: nobody else would
+            self._remove(view, session)
+            raise
+
+    def _remove(self, view: DeviceView, session: Session) -> None:
         with self._lock:
             others = [other for other in self._open if other is not view]
             self._open = tuple(others)

@@ -23,6 +23,7 @@ from hmmemu.errors import DeviceError, KernelTimeout, RangeError, SpaceClosedErr
 from hmmemu.memory import Memory
 from hmmemu.ranges import PageRange, subtract
 
+_NOT_QUEUED = (1 << 64) - 1  # a ticket that has not ended
 _MOST_TRIES = 1000  # to find the device with nothing to do
 
 
@@ -45,7 +46,7 @@ class Supervisor:
     Attributes:
         processor: the device's number among the processors; the CPU is 0.
         generation: how often the process was replaced. What a process was told is unknown to its successor.
-        pending: (ticket, what launches under way must keep alive), the oldest first.
+        pending: [ticket, what launches under way must keep alive], the oldest first.
     """
 
     def __init__(self, process: DeviceProcess, memory: Memory, name: str) -> None:
@@ -54,7 +55,7 @@ class Supervisor:
         self.generation = 0
         self._memory: Callable[[], Memory | None] = lambda: memory
         self._name = name
-        self.pending: deque[tuple[int, Any]] = deque()  # what launches under way must keep alive
+        self.pending: deque[list[Any]] = deque()
         self._failures: list[_Failure] = []
         self._lost_output = 0
         self.processor = memory.session.attach(process)
@@ -106,11 +107,25 @@ class Supervisor:
 
     # ------------------------------------------------------------------------------------------ waiting
 
-    def keep(self, ticket: int, things: Any) -> None:
-        """Keeps what a launch works on alive until it has ended."""
-        if things:
-            self.pending.append((ticket, things))
-        self._forget_completed()
+    def keep(self, things: Any) -> list[Any]:
+        """Keeps what a launch works on alive until it has ended, from before it is queued.
+
+        Returns:
+            the entry of `pending`, whose first item is to become the launch's ticket, or a later one.
+        """
+        kept = [_NOT_QUEUED, things]
+        self.pending.append(kept)
+        return kept
+
+    def forget_completed(self) -> None:
+        """Lets go of what launches that have ended worked on. At no moment is anything else out of `pending`."""
+        try:
+            while self.completed(self.pending[0][0]):
+                first = self.pending.popleft()
+                if not self.completed(first[0]):  # another thread has taken the one that was looked at
+                    self.pending.appendleft(first)
+        except IndexError:  # there is nothing, or another thread has it
+            pass
 
     def completed(self, ticket: int) -> bool:
         """Whether a launch or marker has ended, well or not."""
@@ -133,7 +148,7 @@ class Supervisor:
         """Waits for a launch or marker; raises as `synchronize` does, and again if asked again."""
         if self._failure_of(ticket) is None:
             self._wait(ticket, timeout)
-        self._forget_completed()
+        self.forget_completed()
         failure = self._failure_of(ticket)
         try:
             self._print_output()
@@ -163,15 +178,6 @@ class Supervisor:
             )
         elif outcome == "dead":
             self._restart(generation, None)
-
-    def _forget_completed(self) -> None:
-        """What is looked at is taken out first: other threads do the same."""
-        try:
-            while self.completed((first := self.pending.popleft())[0]):
-                pass
-            self.pending.appendleft(first)
-        except IndexError:  # there is nothing, or another thread has it
-            pass
 
     def _failure_of(self, ticket: int) -> _Failure | None:
         return next((f for f in self._failures if f.first <= ticket <= f.last), None)
@@ -208,7 +214,7 @@ class Supervisor:
             memory.session.detach(self.processor)
             failure = _Failure(first, last, error)
             self._failures.append(failure)
-            self.pending.clear()
+            self.forget_completed()
             self._start_again(self.process.layout, self.process.distance, memory.mapped_ranges())
             return failure
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,12 +38,46 @@ def test_what_a_lost_launch_worked_on_is_freed(space: hmm.AddressSpace, kernels:
     device, ticket = space.devices[0], lose_a_launch(space, kernels)
     things = np.zeros(1)
     gone = weakref.ref(things)
-    device.supervisor.keep(ticket, [things])  # its thread was late: the process was replaced before
+    device.supervisor.keep([things])[0] = ticket  # its thread was late: the process was replaced before
     del things
     x = space.zeros(1, np.int32)
     kernels.get_function("count")(1, 1, (x, 1))
     gc.collect()
     assert x[0] == 1 and gone() is None
+
+
+def test_what_an_interrupted_launch_works_on_is_kept(
+    space: hmm.AddressSpace, kernels: hmm.RawModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes when it is queued and nobody has heard of its ticket, and again when its end is looked for."""
+    supervisor = space.devices[0].supervisor
+    ask = supervisor.ask
+
+    def ask_and_interrupt(request: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        answer = ask(request, *args, **options)
+        if request.__name__ == "launch":
+            raise KeyboardInterrupt
+        return answer
+
+    def interrupt(ticket: int) -> bool:
+        raise KeyboardInterrupt
+
+    stop = space.zeros(1, np.int32)
+    address, kept = stop.ctypes.data, weakref.ref(stop)
+    monkeypatch.setattr(supervisor, "ask", ask_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        kernels.get_function("endless")(1, 1, (stop,), stream=hmm.Stream())
+    monkeypatch.setattr(supervisor, "completed", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        supervisor.forget_completed()
+    monkeypatch.undo()
+    del stop
+    gc.collect()
+    assert kept() is not None and space.zeros(1).ctypes.data != address
+    space.memory.view(address, 4)[0] = 1
+    space.synchronize(timeout=60)
+    gc.collect()
+    assert kept() is None and not supervisor.pending
 
 
 def test_who_waits_for_a_lost_launch_ends_no_other_process(
