@@ -8,6 +8,7 @@ LOCK: `_merging` orders merges of this process (the native part refuses a second
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,15 @@ from hmmemu.memory import Memory
 from hmmemu.ranges import Array, PageRange, extent
 
 _merging = threading.Lock()
+
+
+def _forked() -> None:
+    """In a fork child: a thread that merged meanwhile is not here."""
+    global _merging
+    _merging = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ No lock of its own: the memory, each device and the native session guard themsel
 from __future__ import annotations
 
 import atexit
+import os
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -428,6 +429,7 @@ class AddressSpace(ArrayMaker):
 
 _spaces: Spaces[AddressSpace] = Spaces()
 atexit.register(_spaces.close_all)
+os.register_at_fork(after_in_child=_spaces.forked)
 
 
 def open_spaces() -> list[AddressSpace]:

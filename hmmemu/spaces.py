@@ -82,7 +82,17 @@ class Spaces(Generic[S]):
                 self._default = make()
             return self._default
 
+    def forked(self) -> None:
+        """In a fork child: a thread that opened the default space meanwhile is not here."""
+        self._lock = threading.Lock()
+
     def close_all(self) -> None:
-        """The interpreter leaves."""
+        """The interpreter leaves. What failed in one of them is raised when all are closed."""
+        failure: BaseException | None = None
         for space in self.open():
-            space.close(_EXIT_SECONDS)
+            try:
+                space.close(_EXIT_SECONDS)
+            except BaseException as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
