@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 from running import run_python
 
 
@@ -93,3 +96,65 @@ def test_a_fault_in_a_dropped_space_is_told() -> None:
     """)
     assert done.stdout == "35000 0\n" and done.returncode == 0
     assert "KernelFault" in done.stderr
+
+
+def test_at_exit_a_failure_in_one_space_leaves_no_other_open(tmp_path: Path) -> None:
+    """What the other's device wrote to a file, which a thread still has, is there afterwards."""
+    file = tmp_path / "numbers"
+    np.zeros(4096, np.int32).tofile(file)
+    done = run_python(f"""
+        import threading
+        import numpy as np, hmmemu as hmm
+
+        wild = hmm.RawKernel('extern "C" __global__ void wild(int* x) {{ x[1L << 40] = 1; }}', "wild")
+        failing, other = (hmm.AddressSpace(device="emulated") for _ in range(2))
+
+        def hold():
+            numbers = np.memmap({str(file)!r}, np.int32, "r+")
+            other.devices[0].write(other.register(numbers), 7)
+            written.set()
+            threading.Event().wait()
+
+        written = threading.Event()
+        threading.Thread(target=hold, daemon=True).start()
+        assert written.wait(30)
+        with failing.devices[0]:
+            wild(1, 1, (failing.zeros(5000, np.int32),), stream=hmm.Stream())
+    """)
+    assert "KernelFault" in done.stderr
+    assert (np.fromfile(file, np.int32) == 7).all()
+
+
+def test_a_fork_while_another_thread_opens_the_default_space_or_merges() -> None:
+    """In the child that thread is not there, and neither is what it holds."""
+    done = run_python("""
+        import os, signal, threading
+        import hmmemu as hmm
+        from hmmemu import ksm
+        from hmmemu.space import _spaces
+
+        def make():
+            opening.set()
+            forked.wait(30)
+            return hmm.AddressSpace(device="emulated")
+
+        def merge():
+            with ksm._merging:
+                merging.set()
+                forked.wait(30)
+
+        opening, merging, forked = threading.Event(), threading.Event(), threading.Event()
+        threads = [threading.Thread(target=lambda: _spaces.current(make)), threading.Thread(target=merge)]
+        for thread in threads:
+            thread.start()
+        assert opening.wait(30) and merging.wait(30)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            os._exit(0 if hmm.current_space().session.open and ksm._merging.acquire(timeout=30) else 1)
+        forked.set()
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        for thread in threads:
+            thread.join(30)
+    """)
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)
