@@ -196,6 +196,6 @@ class CudaDevice(Device):
         if needed > room:
             raise OutOfMemoryError(
                 f"the arrays of this launch take {needed >> 10:,} KiB of device memory, and {self.name} "
-                f"has {room >> 10:,} KiB: a kernel on a GPU needs all of its arrays there at a time; launch it on parts "
-                "of them"
+                f"has {room >> 10:,} KiB: a kernel on a GPU needs all of its arrays there at a time; launch it on "
+                "parts of them"
             )
