@@ -44,10 +44,10 @@ def test_a_limit_is_for_one_launch(stand_in, tmp_path):
     launched = tmp_path / "launched"
     launched.touch()
     stand_in(f"kernel_us=300000,delay_us=20,launched={launched}")
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]
     done = subprocess.run(
         [sys.executable, "-P", "-c", PROGRAM, str(launched)],
-        env=os.environ | {"HMMEMU_WAIT_SECONDS": "6", "PYTHONPATH": path},
+        env=os.environ | {"HMMEMU_WAIT_SECONDS": "6", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         capture_output=True,
         text=True,
         timeout=90,
