@@ -95,6 +95,7 @@ class LoadedModules:
         self._generation = supervisor.generation
         self._modules: dict[str, LoadedModule] = {}
         self._variables: dict[str, tuple[int, int]] = {}  # memory of a module's variables, kept over restarts
+        self._initialised: set[str] = set()  # modules whose variables have had their initial values
 
     def load(self, compiled: Compiled) -> LoadedModule:
         """The module, loaded if it was not."""
@@ -113,21 +114,18 @@ class LoadedModules:
 
     def _load(self, compiled: Compiled) -> LoadedModule:
         memory, ask, request = self._supervisor.memory, self._supervisor.ask, self._supervisor.process.load
-        known = self._variables.get(compiled.source_key)
-        address, room = known or (0, 0)
-        answer = ask(request, str(compiled.path), address, room, known is None)
+        key, path = compiled.source_key, str(compiled.path)
+        address, room = self._variables.get(key, (0, 0))
+        initialise = key not in self._initialised
+        answer = ask(request, path, address, room, initialise)
         if isinstance(answer, int):  # the module has variables: this many bytes of shared memory for them
-            address = memory.arena.take(answer, f"variables of {compiled.path.name}")
-            room = page_up(answer)
-            try:
-                answer = ask(request, str(compiled.path), address, room, True)
-            except BaseException:
-                memory.arena.abandon(address)
-                raise
-            self._variables[compiled.source_key] = (address, room)
+            address, room = memory.arena.take(answer, f"variables of {compiled.path.name}"), page_up(answer)
+            self._variables[key] = address, room  # for good: the process may have it, however this ends
+            answer = ask(request, path, address, room, initialise)
         module = LoadedModule(json.loads(answer), memory.view)
-        if known is None:
+        if initialise:
             module.initialise()
+            self._initialised.add(key)
         return module
 
     def variables(self) -> list[tuple[int, int, str]]:

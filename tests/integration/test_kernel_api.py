@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import hmmemu as hmm
+from hmmemu.modules import LoadedModule
 
 SOURCE = r"""
 __constant__ float weights[4] = {1, 2, 3, 4};
@@ -74,6 +75,48 @@ def test_variables_outlive_a_failed_kernel(space: hmm.AddressSpace, module: hmm.
         module.get_function("weigh")(1, 1, (None,))
     module.get_function("tick")(1, 32)
     assert int(module.get_global("counter").view(np.uint64)[0]) == 64
+
+
+def test_variables_outlive_an_interrupted_load(
+    space: hmm.AddressSpace, module: hmm.RawModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after the process has taken the memory of the variables: it keeps that memory."""
+    supervisor = space.devices[0].supervisor
+    real, answers = supervisor.ask, []
+
+    def interrupted(*args: Any) -> Any:
+        answers.append(real(*args))
+        if isinstance(answers[-1], str):
+            raise KeyboardInterrupt
+        return answers[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(supervisor, "ask", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            module.get_global("weights")
+    assert [type(answer) for answer in answers] == [int, str]
+    others = [space.full(answers[0], 0xFF, np.uint8) for _ in range(2)]
+    weights = module.get_global("weights")
+    assert weights.view(np.float32).tolist() == [1, 2, 3, 4]
+    assert not any(np.shares_memory(weights, other) for other in others)
+
+
+def test_initial_values_are_written_after_an_interrupted_load(
+    space: hmm.AddressSpace, module: hmm.RawModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that the process leaves to Python, as a GPU's does."""
+    real, finished = LoadedModule.initialise, []
+
+    def interrupted(self: LoadedModule) -> None:
+        monkeypatch.setattr(LoadedModule, "initialise", lambda self: finished.append(real(self)))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LoadedModule, "initialise", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        module.get_global("weights")
+    for _ in range(2):
+        assert module.get_global("weights").view(np.float32).tolist() == [1, 2, 3, 4]
+    assert len(finished) == 1
 
 
 def test_each_device_has_its_own_variables(two_devices: hmm.AddressSpace, module: hmm.RawModule) -> None:
