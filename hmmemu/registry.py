@@ -10,6 +10,7 @@ table is changed by single dict operations only, so that neither they nor reader
 
 from __future__ import annotations
 
+import gc
 import threading
 import weakref
 from collections.abc import Iterable
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
 from hmmemu._native import DeviceProcess, RangeGuard, Session
-from hmmemu.errors import RangeError
+from hmmemu.errors import RangeError, SpaceClosedError, UnsupportedError
 from hmmemu.file_parts import FilePart, notice_writers, object_of, parts_of, refuse_collisions
 from hmmemu.mappings import HUGE_PAGE, Kind, Mapping, kind_of, mappings_of
 from hmmemu.ranges import Array, PageRange, Range, describe, extent, root
@@ -103,6 +104,7 @@ class Registry:
         None: other pages are nobody's than when it was found out what they are.
         """
         runs = self._session.fresh(*memory.pages)
+        self._refuse_other_spaces(runs, what)
         mappings = [m for begin, end in runs for m in mappings_of(begin, end)]
         kind = kind_of(mappings, what) if mappings else Kind()
         files = parts_of(mappings)
@@ -116,6 +118,26 @@ class Registry:
             if fresh is None:
                 self._forget_frames(mappings)
         return None if fresh is None else (fresh, files)
+
+    def _refuse_other_spaces(self, runs: list[PageRange], what: str) -> None:
+        """UnsupportedError if another open address space has some of the pages: one would miss the other's writes."""
+        found = (ref() for ref in _registries.valuerefs())
+        others = [other for other in found if other is not None and other is not self]
+        if not any(other.has_some(runs) for other in others):
+            return
+        gc.collect()  # that closes spaces that nobody has any more
+        if any(other.has_some(runs) for other in others):
+            raise UnsupportedError(
+                f"the {what}, or what lies on the same pages, belongs to another AddressSpace: unregister it there, "
+                "close that space, or use hmm.asarray(x), which copies"
+            )
+
+    def has_some(self, runs: list[PageRange]) -> bool:
+        """Whether some of these pages belong to the address space, which may be closed."""
+        try:
+            return self._session.open and any(self._session.fresh(*run) != [run] for run in runs)
+        except SpaceClosedError:  # only just
+            return False
 
     def _tell_frames(self, mappings: list[Mapping]) -> bool:
         """Tells the devices where the pages of shared mappings lie. False: one of the objects is out of reach."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import multiprocessing
 import os
 import threading
@@ -106,6 +107,32 @@ def test_two_spaces_at_once() -> None:
         one.devices[0].migrate(x)
         other.devices[0].migrate(y)
         np.testing.assert_array_equal(x * 2, y)
+
+
+def test_memory_of_another_space_is_refused() -> None:
+    """Each of two drivers would miss what the other one's devices write."""
+    memory = mmap.mmap(-1, 2 * 4096)
+    x, y = np.frombuffer(memory, np.int32, 64), np.frombuffer(memory, np.int32, 64, 2048)
+    with hmm.AddressSpace() as one, hmm.AddressSpace() as other:
+        one.register(x)
+        for array in (x, y, one.zeros(5000)):
+            with pytest.raises(hmm.UnsupportedError, match="belongs to another AddressSpace"):
+                other.register(array)
+        one.devices[0].write(x, 5)
+        one.unregister(x)
+        other.register(y)
+        other.devices[0].write(y, 6)
+        assert (x == 5).all() and (y == 6).all()
+
+
+def test_memory_of_a_space_that_nobody_has_any_more() -> None:
+    x = np.zeros(5000, np.int32)
+    for i in range(3):
+        space = hmm.AddressSpace()  # as in a notebook's cell that is run again
+        space.register(x)
+        space.devices[0].write(x, i)
+    assert (x == 2).all()
+    space.close()
 
 
 def test_fork_while_pages_are_away(space: hmm.AddressSpace) -> None:
