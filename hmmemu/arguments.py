@@ -18,7 +18,7 @@ import numpy as np
 from hmmemu._native import memory_of
 from hmmemu.arena import PAGE
 from hmmemu.errors import ArgumentError
-from hmmemu.ranges import Array, PageRange, describe
+from hmmemu.ranges import Array, PageRange, describe, root
 
 # hmm_extent of compiler/include/hmmemu/abi.h
 _EXTENT = np.dtype([("begin", "<u8"), ("end", "<u8"), ("parameter", "<u4"), ("", "<u4")])
@@ -88,6 +88,12 @@ class Pointer:
     def pages(self) -> PageRange:
         """Whole pages, (first, end)."""
         return self.begin & -PAGE, self.end + PAGE - 1 & -PAGE
+
+
+def names(things: Sequence[Any], owner: Array) -> bool:
+    """Whether one of a launch's arguments, or of the `Pointer`s made of them, is a view of `owner`."""
+    arrays = (thing.array if isinstance(thing, (Intent, Pointer)) else thing for thing in things)
+    return any(isinstance(array, np.ndarray) and root(array) is owner for array in arrays)
 
 
 class Packed(NamedTuple):

@@ -217,7 +217,10 @@ class SharedFile:
         os.fsync(fd)
 
     def close(self) -> None:
-        """Brings the pages home, ends the registration and closes the file. May be called twice."""
+        """Brings the pages home, ends the registration (see `AddressSpace.unregister`) and closes the file.
+
+        May be called twice.
+        """
         with self._lock:
             if self._fd < 0:
                 return

@@ -42,6 +42,9 @@ class Mapper(Protocol):
     def idle(self) -> bool:
         """Whether everything that was launched on it has ended."""
 
+    def wait_for_users(self, owner: Array, timeout: float | None) -> None:
+        """Waits until no launch under way was given views of `owner`."""
+
 
 @dataclass
 class _Registration:
@@ -167,11 +170,14 @@ class Registry:
         """Looks for other writers of the registered files; see `file_parts.notice_writers`."""
         notice_writers(self._session, self.file_parts())
 
-    def remove(self, array: Array) -> None:
-        """Ends the registration; RangeError if there is none."""
-        registration = self.table.get(id(root(array)))
+    def remove(self, array: Array, timeout: float | None) -> None:
+        """Ends the registration, when launches that use it have ended; RangeError if there is none."""
+        owner = root(array)
+        registration = self.table.get(id(owner))
         if registration is None:
             raise RangeError(f"the {describe(array)} is not registered")
+        for device in self._devices:
+            device.wait_for_users(owner, timeout)
         registration.end(None)
 
     def forget_all(self) -> None:

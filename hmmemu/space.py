@@ -221,11 +221,14 @@ class AddressSpace(ArrayMaker):
     def unregister(self, array: Array) -> None:
         """Brings the array's pages home and takes its memory out of the address space.
 
+        Launches that were given the array, and are under way, are waited for, as long as the space's `timeout` says;
+        what they fail with is raised where they are waited for themselves.
+
         Raises:
             RangeError: it is not registered.
         """
         self.session_or_raise()
-        self.memory.registry.remove(array)
+        self.memory.registry.remove(array, self.timeout)
 
     # ------------------------------------------------------------------------------------------- pages
 

@@ -19,9 +19,10 @@ from typing import Any
 
 from hmmemu._native import LAYOUTS, DeviceProcess
 from hmmemu.address_distance import start_with
+from hmmemu.arguments import names
 from hmmemu.errors import DeviceError, KernelTimeout, RangeError, SpaceClosedError
 from hmmemu.memory import Memory
-from hmmemu.ranges import PageRange, subtract
+from hmmemu.ranges import Array, PageRange, subtract
 
 _NOT_QUEUED = (1 << 64) - 1  # a ticket that has not ended
 _MOST_TRIES = 1000  # to find the device with nothing to do
@@ -146,9 +147,7 @@ class Supervisor:
 
     def wait(self, ticket: int, timeout: float | None = None) -> None:
         """Waits for a launch or marker; raises as `synchronize` does, and again if asked again."""
-        if self._failure_of(ticket) is None:
-            self._wait(ticket, timeout)
-        self.forget_completed()
+        self._wait_untold(ticket, timeout)
         failure = self._failure_of(ticket)
         try:
             self._print_output()
@@ -158,6 +157,20 @@ class Supervisor:
         if failure is not None:
             failure.told = True
             raise failure.error.with_traceback(None)
+
+    def wait_for_users(self, owner: Array, timeout: float | None) -> None:
+        """Waits until no launch under way was given an array whose memory `owner` owns.
+
+        A kernel that does not end in time is stopped. What a kernel fails with is raised where it is waited for.
+        """
+        users = [ticket for ticket, things in self.pending.copy() if names(things, owner)]
+        if users:
+            self._wait_untold(min(max(users), self.process.last_ticket), timeout)
+
+    def _wait_untold(self, ticket: int, timeout: float | None) -> None:
+        if self._failure_of(ticket) is None:
+            self._wait(ticket, timeout)
+        self.forget_completed()
 
     def _wait(self, ticket: int, timeout: float | None) -> None:
         generation = self.generation
