@@ -6,6 +6,8 @@ thread has entered is its own.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -59,10 +61,24 @@ class Spaces(Generic[S]):
         self._open: weakref.WeakValueDictionary[int, S] = weakref.WeakValueDictionary()
         self._default: S | None = None
         self._lock = threading.Lock()
+        self._worker = 0  # the process that closes them as a worker
 
     def opened(self, space: S) -> None:
         """Takes note of a space."""
         self._open[id(space)] = space
+        self._close_with_worker()
+
+    def _close_with_worker(self) -> None:
+        """A forked worker of `multiprocessing` leaves by os._exit, without `atexit`: it asks its own list."""
+        util = sys.modules.get("multiprocessing.util")
+        if (
+            util is None
+            or self._worker == os.getpid()
+            or sys.modules["multiprocessing"].parent_process() is None
+        ):
+            return
+        util.Finalize(None, self.close_all, exitpriority=0)
+        self._worker = os.getpid()
 
     def closed(self, space: S) -> None:
         """Forgets it."""

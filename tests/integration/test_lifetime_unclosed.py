@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
 from running import run_python
+
+import hmmemu as hmm
 
 
 def test_a_dropped_space_is_closed() -> None:
@@ -123,6 +127,20 @@ def test_at_exit_a_failure_in_one_space_leaves_no_other_open(tmp_path: Path) -> 
     """)
     assert "KernelFault" in done.stderr
     assert (np.fromfile(file, np.int32) == 7).all()
+
+
+def test_a_worker_of_multiprocessing_that_leaves() -> None:
+    """What its device wrote to shared memory is there for the others."""
+
+    def work() -> None:
+        space = hmm.current_space()
+        space.devices[0].write(space.register(shared), 7)
+
+    shared = np.frombuffer(mmap.mmap(-1, 1 << 16), np.int32)
+    worker = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+    worker.start()
+    worker.join(60)
+    assert worker.exitcode == 0 and (shared == 7).all()
 
 
 def test_a_fork_while_another_thread_opens_the_default_space_or_merges() -> None:
