@@ -4,7 +4,8 @@
 // A thread per CPU: the driver thread that asks sleeps at once, and its own CPU runs the answer.
 // Waking a thread elsewhere costs about ten times as much. Requests are small and never block:
 // MADV_DONTNEED and mprotect on a mapping of shared memory free no frame and fault nothing. Invariants:
-// mailbox i is answered by thread i alone, in order of its sequence number.
+// mailbox i is answered by thread i alone, in order of its sequence number. Their stacks are as large as a
+// worker's: in a GPU's helper libcuda runs on them, which copies, maps, and compiles.
 #include "shootdown.h"
 #include "device.h"
 #include "video_memory.h"
@@ -17,7 +18,6 @@ namespace hmmemu::device {
 namespace {
 
 constexpr uint64_t kSleep = 1'000'000'000; // ns
-constexpr size_t kStack = 128u << 10;
 
 struct Post {
   uint32_t index;
@@ -55,7 +55,7 @@ bool start_shootdown() {
     posts[count] = {count, cpu};
     char name[16];
     snprintf(name, sizeof name, "zap-%u", count);
-    if (!start_thread(name, kStack, answer, &posts[count])) return false;
+    if (!start_thread(name, kThreadStack, answer, &posts[count])) return false;
     if (uint32_t(cpu) < kMaxCpus) channel->mailbox_of_cpu[cpu] = int16_t(count);
     count++;
   }
