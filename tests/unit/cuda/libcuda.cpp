@@ -18,9 +18,9 @@
 //    has
 //  other frames since is 0xA5 to the GPU, and what it writes there is lost (it goes on with the old frames).
 //  * Fresh memory holds 0xA5.
-//  * A kernel whose parameters point to memory of the program's fails, unless that was registered for kernels
-//  and still has the frames that it had then (a GPU goes on with those, whatever the program's mapping
-//  shows).
+//  * A kernel whose parameters point to memory of the program's fails, unless that was registered for
+//  kernels. So does one that finds other frames there than were registered, or touches pages whose frames
+//  have gone since (a GPU goes on with those that it has, whatever the program's mapping shows).
 // A module is the path of a shared object, as text: one that hmmemu's own compiler made for the emulated
 // device, whose kernels run here with the loader of the unit tests (../loader); or any other, and a kernel is
 // a C function of it: void name(const void* params, const unsigned dims[6], unsigned shared). A compiled
@@ -251,8 +251,8 @@ bool shows_regular_file(Address at, size_t bytes) {
 }
 
 // Whether a kernel may use the memory that its parameters point to: nothing of the program's but what was
-// pinned for it, and is still what it was then.
-bool may_use(const std::vector<char>& block) {
+// pinned for it, and has no other frames than then. `gone`: pages there that have none now.
+bool may_use(const std::vector<char>& block, std::vector<Address>& gone) {
   if (!is_helper()) return true; // a program's own kernels
   std::lock_guard guard(lock);
   for (size_t i = 0; i + 8 <= block.size(); i += 8) {
@@ -263,7 +263,13 @@ bool may_use(const std::vector<char>& block) {
     auto host = pinned.upper_bound(at);
     if (host != pinned.begin() && at < std::prev(host)->first + std::prev(host)->second.bytes) {
       const auto& [begin, p] = *std::prev(host);
-      if (!p.mapped || frames(begin, p.bytes) != p.frames) return false;
+      if (!p.mapped) return false;
+      const std::vector<uint64_t> now = frames(begin, p.bytes);
+      for (size_t page = 0; page < now.size(); ++page) {
+        if (now[page] == p.frames[page]) continue;
+        if (now[page]) return false;
+        gone.push_back(begin + page * 4096);
+      }
       continue;
     }
     unsigned char resident;
@@ -271,6 +277,11 @@ bool may_use(const std::vector<char>& block) {
       return false; // other memory
   }
   return true;
+}
+
+// Kernels run here: one that touched a page without a frame has made it another than the GPU has.
+bool touched_any(const std::vector<Address>& gone) {
+  return std::any_of(gone.begin(), gone.end(), [](Address page) { return frames(page, 4096)[0] != 0; });
 }
 
 // ---- streams ----
@@ -921,19 +932,22 @@ int cuLaunchKernel(Function* function, unsigned gx, unsigned gy, unsigned gz, un
     static std::mutex whole_gpu;
     std::unique_lock fills(whole_gpu, std::defer_lock);
     if (number("full", 0)) fills.lock();
-    if (!may_use(block)) {
+    const auto refuse = [] {
       std::lock_guard guard(lock);
       broken = kIllegalAddress;
-      return;
-    }
+    };
+    std::vector<Address> gone;
+    if (!may_use(block, gone)) return refuse();
     alignas(64) char aligned[4096];
     memcpy(aligned, block.data(), block.size());
     if (kernel.plain) {
       const unsigned dims[6] = {gx, gy, gz, bx, by, bz};
-      return kernel.plain(aligned, dims, shared);
+      kernel.plain(aligned, dims, shared);
+    } else {
+      const hmm_launch launch = {{gx, gy, gz}, {bx, by, bz}, shared, 0, aligned, 0, nullptr, 0, 0};
+      run_compiled(kernel.compiled, launch);
     }
-    const hmm_launch launch = {{gx, gy, gz}, {bx, by, bz}, shared, 0, aligned, 0, nullptr, 0, 0};
-    run_compiled(kernel.compiled, launch);
+    if (touched_any(gone)) refuse();
   });
   return 0;
 }

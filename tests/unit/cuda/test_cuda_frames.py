@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -22,6 +23,7 @@ extern "C" __global__ void store(unsigned* x, unsigned value) { x[threadIdx.x * 
 PAGES = 4
 N = PAGES * 1024
 HUGE = 2 << 20
+MADV_REMOVE = 9
 F_ADD_SEALS, F_SEAL_FUTURE_WRITE = 1033, 0x10
 
 
@@ -143,6 +145,53 @@ def test_pages_of_all_kinds_in_one_block(gpu, module, tmp_path):
         run(module, "store", arrays[turn % 2], turn, space.devices[0])
     assert all(list(array[::1024]) == [22] * PAGES for array in arrays)
     assert arrays[0][1] == 2 and arrays[1][1] == 3
+
+
+@pytest.mark.parametrize("kind", ["shared", "memfd", "file"])
+def test_a_hole_that_the_program_makes_in_shared_pages(gpu, module, kind):
+    """What was pinned for the GPU lives on for it alone, and nobody says so."""
+    space, x = gpu("delay_us=100"), KINDS[kind](None)
+    run(module, "add", x, 5, space.devices[0])
+    for turn in range(1, 4):
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.madvise(ctypes.c_void_p(x.ctypes.data), ctypes.c_size_t(4096), MADV_REMOVE) == 0
+        assert x[0] == 0
+        x[0] = turn
+        run(module, "add", x, 5, space.devices[0])
+        assert list(x[::1024]) == [turn + 5] + [5 * (turn + 1)] * (PAGES - 1)
+
+
+def test_pages_that_come_and_go_beside_shared_ones(gpu, module):
+    """A launch beside them may have their block pinned again between the end of rights and that of frames."""
+    memory = np.frombuffer(mmap.mmap(-1, 3 * HUGE, flags=mmap.MAP_PRIVATE), np.uint8)
+    block = memory[-memory.ctypes.data % HUGE :][:HUGE].view(np.uint32)
+    shared, others, stop = block[:N], block[2 * N : 3 * N], threading.Event()
+    space = gpu("delay_us=0")
+    space.register(block)
+
+    launches, errors = [], []
+
+    def share():
+        stream = hmm.Stream()
+        try:
+            while not stop.is_set():
+                run(module, "add", shared, 1, space.devices[0], stream=stream)
+                stream.synchronize()
+                launches.append(1)
+        except hmm.Error as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=share)
+    thread.start()
+    try:
+        for turn in range(100):
+            run(module, "store", others, turn, space.devices[0])
+            assert list(others[1::1024]) == [turn] * PAGES
+            space.discard(others)
+    finally:
+        stop.set()
+        thread.join(60)
+    assert not errors and list(shared[::1024]) == [len(launches)] * PAGES
 
 
 def test_one_module_in_one_space_after_the_other(gpu, module):

@@ -19,6 +19,9 @@ import hmmemu as hmm
 SOURCE = r"""
 extern "C" __global__ void add(int* x, int n, int value) { for (int i = 0; i < n; ++i) x[i] += value; }
 """
+COPY = r"""
+extern "C" __global__ void copy(int* x, const int* y, int n) { for (int i = 0; i < n; ++i) x[i] = y[i]; }
+"""
 PAGE = 1024  # ints
 PAGES = 600  # more than a block
 ADD = hmm.RawKernel(SOURCE, "add")
@@ -134,3 +137,19 @@ def test_one_goes_with_all_that_there_is(in_flight, writer):
     in_flight.launch(in_flight.x, 4)
     in_flight.stream.synchronize()
     assert np.array_equal(in_flight.x, expected(7))
+
+
+def test_a_launch_that_names_memory_at_two_addresses_is_refused(gpu):
+    """It would wait for both for ever: a page that is written is at one address at a time."""
+    fd = os.memfd_create("twice")
+    os.truncate(fd, 4096 * PAGES)
+    x, y = (np.frombuffer(mmap.mmap(fd, 4096 * PAGES), np.int32) for _ in range(2))
+    os.close(fd)
+    space, copy = gpu(), hmm.RawKernel(COPY, "copy")
+    x[:] = 3
+    with space.devices[0] as device:
+        with pytest.raises(hmm.DeviceError, match=r"same memory at 0x.* and at 0x.*one mapping"):
+            copy((1,), (1,), (x, y[PAGE:], np.int32(y.size - PAGE)))
+        assert set(x) == {3}
+        copy((1,), (1,), (x, x[PAGE:], np.int32(x.size - PAGE)))  # at one address it may be
+        assert device.synchronize() is None and set(y) == {3}

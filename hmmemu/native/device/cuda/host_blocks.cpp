@@ -44,6 +44,12 @@ uint64_t make_trial() {
 HostBlocks::HostBlocks(GpuMemory& memory, HostContent& content, int file)
     : memory_(memory), content_(content), file_(file), places_(make_places()), trial_(make_trial()) {}
 
+HostBlocks::Place HostBlocks::place(uint64_t begin, uint64_t end) const {
+  const auto place = Place(places_[begin / kGranule].load());
+  if (place != kHost || !pagemap_.is_readable()) return place;
+  return pagemap_.has_all(mapping(memory_.at(begin)), end - begin) ? kHost : kStale;
+}
+
 void HostBlocks::spoil(uint64_t block) {
   uint8_t pinned = kHost;
   places_[block / kGranule].compare_exchange_strong(pinned, kStale);

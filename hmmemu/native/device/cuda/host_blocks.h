@@ -9,7 +9,10 @@
 // INVARIANTS
 //   - What is pinned stays what it was when it was pinned: a frame that the driver frees (a hole in the file)
 //     lives on for the GPU alone, and so does what was there before a page was lent. So a block of which a
-//     frame may have gone or changed is kStale, and is pinned again before a kernel may use it.
+//     frame may have gone or changed is kStale, and is pinned again before a kernel may use it. Frames go
+//     after the rights to them (another kernel of the block may have had it pinned again in between), and may
+//     go without a word, when the program makes a hole in memory that is lent: so whoever gets rights to a
+//     page finds the block kStale, and who is to use one looks whether it is there (pagemap.h).
 //   - Blocks change their place while no kernel runs, by worker 0, with lock_of(block) held exclusively; all
 //     else that is done with a block holds it shared. Nobody waits for a page with it held. trial_lock and
 //     HostContent's come after it.
@@ -17,6 +20,7 @@
 #include "device/protocol.h"
 #include "gpu_memory.h"
 #include "host_content.h"
+#include "pagemap.h"
 #include <atomic>
 #include <mutex>
 #include <shared_mutex>
@@ -31,7 +35,10 @@ class HostBlocks {
   HostBlocks(GpuMemory& memory, HostContent& content, int file);
   HostBlocks(const HostBlocks&) = delete;
 
-  Place place(uint64_t block) const { return Place(places_[block / kGranule].load()); }
+  bool is_own(uint64_t block) const { return places_[block / kGranule].load() == kOwn; }
+  // For a kernel that uses [begin, end) of one block: kStale, too, if a frame has gone from there since,
+  // which needs nobody that says so.
+  Place place(uint64_t begin, uint64_t end) const;
   std::shared_mutex& lock_of(uint64_t block) { return locks_[block / kGranule % kLocks]; }
   // A frame of the block may have gone, or changed. Lock held, shared.
   void spoil(uint64_t block);
@@ -55,6 +62,7 @@ class HostBlocks {
   GpuMemory& memory_;
   HostContent& content_;
   const int file_;
+  const Pagemap pagemap_;
   std::atomic<uint8_t>* const places_; // for each block
   const uint64_t trial_;               // a block of addresses, guarded by trial_lock_
   std::shared_mutex locks_[kLocks];

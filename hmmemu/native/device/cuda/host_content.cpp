@@ -1,6 +1,7 @@
 // Purpose: read and write what pages hold on the host. Locks: see the header.
 #include "host_content.h"
 
+#include "device/process/device.h"
 #include "device/process/host_frames.h"
 #include "libcuda.h"
 #include "page_bits.h"
@@ -88,6 +89,14 @@ void HostContent::write(uint64_t address, uint64_t bytes, const std::byte* from)
                transfer(part, "write pages of the host",
                         [&](uint64_t n) { return pwrite(fd, at + n, part - n, off_t(offset + n)); });
              });
+}
+
+ObjectPlace HostContent::find_object(uint64_t address, uint64_t end) {
+  const std::shared_lock hold(lock_);
+  const device::HostFrames frames = device::find_frames(address, end);
+  struct stat file{};
+  if (!frames.bytes || fstat(frames.fd, &file) != 0) return {{}, 0, device::kPage};
+  return {{file.st_dev, file.st_ino}, frames.offset, frames.bytes};
 }
 
 WindowPlace HostContent::map_window(uint64_t address, uint64_t low, uint64_t high) {

@@ -8,6 +8,7 @@
 // change it. Nothing else is locked, and no page waited for, while it is held.
 #pragma once
 #include "device/protocol.h"
+#include <compare>
 #include <cstddef>
 #include <shared_mutex>
 
@@ -17,6 +18,16 @@ namespace hmmemu::cuda {
 struct WindowPlace {
   uint64_t begin = 0, end = 0; // of the program's addresses
   std::byte* host = nullptr;
+};
+
+// Which file an object is, and where in it memory lies.
+struct ObjectFile {
+  uint64_t device = 0, inode = 0; // inode 0: no object
+  auto operator<=>(const ObjectFile&) const = default;
+};
+struct ObjectPlace {
+  ObjectFile file;
+  uint64_t offset = 0, bytes = 0;
 };
 
 class HostContent {
@@ -35,6 +46,8 @@ class HostContent {
   // Whether pages of which the driver says that they are zeros are so in their object, too: others may have
   // written there.
   bool is_zeros(uint64_t begin, uint64_t end);
+  // What lies at `address`, up to `end` or as far as it is one thing.
+  ObjectPlace find_object(uint64_t address, uint64_t end);
   // Maps the object around `address` once more, within [low, high): for the caller to unmap. `host` is null
   // if none is there, or it cannot be mapped.
   WindowPlace map_window(uint64_t address, uint64_t low, uint64_t high);

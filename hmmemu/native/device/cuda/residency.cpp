@@ -12,17 +12,20 @@
 #include "in_flight.h"
 #include "keeper.h"
 #include "page_bits.h"
+#include "two_places.h"
 #include "variables.h"
 #include "windows.h"
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <memory>
 #include <optional>
 #include <set>
 #include <string>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 namespace hmmemu::cuda {
@@ -32,6 +35,7 @@ using namespace device;
 
 constexpr uint64_t kReportLimit = 5'000'000'000;  // ns
 constexpr uint64_t kBringLimit = 300'000'000'000; // ns in which no launch ends
+constexpr uint64_t kSlow = 500'000'000;           // ns that few launches take to have their pages
 
 std::atomic<uint64_t>* tickets = nullptr; // for each block, the last launch that uses it
 std::unique_ptr<GpuMemory> memory;
@@ -68,7 +72,7 @@ void lose_shadow(uint64_t block) {
     if (bits(page).load() & kShadowed) bits(page).fetch_and(uint8_t(~kShadowed));
 }
 
-bool is_own(uint64_t block) { return hosts->place(block) == HostBlocks::kOwn; }
+bool is_own(uint64_t block) { return hosts->is_own(block); }
 
 // The rights go first; what the GPU alone has comes to the file once no kernel uses it.
 void take(uint64_t begin, uint64_t end, PageBits left) {
@@ -86,12 +90,16 @@ void take(uint64_t begin, uint64_t end, PageBits left) {
     if (bits(page).load() != 0) bits(page).store(0);
 }
 
+bool lacks_rights(uint64_t begin, uint64_t end) {
+  return !each_right(begin, end, [](uint64_t, uint64_t, uint8_t has) { return has != kNone; });
+}
+
 // The content is in the file, or in the object (`whose` is kObject). Where the block is not the GPU's own,
-// that is what it uses; for the object it is to be mapped first.
+// that is what it uses, and what is pinned there may be older frames.
 void give(uint64_t begin, uint64_t end, PageBits wanted, uint8_t whose, uint8_t content = kComing) {
   if (!is_own(block_of(begin))) {
     content = 0;
-    if (whose) hosts->spoil(block_of(begin));
+    if (lacks_rights(begin, end)) hosts->spoil(block_of(begin));
   }
   for (uint64_t page = begin; page < end; page += kPage)
     if (right(page) == kNone)
@@ -204,11 +212,18 @@ int change_blocks(MailboxOperation asked, uint64_t begin, uint64_t end) {
   return 0;
 }
 
-template <class Act> void each_block(const Slot& slot, Act act) {
+// Calls act(begin, end) for the pages that a launch uses, block by block.
+template <class Act> void each_part(const Slot& slot, Act act) {
   each_reach(*channel, slot, [&](const Reach& reach) {
-    for (uint64_t block = block_of(reach.begin); block < reach.end; block += kGranule) act(block);
+    const uint64_t end = (reach.end + kPage - 1) / kPage * kPage;
+    for (uint64_t at = reach.begin / kPage * kPage, to; at < end; at = to)
+      act(at, to = std::min(end, block_of(at) + kGranule));
     return true;
   });
+}
+
+template <class Act> void each_block(const Slot& slot, Act act) {
+  each_part(slot, [&](uint64_t begin, uint64_t) { act(block_of(begin)); });
 }
 
 bool has_lent(uint64_t block) {
@@ -240,15 +255,22 @@ void leave_gpu(uint64_t block) {
     if (bits(page).load() & ~(kRight | kObject)) bits(page).fetch_and(kRight | kObject);
 }
 
+// Whether a kernel can use the pages, of one block, as they lie.
+bool is_placed(uint64_t begin, uint64_t end) {
+  const HostBlocks::Place place = hosts->place(begin, end);
+  return place == HostBlocks::kHost || (place == HostBlocks::kOwn && !has_lent(block_of(begin)));
+}
+
 // The block becomes the CPU's memory if a page of it is lent, and the GPU's if none is, when no kernel uses
-// it any more. Worker 0, with no ticket of its own written to blocks.
-void put(uint64_t block) {
-  if (hosts->place(block) == (has_lent(block) ? HostBlocks::kHost : HostBlocks::kOwn)) return;
+// it any more. Worker 0, with no ticket of its own written to blocks, for a kernel that uses [begin, end).
+void put(uint64_t begin, uint64_t end) {
+  const uint64_t block = block_of(begin);
+  if (is_placed(begin, end) && is_own(block) != has_lent(block)) return;
   wait_until_unused(block);
   const std::lock_guard hold(hosts->lock_of(block));
   const bool lent = has_lent(block);
   if (!lent && !is_own(block)) return put_on_gpu(block);
-  if (!lent || hosts->place(block) == HostBlocks::kHost) return;
+  if (!lent || hosts->place(begin, end) == HostBlocks::kHost) return;
   if (is_own(block)) leave_gpu(block);
   hosts->pin(block);
 }
@@ -322,15 +344,18 @@ class Bringing {
   // False: nobody owns the page at refused().
   bool run() {
     take_lent();
-    each_block(slot_, [&](uint64_t block) {
-      if (!is_own(block) && !has_lent(block) && !shared_here(block, kGranule)) put(block);
+    each_part(slot_, [&](uint64_t begin, uint64_t end) {
+      const uint64_t block = block_of(begin);
+      if (!is_own(block) && !has_lent(block) && !shared_here(block, kGranule)) put(begin, end);
     });
     const uint64_t refused_before = refused_grants;
     uint64_t ended = channel->queue.completed.load();
-    for (uint64_t since = now_ns(); !refused_.address;) {
+    bool looked = false;
+    for (uint64_t begin = now_ns(), since = begin; !refused_.address;) {
       Page missing;
       if (mark_and_look(missing)) return true;
       if (const uint64_t now = channel->queue.completed.load(); now != ended) ended = now, since = now_ns();
+      if (now_ns() - begin > kSlow && !std::exchange(looked, true)) refuse_two_places();
       if (now_ns() - since > kBringLimit)
         give_up("the kernel's pages were taken away faster than they came, for 300 s: does the CPU write to "
                 "its arrays all the time?");
@@ -341,7 +366,7 @@ class Bringing {
       if (missing.address)
         ask(missing);
       else
-        each_block(slot_, [&](uint64_t block) { put(block); });
+        each_part(slot_, put);
     }
     return false;
   }
@@ -357,6 +382,18 @@ class Bringing {
   [[noreturn]] void give_up(const char* why) const {
     wait_for_all();
     fail_launch(ticket_, why);
+  }
+
+  void refuse_two_places() const {
+    const TwoPlaces found = find_two_places(slot_);
+    if (!found.one) return;
+    char text[320];
+    snprintf(
+        text, sizeof text,
+        "the launch names the same memory at 0x%lx and at 0x%lx (two mappings of one file or shared "
+        "memory), and writes it: a kernel on a GPU has it at one address; give all arguments of one mapping.",
+        found.one, found.other);
+    give_up(text);
   }
 
   // Marks the launch's blocks and sees whether all is there; then its content is sent, else the blocks have
@@ -436,10 +473,7 @@ class Bringing {
 
   bool placed() const {
     bool good = true;
-    each_block(slot_, [&](uint64_t block) {
-      const HostBlocks::Place place = hosts->place(block);
-      good &= place == HostBlocks::kHost || (place == HostBlocks::kOwn && !has_lent(block));
-    });
+    each_part(slot_, [&](uint64_t begin, uint64_t end) { good = good && is_placed(begin, end); });
     return good;
   }
 

@@ -2,15 +2,11 @@
 // see the header.
 #include "windows.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 namespace hmmemu::cuda {
 namespace {
-
-constexpr uint64_t kPage = 4096;
-constexpr uint64_t kPresent = uint64_t{1} << 63; // of a word of pagemap
 
 uint64_t block_of(uint64_t address) { return address / kGranule * kGranule; }
 
@@ -31,19 +27,8 @@ Window::~Window() {
 }
 
 Windows::Windows(GpuMemory& memory, HostContent& content)
-    : memory_(memory), content_(content), pagemap_(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)),
+    : memory_(memory), content_(content),
       most_(uint64_t(sysconf(_SC_PHYS_PAGES)) * uint64_t(sysconf(_SC_PAGESIZE)) / 4) {}
-
-bool Windows::is_there(const std::byte* host, uint64_t bytes) const {
-  uint64_t words[kGranule / kPage];
-  const auto wanted = ssize_t(bytes / kPage * sizeof *words);
-  if (pread(pagemap_, words, size_t(wanted),
-            off_t(reinterpret_cast<uint64_t>(host) / kPage * sizeof *words)) != wanted)
-    return false;
-  for (uint64_t i = 0; i < bytes / kPage; i++)
-    if (!(words[i] & kPresent)) return false;
-  return true;
-}
 
 // False: others hold too much, or the window is too large. Caller holds the lock.
 bool Windows::make_room(uint64_t bytes) {
@@ -73,14 +58,14 @@ std::shared_ptr<Window> Windows::make(uint64_t begin, uint64_t end) {
 }
 
 std::shared_ptr<Window> Windows::find(uint64_t begin, uint64_t end) {
-  if (pagemap_ < 0) return nullptr;
+  if (!pagemap_.is_readable()) return nullptr;
   memory_.enter_context();
   const std::lock_guard hold(lock_);
   const auto found = table_.find(block_of(begin));
   if (found == table_.end()) return make(begin, end);
   const std::shared_ptr<Window> window = found->second.window;
   if (!window || !window->has(begin, end)) return nullptr;
-  if (is_there(window->at(begin), end - begin)) return window;
+  if (pagemap_.has_all(window->at(begin), end - begin)) return window;
   registered_ -= window->bytes();
   table_.erase(found);
   return make(begin, end);

@@ -16,6 +16,7 @@
 #pragma once
 #include "gpu_memory.h"
 #include "host_content.h"
+#include "pagemap.h"
 #include <map>
 #include <memory>
 #include <mutex>
@@ -51,13 +52,12 @@ class Windows {
   struct Entry {
     std::shared_ptr<Window> window; // null: it was refused
   };
-  bool is_there(const std::byte* host, uint64_t bytes) const;
   std::shared_ptr<Window> make(uint64_t begin, uint64_t end);
   bool make_room(uint64_t bytes);
 
   GpuMemory& memory_;
   HostContent& content_;
-  const int pagemap_;   // -1: none
+  const Pagemap pagemap_;
   const uint64_t most_; // bytes
   std::mutex lock_;
   std::map<uint64_t, Entry> table_; // by block
