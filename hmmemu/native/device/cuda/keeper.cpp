@@ -88,19 +88,21 @@ class Keeper {
     }
   }
 
+  // What cannot be saved leaves all else as it is.
   void rescue() {
-    std::string why;
     raise_limit_of_descriptors(0);
     for (const auto& [block, descriptor] : granules_) {
-      if (next_ahead(block, block + kGranule) == block + kGranule) continue;
+      if (first_unlike(block, block + kGranule, kAhead | kViewed, 0) == block + kGranule) continue;
       try {
         if (descriptor < 0) throw CudaError(0, channel->not_kept);
-        save(block, descriptor);
+        copy_home(descriptor);
+        each_run(block, block + kGranule, is_ahead,
+                 [&](uint64_t begin, uint64_t end) { write(begin, end, buffer_ + (begin - block)); });
       } catch (const CudaError& error) {
-        why = error.what();
+        note_lost(error);
       }
     }
-    if (!why.empty()) tell(why);
+    if (!lost_.empty()) tell(lost_);
   }
 
  private:
@@ -112,10 +114,7 @@ class Keeper {
     if (!given_up) granules_[block] = descriptor;
   }
 
-  static uint64_t next_ahead(uint64_t page, uint64_t end) {
-    while (page < end && (bits(page).load() & (kAhead | kViewed)) == 0) page += kPage;
-    return page;
-  }
+  static bool is_ahead(uint8_t page) { return page & (kAhead | kViewed); }
 
   void open() {
     const Libcuda& cuda = libcuda();
@@ -125,22 +124,50 @@ class Keeper {
     cuda.reserve("reserve addresses", &window_, kGranule, kGranule, kNowhere, 0);
   }
 
-  void save(uint64_t block, int descriptor) {
-    if (!stream_) open();
+  // The window has it for as long as this lives.
+  class Mapping {
+   public:
+    Mapping(Address window, int descriptor) : window_(window) {
+      void* const handle = reinterpret_cast<void*>(intptr_t(descriptor));
+      libcuda().import_memory("take over GPU memory", &memory_, handle, 1);
+      const Result result = libcuda().map.ask(window_, kGranule, 0, memory_, 0);
+      if (result != kSuccess) libcuda().release.ask(memory_);
+      check(result, libcuda().map.name(), "map GPU memory that was taken over");
+    }
+    ~Mapping() {
+      libcuda().unmap.ask(window_, kGranule);
+      libcuda().release.ask(memory_);
+    }
+    Mapping(const Mapping&) = delete;
+
+   private:
+    const Address window_;
+    Memory memory_ = 0;
+  };
+
+  void copy_home(int descriptor) {
+    if (window_ == kNowhere) open();
     const Libcuda& cuda = libcuda();
-    Memory memory = 0;
+    const Mapping taken_over(window_, descriptor);
     AccessRights access;
     access.location.id = gpu_;
-    cuda.import_memory("take over GPU memory", &memory, reinterpret_cast<void*>(intptr_t(descriptor)), 1);
-    cuda.map("map GPU memory that was taken over", window_, kGranule, 0, memory, 0);
     cuda.set_access("open GPU memory that was taken over", window_, kGranule, &access, 1);
-    static std::byte buffer[kGranule];
-    cuda.copy_out("copy GPU memory home", buffer, window_, kGranule, stream_);
+    cuda.copy_out("copy GPU memory home", buffer_, window_, kGranule, stream_);
     cuda.stream_wait("copy GPU memory home", stream_);
-    for (uint64_t page = block; (page = next_ahead(page, block + kGranule)) < block + kGranule; page += kPage)
-      content_.write(page, kPage, buffer + (page - block));
-    cuda.unmap.ask(window_, kGranule);
-    cuda.release.ask(memory);
+  }
+
+  // Page by page where not all of it can be written.
+  void write(uint64_t begin, uint64_t end, const std::byte* from) {
+    try {
+      return content_.write(begin, end - begin, from);
+    } catch (const CudaError& error) {
+      if (end - begin == kPage) return note_lost(error);
+    }
+    for (uint64_t page = begin; page < end; page += kPage) write(page, page + kPage, from + (page - begin));
+  }
+
+  void note_lost(const CudaError& error) {
+    if (lost_.empty()) lost_ = error.what(); // what follows may come of it
   }
 
   // The CPU process reads the record when it has the lock.
@@ -158,6 +185,8 @@ class Keeper {
   Gpu gpu_ = 0;
   Stream* stream_ = nullptr;
   Address window_ = kNowhere;
+  std::byte buffer_[kGranule];
+  std::string lost_; // why the first that could not be saved could not
 };
 
 // A descriptor of the file that shares no lock with others, and the lock; -1 if it cannot be had.
