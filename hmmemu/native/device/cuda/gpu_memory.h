@@ -99,6 +99,7 @@ class GpuMemory {
   void begin_use(uint64_t block);
   void end_use(uint64_t block);
   void make(uint64_t block);
+  void try_to_make(uint64_t block);
   bool try_addresses(uint64_t begin, uint64_t bytes) const;
   bool in_bounds(uint64_t begin, uint64_t bytes) const;
   bool hold_addresses(uint64_t begin, uint64_t bytes, bool replace) const;
