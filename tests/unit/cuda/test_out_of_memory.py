@@ -99,3 +99,16 @@ def test_a_view_without_memory_loses_nothing(gpu, kernels, cupy, failing, touche
         y = space.zeros(x.size, np.int32)
         kernels.get_function("copy")((1,), (1,), (y, x, np.int32(x.size)))
         assert (y[:-1] == 3).all() and np.array_equal(x, y)
+
+
+@pytest.mark.parametrize("call", ["cuLaunchKernel", "cuModuleLoadData", "cuModuleGetFunction"])
+def test_memory_that_cuda_needs_itself_is_made_room_for(gpu, kernels, failing, call):
+    """For a kernel's local memory, say, or its code."""
+    space = gpu(f"failing={failing},fail={call}:2:1:1")
+    with space.devices[0]:
+        x, y = used_and_home(space, kernels, 3), space.zeros(1000, np.int32)
+        fill(kernels, y, 6)
+        other = hmm.RawModule(SOURCE.replace("= value", "= value + 0"))
+        failing.touch()
+        fill(other if "Module" in call else kernels, y, 7)
+        assert (y == 7).all() and (x == 3).all()

@@ -325,6 +325,11 @@ bool GpuMemory::make_room() {
   return false;
 }
 
+bool GpuMemory::spare_some() {
+  const std::lock_guard hold(lock_);
+  return make_room();
+}
+
 void GpuMemory::give_up(std::map<uint64_t, Granule>::iterator granule) {
   const auto [block, content] = *granule;
   cuda_.unmap("unmap " + what(kGranule, block), at(block), kGranule);
