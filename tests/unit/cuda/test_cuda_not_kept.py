@@ -8,10 +8,12 @@ import mmap
 import os
 import re
 import resource
+import signal
 
 import numpy as np
 import pytest
 from keepers import keeper_of
+from waiting import is_gone, wait_until
 
 import hmmemu as hmm
 
@@ -55,6 +57,23 @@ def test_without_descriptors_it_works_and_says_what_is_lost(gpu, kernels, settin
         fail(kernels, space, f"What the GPU alone had is lost: .*{words}")
         fill(kernels, x, 8)
         assert (x == 8).all()
+
+
+def test_a_kernel_that_is_stopped_costs_it_as_well(gpu, kernels, gate):
+    gate.unlink()
+    space = gpu(f"noshare=1,gate={gate}")
+    with space.devices[0] as device:
+        x, y = space.full(5000, 3, np.int32), space.zeros(1, np.int32)
+        fill(kernels, x, 6)
+        gate.touch()
+        kernels.get_function("bad")((1,), (1,), (y,), stream=hmm.Stream())
+        with pytest.raises(
+            hmm.KernelTimeout, match=r"What the GPU alone had is lost: .* no file descriptors"
+        ):
+            device.synchronize(0.1)
+        gate.unlink()
+        fill(kernels, x, 7)
+        assert (x == 7).all()
 
 
 def test_nothing_is_said_to_be_lost_that_is_home(gpu, kernels):
@@ -128,3 +147,27 @@ def test_a_page_that_cannot_be_written_costs_no_other(gpu, kernels):
         )
         assert [set(np.unique(x)) for x in arrays] == [{7}, {3}, {7}]
     os.close(fd)
+
+
+@pytest.mark.parametrize("helper_too", [False, True])
+def test_a_keeper_that_was_killed(gpu, kernels, helper_too):
+    """It can save nothing, so what is read afterwards is old; the error says so, whatever the helper's end."""
+    space = gpu("bad=716")
+    device, keeper = space.devices[0], keeper_of(space)
+    with device:
+        x = space.full(5000, 3, np.int32)
+        fill(kernels, x, 7)
+        assert not device.why_not_kept
+        os.kill(keeper, signal.SIGKILL)
+        wait_until(lambda: is_gone(keeper), "the keeper lives on")
+        assert "hmmemu-keeper) has ended" in device.why_not_kept
+        words = r"What the GPU alone had is lost: .*hmmemu-keeper\) has ended"
+        if helper_too:
+            os.kill(device.process.pid, signal.SIGKILL)
+            with pytest.raises(hmm.DeviceError, match=words):
+                fill(kernels, space.zeros(1, np.int32), 1)
+        else:
+            fail(kernels, space, words)
+        assert (x == 3).all() and not device.why_not_kept
+        fill(kernels, x, 8)
+        assert (x == 8).all()

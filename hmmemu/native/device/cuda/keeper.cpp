@@ -2,6 +2,7 @@
 // in the keeper; in the helper no lock: packets are whole.
 #include "keeper.h"
 
+#include "device/lost.h"
 #include "device/packets.h"
 #include "gpu_memory.h"
 #include "host_content.h"
@@ -102,7 +103,7 @@ class Keeper {
         note_lost(error);
       }
     }
-    if (!lost_.empty()) tell(lost_);
+    if (!lost_.empty()) device::tell_lost(*channel, lost_.c_str());
   }
 
  private:
@@ -170,16 +171,6 @@ class Keeper {
     if (lost_.empty()) lost_ = error.what(); // what follows may come of it
   }
 
-  // The CPU process reads the record when it has the lock.
-  static void tell(const std::string& why) {
-    device::Crash& crash = channel->crash;
-    if (channel->crash_state.load() != device::kCrashComplete) crash.kind = device::kCrashDevice;
-    const size_t used = strnlen(crash.message, sizeof crash.message - 1);
-    snprintf(crash.message + used, sizeof crash.message - used, "%sWhat the GPU alone had is lost: %s.",
-             used ? ". " : "", why.c_str());
-    channel->crash_state = device::kCrashComplete;
-  }
-
   HostContent content_;
   std::map<uint64_t, int> granules_; // by block; -1: without a descriptor
   Gpu gpu_ = 0;
@@ -207,6 +198,7 @@ int lock_file(int file) {
   static Keeper keeper(file);
   keeper.collect(socket);
   if (kill(channel->parent, 0) == 0) keeper.rescue(); // else nobody is left to want it
+  channel->keeper = device::kKeeperIsDone;
   _exit(0);
 }
 
@@ -218,6 +210,7 @@ const char* start_keeper(int file) {
     return "no socket for the keeper of GPU memory";
   const int locked = lock_file(file); // the child's from here on: the lock goes with its last descriptor
   if (locked < 0) return "the video memory file cannot be locked: another keeper of it lives";
+  channel->keeper = device::kKeeperWatches;
   const pid_t child = fork();
   if (child == 0) run_keeper(ends[1], locked);
   close(ends[1]);
