@@ -59,3 +59,15 @@ def describe_gpu_failure(crash: dict[str, Any], afterwards: str) -> DeviceError:
     if not what:
         return DeviceError(f"{words}. {afterwards}")
     return kind(f"{where}: {what} ({words}); {advice}. {afterwards}")
+
+
+def add_losses(error: DeviceError, crash: dict[str, Any] | None) -> None:
+    """What nobody could save of a device that was stopped, behind the words of the error for that.
+
+    Args:
+        error: gets the words.
+        crash: the record (`DeviceProcess.crash`), or None.
+    """
+    _, lost, rest = str(crash["message"] if crash else "").partition(_LOST)
+    if lost:
+        error.args = (f"{error}. {lost}{rest}",)

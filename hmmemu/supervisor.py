@@ -212,7 +212,8 @@ class Supervisor:
         Returns the failure, its error made from the crash record unless given; None if another thread was faster. That
         may be seen by the generation, or, if the launch was lost before that was read, by a process that lives.
         """
-        from hmmemu.failure import describe_crash  # most programs need it never
+        from hmmemu.cuda_failure import add_losses  # most programs need them never
+        from hmmemu.failure import describe_crash
 
         with self.lock:
             if generation != self.generation or (error is None and self.process.alive):
@@ -221,9 +222,12 @@ class Supervisor:
             memory = self.memory
             self.process.kill()
             first, last = self.process.completed_ticket + 1, self.process.last_ticket
+            crash = self.process.crash()
             if error is None:
                 refused, errno = memory.session.take_refusal(self.processor)
-                error = describe_crash(self.process.crash(), refused, errno, memory)
+                error = describe_crash(crash, refused, errno, memory)
+            else:
+                add_losses(error, crash)
             memory.session.detach(self.processor)
             failure = _Failure(first, last, error)
             self._failures.append(failure)

@@ -205,6 +205,10 @@ struct WorkerInfo {
   int32_t tid, cpu;
 };
 
+// Of the process that saves what a GPU alone has (device/cuda/keeper.h). When it is gone and watches still,
+// it saved nothing, or not all.
+enum KeeperState : uint32_t { kNoKeeper = 0, kKeeperWatches, kKeeperIsDone };
+
 // Who tells the CPU process of the device's page faults.
 enum Tracker : uint32_t {
   kTrackerUserfaultfd = 0, // the kernel
@@ -242,6 +246,7 @@ struct Channel {
                              // empty: nothing is wrong
   char not_kept[256];        // why GPU memory would be lost with a kernel that fails, written by the device
                              // process or its keeper, once; empty: none would
+  std::atomic<uint32_t> keeper; // KeeperState; written by the device process, then by the keeper
   Queue queue;
   Reach reaches[kReaches]; // a ring, written before the slot that points there
   Output output;

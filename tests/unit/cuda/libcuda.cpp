@@ -37,8 +37,9 @@
 // addresses that are asked for in this range are not given, nor others there; if END is the lower one, all
 // but those between the two), elsewhere (none are), strict (such a call is an error; else other addresses are
 // given), noshare, unshared (memory has no descriptors, and the GPU says so, or not),
-// fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from 1). `lock` guards
-// the tables; each stream has its own for its queue.
+// fail=NAME:result[:first[:last]] (these calls of a function, or launches of a kernel, from 1), failing
+// (a file: while it is there, and only calls from then on count). `lock` guards the tables; each stream has
+// its own for its queue.
 #include <atomic>
 #include <cerrno>
 #include <climits>
@@ -110,9 +111,10 @@ std::string printed, failed; // by kernels; failed assertions
 int wanted(const std::string& function) {
   std::lock_guard guard(lock);
   if (broken) return broken;
-  const int nth = ++calls[function];
-  const std::string fail = setting("fail");
+  const std::string fail = setting("fail"), failing = setting("failing");
   if (fail.rfind(function + ":", 0) != 0) return 0;
+  if (!failing.empty() && access(failing.c_str(), F_OK) != 0) return 0;
+  const int nth = ++calls[function];
   int result = 0, first = 1, last = INT_MAX;
   sscanf(fail.c_str() + function.size() + 1, "%d:%d:%d", &result, &first, &last);
   return nth >= first && nth <= last ? result : 0;

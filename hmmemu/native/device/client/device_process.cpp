@@ -2,6 +2,7 @@
 // Locks and their order: see the header.
 #include "device_process.h"
 #include "base/failure.h"
+#include "device/lost.h"
 #include "fork_guard.h"
 #include "keeper_wait.h"
 #include <algorithm>
@@ -32,6 +33,7 @@ constexpr int64_t kBlockBytes = 2 << 20;
 // For a process that was killed to be gone: it needs a CPU for that, which a loaded machine gives it late.
 constexpr int kEndLimitMs = 60'000;
 constexpr uint32_t kSpin = 50'000; // ns
+constexpr char kKeeperGone[] = "the process that keeps it safe (hmmemu-keeper) has ended: was it killed?";
 
 [[noreturn]] void fail(FailureKind kind, const std::string& text) { throw Failure(kind, text); }
 
@@ -169,6 +171,7 @@ void DeviceProcess::reset_channel() {
   port_.faults.reset();
   c.crash_state = kCrashNone;
   c.no_page_kernels[0] = c.not_kept[0] = 0;
+  c.keeper = kNoKeeper;
   c.crash = {};
   c.output.lock = 0;
   if (c.output.head.load() - c.output.tail.load() > kOutputBytes) c.output.tail = c.output.head.load();
@@ -241,6 +244,8 @@ bool DeviceProcess::reap() {
 void DeviceProcess::wait_for_memory() {
   if (tracker_ == kTrackerLaunch && !wait_for_keeper(vram_.get(), kKeepLimit))
     fail(FailureKind::Device, "the memory of a GPU did not come home within 120 s");
+  uint32_t watches = kKeeperWatches;
+  if (channel_->keeper.compare_exchange_strong(watches, kNoKeeper)) tell_lost(*channel_, kKeeperGone);
 }
 
 void DeviceProcess::end_locked() {
@@ -457,7 +462,12 @@ void DeviceProcess::set_page_kernels(const std::string& path) {
 }
 
 std::string DeviceProcess::no_page_kernels() { return text_of(owned().channel_->no_page_kernels); }
-std::string DeviceProcess::not_kept() { return text_of(owned().channel_->not_kept); }
+
+std::string DeviceProcess::not_kept() {
+  const Channel& c = *owned().channel_;
+  const bool gone = keeper_is_done(vram_.get()); // first: what it says is its last word then
+  return gone && c.keeper.load() == kKeeperWatches ? kKeeperGone : text_of(c.not_kept);
+}
 
 uint32_t DeviceProcess::threads_with_logs() const {
   return std::min(std::max(channel_->block_threads.load(), most_threads_.load()), kMaxBlocks);

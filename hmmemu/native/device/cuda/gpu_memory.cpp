@@ -124,10 +124,11 @@ bool GpuMemory::hold_addresses(uint64_t begin, uint64_t bytes, bool replace) con
 void GpuMemory::take_addresses(uint64_t block) const {
   munmap(mapping(at(block)), kGranule);
   Address got = kNowhere;
-  cuda_.reserve("reserve " + what(kGranule, block), &got, kGranule, kGranule, at(block), 0);
-  if (got == at(block)) return;
-  cuda_.unreserve("give up " + what(kGranule, block), got, kGranule);
+  const Result result = cuda_.reserve.ask(&got, kGranule, kGranule, at(block), 0);
+  if (result == kSuccess && got == at(block)) return;
+  if (result == kSuccess) cuda_.unreserve("give up " + what(kGranule, block), got, kGranule);
   hold_again(block);
+  check(result, cuda_.reserve.name(), "reserve " + what(kGranule, block));
   throw CudaError(0, "cannot reserve " + what(kGranule, block) + ": the GPU gives other addresses now");
 }
 
@@ -150,14 +151,21 @@ void GpuMemory::end_use(uint64_t block) {
 }
 
 void GpuMemory::make(uint64_t block) {
+  for (;;) {
+    try {
+      return try_to_make(block);
+    } catch (const CudaError& error) {
+      if (error.result != kOutOfMemory || !make_room()) throw;
+    }
+  }
+}
+
+// The addresses are held as before if it throws. Page tables take memory, too: any call may find none left.
+void GpuMemory::try_to_make(uint64_t block) {
   Memory memory = 0;
-  Result result;
-  do result = create(memory);
-  while (result == kOutOfMemory && make_room());
-  check(result, cuda_.create.name(), "allocate " + what(kGranule, block));
+  check(create(memory), cuda_.create.name(), "allocate " + what(kGranule, block));
   bool placed = false;
   try {
-    keep_safe(block, memory);
     take_addresses(block);
     placed = true;
     open(at(block), memory);
@@ -166,6 +174,7 @@ void GpuMemory::make(uint64_t block) {
     cuda_.release.ask(memory);
     throw;
   }
+  keep_safe(block, memory);
   granules_[block] = {memory, 0};
 }
 
@@ -314,6 +323,11 @@ bool GpuMemory::make_room() {
     return true;
   }
   return false;
+}
+
+bool GpuMemory::spare_some() {
+  const std::lock_guard hold(lock_);
+  return make_room();
 }
 
 void GpuMemory::give_up(std::map<uint64_t, Granule>::iterator granule) {

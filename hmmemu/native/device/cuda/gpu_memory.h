@@ -67,6 +67,18 @@ class GpuMemory {
   Address hold_shadow(uint64_t block, bool make);
   void let_go(uint64_t block);
 
+  // For calls of CUDA that take memory of the GPU themselves, and may find none left: act() once more for as
+  // long as room can be made.
+  template <class Act> void with_room(Act act) {
+    for (;;) {
+      try {
+        return act();
+      } catch (const CudaError& error) {
+        if (error.result != kOutOfMemory || !spare_some()) throw;
+      }
+    }
+  }
+
   // A granule for a lane's buffer, at an address of its own; kNowhere: there is no memory.
   Address scratch();
 
@@ -99,6 +111,7 @@ class GpuMemory {
   void begin_use(uint64_t block);
   void end_use(uint64_t block);
   void make(uint64_t block);
+  void try_to_make(uint64_t block);
   bool try_addresses(uint64_t begin, uint64_t bytes) const;
   bool in_bounds(uint64_t begin, uint64_t bytes) const;
   bool hold_addresses(uint64_t begin, uint64_t bytes, bool replace) const;
@@ -111,6 +124,7 @@ class GpuMemory {
   Shadow make_elsewhere();
   bool leaves_enough() const;
   bool make_room();
+  bool spare_some();
   bool drop_shadow();
   bool drop_scratch();
   void unmake(Address at, Memory memory);

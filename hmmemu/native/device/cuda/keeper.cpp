@@ -2,6 +2,7 @@
 // in the keeper; in the helper no lock: packets are whole.
 #include "keeper.h"
 
+#include "device/lost.h"
 #include "device/packets.h"
 #include "gpu_memory.h"
 #include "host_content.h"
@@ -88,19 +89,21 @@ class Keeper {
     }
   }
 
+  // What cannot be saved leaves all else as it is.
   void rescue() {
-    std::string why;
     raise_limit_of_descriptors(0);
     for (const auto& [block, descriptor] : granules_) {
-      if (next_ahead(block, block + kGranule) == block + kGranule) continue;
+      if (first_unlike(block, block + kGranule, kAhead | kViewed, 0) == block + kGranule) continue;
       try {
         if (descriptor < 0) throw CudaError(0, channel->not_kept);
-        save(block, descriptor);
+        copy_home(descriptor);
+        each_run(block, block + kGranule, is_ahead,
+                 [&](uint64_t begin, uint64_t end) { write(begin, end, buffer_ + (begin - block)); });
       } catch (const CudaError& error) {
-        why = error.what();
+        note_lost(error);
       }
     }
-    if (!why.empty()) tell(why);
+    if (!lost_.empty()) device::tell_lost(*channel, lost_.c_str());
   }
 
  private:
@@ -112,10 +115,7 @@ class Keeper {
     if (!given_up) granules_[block] = descriptor;
   }
 
-  static uint64_t next_ahead(uint64_t page, uint64_t end) {
-    while (page < end && (bits(page).load() & (kAhead | kViewed)) == 0) page += kPage;
-    return page;
-  }
+  static bool is_ahead(uint8_t page) { return page & (kAhead | kViewed); }
 
   void open() {
     const Libcuda& cuda = libcuda();
@@ -125,32 +125,50 @@ class Keeper {
     cuda.reserve("reserve addresses", &window_, kGranule, kGranule, kNowhere, 0);
   }
 
-  void save(uint64_t block, int descriptor) {
-    if (!stream_) open();
+  // The window has it for as long as this lives.
+  class Mapping {
+   public:
+    Mapping(Address window, int descriptor) : window_(window) {
+      void* const handle = reinterpret_cast<void*>(intptr_t(descriptor));
+      libcuda().import_memory("take over GPU memory", &memory_, handle, 1);
+      const Result result = libcuda().map.ask(window_, kGranule, 0, memory_, 0);
+      if (result != kSuccess) libcuda().release.ask(memory_);
+      check(result, libcuda().map.name(), "map GPU memory that was taken over");
+    }
+    ~Mapping() {
+      libcuda().unmap.ask(window_, kGranule);
+      libcuda().release.ask(memory_);
+    }
+    Mapping(const Mapping&) = delete;
+
+   private:
+    const Address window_;
+    Memory memory_ = 0;
+  };
+
+  void copy_home(int descriptor) {
+    if (window_ == kNowhere) open();
     const Libcuda& cuda = libcuda();
-    Memory memory = 0;
+    const Mapping taken_over(window_, descriptor);
     AccessRights access;
     access.location.id = gpu_;
-    cuda.import_memory("take over GPU memory", &memory, reinterpret_cast<void*>(intptr_t(descriptor)), 1);
-    cuda.map("map GPU memory that was taken over", window_, kGranule, 0, memory, 0);
     cuda.set_access("open GPU memory that was taken over", window_, kGranule, &access, 1);
-    static std::byte buffer[kGranule];
-    cuda.copy_out("copy GPU memory home", buffer, window_, kGranule, stream_);
+    cuda.copy_out("copy GPU memory home", buffer_, window_, kGranule, stream_);
     cuda.stream_wait("copy GPU memory home", stream_);
-    for (uint64_t page = block; (page = next_ahead(page, block + kGranule)) < block + kGranule; page += kPage)
-      content_.write(page, kPage, buffer + (page - block));
-    cuda.unmap.ask(window_, kGranule);
-    cuda.release.ask(memory);
   }
 
-  // The CPU process reads the record when it has the lock.
-  static void tell(const std::string& why) {
-    device::Crash& crash = channel->crash;
-    if (channel->crash_state.load() != device::kCrashComplete) crash.kind = device::kCrashDevice;
-    const size_t used = strnlen(crash.message, sizeof crash.message - 1);
-    snprintf(crash.message + used, sizeof crash.message - used, "%sWhat the GPU alone had is lost: %s.",
-             used ? ". " : "", why.c_str());
-    channel->crash_state = device::kCrashComplete;
+  // Page by page where not all of it can be written.
+  void write(uint64_t begin, uint64_t end, const std::byte* from) {
+    try {
+      return content_.write(begin, end - begin, from);
+    } catch (const CudaError& error) {
+      if (end - begin == kPage) return note_lost(error);
+    }
+    for (uint64_t page = begin; page < end; page += kPage) write(page, page + kPage, from + (page - begin));
+  }
+
+  void note_lost(const CudaError& error) {
+    if (lost_.empty()) lost_ = error.what(); // what follows may come of it
   }
 
   HostContent content_;
@@ -158,6 +176,8 @@ class Keeper {
   Gpu gpu_ = 0;
   Stream* stream_ = nullptr;
   Address window_ = kNowhere;
+  std::byte buffer_[kGranule];
+  std::string lost_; // why the first that could not be saved could not
 };
 
 // A descriptor of the file that shares no lock with others, and the lock; -1 if it cannot be had.
@@ -178,6 +198,7 @@ int lock_file(int file) {
   static Keeper keeper(file);
   keeper.collect(socket);
   if (kill(channel->parent, 0) == 0) keeper.rescue(); // else nobody is left to want it
+  channel->keeper = device::kKeeperIsDone;
   _exit(0);
 }
 
@@ -189,6 +210,7 @@ const char* start_keeper(int file) {
     return "no socket for the keeper of GPU memory";
   const int locked = lock_file(file); // the child's from here on: the lock goes with its last descriptor
   if (locked < 0) return "the video memory file cannot be locked: another keeper of it lives";
+  channel->keeper = device::kKeeperWatches;
   const pid_t child = fork();
   if (child == 0) run_keeper(ends[1], locked);
   close(ends[1]);

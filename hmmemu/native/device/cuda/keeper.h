@@ -11,7 +11,8 @@
 // open no more of them) works as any other, and `channel->not_kept` says what would be lost, and why.
 //
 // It holds a lock on the first byte of that file for as long as it lives: the CPU process waits for that lock
-// before it reads the file of a device that ended (client/device_process.cpp).
+// before it reads the file of a device that ended (client/device_process.cpp), and says what is lost if the
+// keeper has gone without a word (Channel::keeper).
 #pragma once
 #include <cstdint>
 #include <string>

@@ -48,9 +48,11 @@ void launch_kernel(const cuda::CudaKernel& found, const Slot& slot, const hmm_la
   void* extra[] = {reinterpret_cast<void*>(1), const_cast<void*>(params), reinterpret_cast<void*>(2), &bytes,
                    nullptr};
   if (found.variables) found.variables->before_kernel(stream);
-  cuda::libcuda().launch(std::string("launch kernel ") + found.abi.name, found.function, launch.grid.x,
-                         launch.grid.y, launch.grid.z, launch.block.x, launch.block.y, launch.block.z,
-                         launch.dynamic_shared, stream, nullptr, extra);
+  cuda::gpu().with_room([&] {
+    cuda::libcuda().launch(std::string("launch kernel ") + found.abi.name, found.function, launch.grid.x,
+                           launch.grid.y, launch.grid.z, launch.block.x, launch.block.y, launch.block.z,
+                           launch.dynamic_shared, stream, nullptr, extra);
+  });
   if (found.variables) found.variables->after_kernel(stream);
 }
 

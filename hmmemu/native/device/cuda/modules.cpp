@@ -158,10 +158,11 @@ CudaKernel find_kernel(Module& home, const Entry& entry) {
 
 void fill(Module& module, const std::string& path, const std::string& image) {
   cuda::gpu().enter_context();
-  cuda::libcuda().module_load("load " + path, &module.module, image.c_str());
+  cuda::gpu().with_room([&] { cuda::libcuda().module_load("load " + path, &module.module, image.c_str()); });
   for (const Global& global : module.table.globals)
     module.variables.add(module.module, global.name, global.symbol, global.numbers[0] != 0);
-  for (const Entry& entry : module.table.entries) module.kernels.push_back(find_kernel(module, entry));
+  for (const Entry& entry : module.table.entries) // CUDA may load it only now
+    cuda::gpu().with_room([&] { module.kernels.push_back(find_kernel(module, entry)); });
 }
 
 } // namespace

@@ -281,6 +281,11 @@ void wait_for_report() {
   while (channel->queue.completed.load() < channel->queue.produced.load() && now_ns() < limit) usleep(1000);
 }
 
+[[noreturn]] void fail_by(const CudaError& error) {
+  if (breaks_context(error.result)) wait_for_report(); // the context is broken
+  fail_device(error.what());
+}
+
 const char* open_gpu_memory(int file) {
   static std::string error;
   void* const shared = mmap(nullptr, kVramBytes / kPage, PROT_READ | PROT_WRITE,
@@ -319,7 +324,11 @@ bool make_own(uint64_t block) {
   hosts->spoil(block); // said first, as with rights: a kernel that begins now sees it, or we its ticket
   if (may_be_running(block) || has_lent(block)) return false;
   memory->enter_context();
-  put_on_gpu(block);
+  try {
+    put_on_gpu(block);
+  } catch (const CudaError& error) { // its pages have rights, and nothing has their content for kernels
+    fail_by(error);
+  }
   return is_own(block);
 }
 
@@ -554,8 +563,7 @@ int change_table(MailboxOperation asked, uint64_t address, uint64_t length) {
         wait_for_memory();
         continue;
       }
-      if (breaks_context(error.result)) wait_for_report(); // the context is broken
-      fail_device(error.what());
+      fail_by(error);
     }
 }
 
