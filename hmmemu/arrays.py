@@ -36,18 +36,13 @@ class ArrayMaker(ABC):
         """A new shared array. Untouched pages read as zeros and use no memory.
 
         Raises:
-            ArgumentError: the dtype holds Python objects, or the shape is not one.
+            ArgumentError: the dtype holds Python objects or has no size, the shape is not one, or the order.
             OutOfMemoryError: the arena is full.
         """
-        kind = np.dtype(dtype)
-        if kind.hasobject:
-            raise ArgumentError(f"dtype {kind} holds Python objects, which cannot be shared with a device")
-        try:
-            dimensions = tuple(map(index, shape if isinstance(shape, Iterable) else (shape,)))
-        except TypeError:
-            raise ArgumentError(f"a shape is an integer, or some of them, not {shape!r}") from None
-        if any(n < 0 for n in dimensions):
-            raise ArgumentError(f"negative dimensions are not allowed: {shape!r}")
+        if order not in ("C", "F"):
+            raise ArgumentError(f"order={order!r}: use 'C' or 'F'")
+        kind, inner = element_type(dtype)
+        dimensions = dimensions_of(shape) + inner
         size = math.prod(dimensions) * kind.itemsize
         label = f"array of shape {dimensions}, dtype {kind}"
         return self._allocate(size, label).view(kind).reshape(dimensions, order=order)
@@ -102,6 +97,35 @@ class ArrayMaker(ABC):
         array = self.empty_like(a, dtype)
         array[...] = fill_value
         return array
+
+
+def element_type(dtype: DTypeLike) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """What the elements of an array are, and what the dtype adds to its shape ("3i4" is three in one).
+
+    Raises:
+        ArgumentError: Python objects, or elements of no size.
+    """
+    kind = np.dtype(dtype)
+    if kind.hasobject:
+        raise ArgumentError(f"dtype {kind} holds Python objects, which cannot be shared with a device")
+    if not kind.itemsize:
+        raise ArgumentError(f"elements of dtype {kind.str} have no size: say how long they are, as in 'U10'")
+    return kind.base, kind.shape
+
+
+def dimensions_of(shape: Shape) -> tuple[int, ...]:
+    """A shape as a tuple.
+
+    Raises:
+        ArgumentError: it is none.
+    """
+    try:
+        dimensions = tuple(map(index, shape if isinstance(shape, Iterable) else (shape,)))
+    except TypeError:
+        raise ArgumentError(f"a shape is an integer, or some of them, not {shape!r}") from None
+    if any(n < 0 for n in dimensions):
+        raise ArgumentError(f"negative dimensions are not allowed: {shape!r}")
+    return dimensions
 
 
 def _order_of(array: Array) -> Order:

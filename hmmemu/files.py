@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import threading
+import weakref
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from hmmemu.arena import page_down
-from hmmemu.arrays import Shape
+from hmmemu.arrays import Shape, dimensions_of, element_type
 from hmmemu.errors import ArgumentError
 from hmmemu.file_parts import show_again
 from hmmemu.page_states import cpu
@@ -45,7 +46,7 @@ class SharedFile:
         array: the mapped content. It stays valid as plain memory after `close`.
 
     Raises:
-        ArgumentError: a mode that is none, or a file too short for the shape.
+        ArgumentError: a mode, dtype or shape that is none, or a file too short for the shape.
         UnsupportedError: pages of files cannot be watched here.
         OSError: as `open`.
     """
@@ -68,20 +69,24 @@ class SharedFile:
         self.space = space or current_space()
         self._lock = threading.RLock()
         self._position = 0
+        kind, inner = element_type(dtype)
+        dimensions = None if shape is None else dimensions_of(shape)
         self._fd = os.open(path, _FLAGS[mode] | os.O_CLOEXEC, 0o666)
+        self._end = weakref.finalize(self, os.close, self._fd)  # of a file that is dropped, too
+        self._end.atexit = False
         try:
-            self.array = self._map(np.dtype(dtype), shape, offset)
+            self.array = self._map(kind, inner, dimensions, offset)
         except BaseException:
-            os.close(self._fd)
+            self._end()
             self._fd = -1
             raise
 
-    def _map(self, dtype: np.dtype[Any], shape: Shape | None, offset: int) -> Array:
+    def _map(
+        self, dtype: np.dtype[Any], inner: tuple[int, ...], outer: tuple[int, ...] | None, offset: int
+    ) -> Array:
         size = os.fstat(self._fd).st_size
-        if shape is None:
-            dimensions: tuple[int, ...] = (max(0, size - offset) // dtype.itemsize,)
-        else:
-            dimensions = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(map(int, shape))
+        element = math.prod(inner) * dtype.itemsize
+        dimensions = ((max(0, size - offset) // element,) if outer is None else outer) + inner
         needed = offset + math.prod(dimensions) * dtype.itemsize
         if needed == offset:
             raise ArgumentError(f"{self.path} has {size:,} bytes: nothing to map from offset {offset:,} on")
@@ -150,7 +155,12 @@ class SharedFile:
             OSError: as `os.pwrite`; a part may have been written.
         """
         fd = self._writable("pwrite")
-        raw = np.frombuffer(data, np.uint8)
+        try:
+            raw = np.frombuffer(data, np.uint8)
+        except (TypeError, ValueError, BufferError) as error:
+            raise ArgumentError(
+                f"pwrite takes contiguous bytes, as of numpy.ascontiguousarray(x) or s.encode(): {error}"
+            ) from None
         if offset < 0:
             raise ArgumentError(f"offset={offset}: bytes from the beginning of the file, 0 or more")
         if not raw.size:
@@ -182,7 +192,9 @@ class SharedFile:
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Moves the position, as files do; returns it."""
         with self._lock:
-            base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+            base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}.get(whence)
+            if base is None:
+                raise ArgumentError(f"whence={whence!r}: use os.SEEK_SET, os.SEEK_CUR or os.SEEK_END")
             if base + offset < 0:
                 raise ArgumentError(f"a position of {base + offset} bytes")
             self._position = base + offset
@@ -219,14 +231,15 @@ class SharedFile:
     def close(self) -> None:
         """Brings the pages home, ends the registration (see `AddressSpace.unregister`) and closes the file.
 
-        May be called twice.
+        May be called twice. A SharedFile that is dropped closes the file, too; its pages stay registered while `array`
+        is in use.
         """
         with self._lock:
             if self._fd < 0:
                 return
             if self._session() is not None and self._pages in self.space.memory.registry:
                 self.space.unregister(self._pages)
-            os.close(self._fd)
+            self._end()
             self._fd = -1
 
     # ---------------------------------------------------------------------------------------- its pages

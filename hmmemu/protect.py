@@ -211,7 +211,7 @@ class Protectors:
             if len(addresses):
                 try:
                     protection.deliver(addresses)
-                except Exception:
+                except BaseException:  # sys.exit() in on_write ends nobody else's protection
                     threading.excepthook(
                         threading.ExceptHookArgs((*sys.exc_info(), threading.current_thread()))
                     )

@@ -44,8 +44,9 @@ class Entered(threading.local, Generic[T]):
         self._stack.append(item)
 
     def leave(self, item: T) -> None:
-        """The thread leaves what it entered last; that is to be `item`."""
-        del self._stack[len(self._stack) - 1 - self._stack[::-1].index(item)]
+        """The thread leaves what it entered last; that is to be `item`. Nothing, if another thread has entered it."""
+        if item in self._stack:
+            del self._stack[len(self._stack) - 1 - self._stack[::-1].index(item)]
 
     @property
     def innermost(self) -> T | None:

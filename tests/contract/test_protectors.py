@@ -189,6 +189,31 @@ def test_a_callback_that_writes_the_page_and_one_that_fails(
     assert failures
 
 
+@pytest.mark.parametrize("failure", [SystemExit, KeyboardInterrupt])
+def test_a_callback_that_would_end_its_thread(
+    page_by_page: hmm.AddressSpace,
+    numbers: np.ndarray,
+    failure: type[BaseException],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: failures.append(args.exc_type))
+
+    def act(pages: hmm.WrittenPages) -> None:
+        raise failure
+
+    other = Recorder()
+    with (
+        page_by_page.protect(numbers, Recorder(act)) as first,
+        page_by_page.protect(numbers, other) as second,
+    ):
+        for i in range(2):
+            page(numbers, i)[0] = 1
+            first.flush()
+            second.flush()
+    assert failures == [failure] * 2 and other.indices == [0, 1]
+
+
 def test_one_operation_writes_everything(space: hmm.AddressSpace) -> None:
     """A thread that never lets go of the GIL writes far more pages than anybody could be told meanwhile."""
     x = space.zeros(4000 * INTS, np.int32)

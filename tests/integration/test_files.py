@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import threading
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +185,55 @@ def test_bad_files(space: hmm.AddressSpace, path: Path) -> None:
     with pytest.raises(hmm.ArgumentError, match="is closed"):
         file.pread(1, 0)
     file.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dtype": "V0"}, "no size"),
+        ({"dtype": object}, "Python objects"),
+        ({"shape": -5}, "negative dimensions"),
+        ({"shape": 1.5}, "a shape is an integer"),
+    ],
+)
+def test_bad_dtypes_and_shapes(
+    space: hmm.AddressSpace, path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(hmm.ArgumentError, match=message):
+        hmm.SharedFile(path, "w+", space=space, **changes)
+    np.testing.assert_array_equal(on_disk(path), numbers())  # as it was, and not emptied
+
+
+def test_bad_bytes_and_positions(file: hmm.SharedFile, path: Path) -> None:
+    for data in (np.arange(10)[::2], "text", [1, 2], 5):
+        with pytest.raises(hmm.ArgumentError, match="pwrite takes contiguous bytes"):
+            file.pwrite(data, 0)
+    file.seek(40)
+    for whence in (7, None):
+        with pytest.raises(hmm.ArgumentError, match="whence="):
+            file.seek(0, whence)  # type: ignore[arg-type]
+    assert file.tell() == 40
+    np.testing.assert_array_equal(on_disk(path), numbers())
+
+
+def test_elements_of_several_numbers(space: hmm.AddressSpace, path: Path) -> None:
+    with hmm.SharedFile(path, "r+", "4i4", space=space) as whole:
+        np.testing.assert_array_equal(whole.array, numbers().reshape(-1, 4))
+    with hmm.SharedFile(path, "r+", "4i4", 8, space=space) as part:
+        np.testing.assert_array_equal(part.array, numbers(32).reshape(8, 4))
+
+
+def test_a_dropped_file_is_closed(space: hmm.AddressSpace, path: Path) -> None:
+    """Its descriptor is; the pages are the array's."""
+    file = hmm.SharedFile(path, "r+", np.int32, space=space)
+    link, array = Path(f"/proc/self/fd/{file.fileno()}"), file.array
+    assert link.samefile(path)
+    del file
+    gc.collect()
+    assert not link.exists() or not link.samefile(path)
+    space.devices[0].write(array, 3)
+    assert (array == 3).all() and (on_disk(path) == 3).all()
+    space.unregister(array)
 
 
 def test_after_the_space(path: Path) -> None:

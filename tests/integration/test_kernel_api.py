@@ -411,6 +411,11 @@ def test_bad_arrays(space: hmm.AddressSpace) -> None:
         space.empty(3, object)
     with pytest.raises(hmm.ArgumentError, match="negative"):
         space.empty((3, -1))
+    for dtype in ("U", "S", "V0", "(0,)i4"):
+        with pytest.raises(hmm.ArgumentError, match="have no size"):
+            space.zeros(5, dtype)
+    with pytest.raises(hmm.ArgumentError, match=r"order='K': use 'C' or 'F'"):
+        space.zeros(5, order="K")  # type: ignore[arg-type]
     for shape in ("a", 1.5, None, (2, 0.5)):
         with pytest.raises(hmm.ArgumentError, match="a shape is an integer, or some of them, not"):
             space.zeros(shape)  # type: ignore[arg-type]
@@ -420,6 +425,12 @@ def test_bad_arrays(space: hmm.AddressSpace) -> None:
         space.residency(np.zeros(3))
     with pytest.raises(hmm.ArgumentError, match="prefetch goes to"):
         space.prefetch(space.zeros(3), "gpu")  # type: ignore[arg-type]
+
+
+def test_elements_of_several_numbers(space: hmm.AddressSpace) -> None:
+    for shape, dtype in ((4, "3i4"), ((2, 3), "(2,2)f8")):
+        made, like = space.zeros(shape, dtype), np.zeros(shape, dtype)
+        assert (made.shape, made.dtype) == (like.shape, like.dtype)
 
 
 def test_memory_where_the_device_itself_lives(space: hmm.AddressSpace, kernels: hmm.RawModule) -> None:

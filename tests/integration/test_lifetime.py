@@ -10,6 +10,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -284,6 +285,24 @@ def test_a_closed_space_says_so() -> None:
     protection.arm()
     protection.drop()
     assert "closed" in repr(space) and (x == 7).all()
+
+
+def test_what_another_thread_has_entered_is_left() -> None:
+    """A generator, say, that was begun in one thread and ends in another."""
+    contexts, spaces = ExitStack(), []
+
+    def enter() -> None:
+        spaces.append(contexts.enter_context(hmm.AddressSpace()))
+        contexts.enter_context(spaces[0].devices[0])
+
+    with hmm.AddressSpace() as outer:
+        thread = threading.Thread(target=enter)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+        assert spaces[0].session.open
+        contexts.close()
+        assert not spaces[0].session.open and hmm.current_space() is outer
 
 
 def test_closing_while_other_threads_use_the_space() -> None:

@@ -189,3 +189,20 @@ def test_file_that_is_no_module(rig: Rig, tmp_path: Path) -> None:
         with pytest.raises(DeviceError, match=message):
             rig.process.load(str(path), 0, 0, True)
     rig.run("empty")
+
+
+def test_to_forget_a_part_of_an_object_takes_no_descriptor(rig: Rig) -> None:
+    def descriptors() -> list[int]:
+        return [len(os.listdir(f"/proc/{pid}/fd")) for pid in (os.getpid(), rig.process.pid)]
+
+    memory = os.memfd_create("object")
+    os.truncate(memory, SIZE)
+    before = descriptors()
+    assert rig.process.tell_frames(memory, BASE, SIZE, 0)
+    with_object = descriptors()
+    for address in range(BASE + 4096, BASE + SIZE, 8192):
+        rig.process.forget_frames(address, 4096)
+    assert descriptors() == with_object == [n + 1 for n in before]
+    rig.process.forget_frames(BASE, SIZE)
+    assert descriptors() == before
+    os.close(memory)

@@ -112,7 +112,7 @@ DeviceProcess& DeviceProcess::owned() {
 
 void DeviceProcess::abandon() {
   for (OwnedFd* fd : {&memory_.fd, &vram_, &bell_, &userfaultfd_, &pidfd_}) fd->reset();
-  for (HostFrames& frames : host_frames_) frames.fd.reset();
+  for (HostFrames& frames : host_frames_) frames.file.reset();
   control_.close();
   port_.shootdown.detach();
   memory_.channel = nullptr; // not mapped here
@@ -319,9 +319,7 @@ void DeviceProcess::drop_frames(uint64_t address, uint64_t length) {
   const std::lock_guard hold(owned().control_lock_);
   std::vector<HostFrames> kept;
   const auto keep = [&](const HostFrames& f, uint64_t begin, uint64_t end) {
-    if (begin >= end) return;
-    kept.push_back(
-        {OwnedFd(fcntl(f.fd.get(), F_DUPFD_CLOEXEC, 3)), begin, end - begin, f.offset + (begin - f.address)});
+    if (begin < end) kept.push_back({f.file, begin, end - begin, f.offset + (begin - f.address)});
   };
   for (HostFrames& f : host_frames_) {
     const uint64_t end = f.address + f.length;
@@ -380,14 +378,14 @@ bool DeviceProcess::tell(const HostFrames& frames) {
   request.address = frames.address;
   request.length = frames.length;
   request.offset = frames.offset;
-  request.writes = bool(frames.fd);
-  return control_.ask(request, kAskLimit, frames.fd.get()).status == kStatusOk;
+  request.writes = bool(frames.file);
+  return control_.ask(request, kAskLimit, frames.file ? frames.file->get() : -1).status == kStatusOk;
 }
 
 bool DeviceProcess::tell_frames(int fd, uint64_t address, uint64_t length, uint64_t offset) {
   if (length) check_pages(address, length);
-  HostFrames frames{OwnedFd(fcntl(fd, F_DUPFD_CLOEXEC, 3)), address, length, offset};
-  if (!frames.fd) fail(FailureKind::Error, std::string("cannot keep a descriptor: ") + strerror(errno));
+  HostFrames frames{std::make_shared<OwnedFd>(fcntl(fd, F_DUPFD_CLOEXEC, 3)), address, length, offset};
+  if (!*frames.file) fail(FailureKind::Error, std::string("cannot keep a descriptor: ") + strerror(errno));
   const std::lock_guard hold(owned().control_lock_);
   if (!tell(frames)) return false;
   host_frames_.push_back(std::move(frames));
@@ -398,7 +396,7 @@ void DeviceProcess::forget_frames(uint64_t address, uint64_t length) {
   check_pages(address, length);
   drop_frames(address, length);
   const std::lock_guard hold(control_lock_);
-  tell({OwnedFd(), address, length, 0});
+  tell({nullptr, address, length, 0});
 }
 
 Loaded DeviceProcess::load(const std::string& path, uint64_t globals, uint64_t room, bool initialise) {

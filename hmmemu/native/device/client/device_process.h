@@ -16,6 +16,7 @@
 #include "launch_queue.h"
 #include "port.h"
 #include "spawn.h"
+#include <memory>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -154,7 +155,7 @@ class DeviceProcess {
   Answer ask(Request& request, uint64_t limit_ns);
   Answer ask_about(RequestKind kind, uint64_t address, uint64_t length, bool writes = false);
   struct HostFrames {
-    OwnedFd fd;
+    std::shared_ptr<OwnedFd> file; // also that of other parts of the object; null: none any more
     uint64_t address, length, offset;
   };
   bool tell(const HostFrames& frames);

@@ -1,5 +1,6 @@
 // Purpose: know the files that the CPU's frames lie in, and map them.
-// Invariant: objects do not overlap; each has a descriptor of its own.
+// Invariant: objects do not overlap. Parts of what was one share its descriptor, so that to divide it needs
+// none and cannot fail.
 #include "host_frames.h"
 #include <algorithm>
 #include <cerrno>
@@ -7,15 +8,23 @@
 #include <fcntl.h>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <sys/mman.h>
 #include <unistd.h>
 
 namespace hmmemu::device {
 namespace {
 
+struct Descriptor {
+  explicit Descriptor(int fd) : number(fd) {}
+  Descriptor(const Descriptor&) = delete;
+  ~Descriptor() { close(number); }
+  const int number;
+};
+
 struct Object {
   uint64_t end;
-  int fd;
+  std::shared_ptr<const Descriptor> file;
   uint64_t offset; // in the file, of the first byte
 };
 
@@ -56,7 +65,8 @@ HostFrames find_frames(uint64_t address, uint64_t end) {
   if (after == objects.begin()) return {};
   const auto& [first, object] = *std::prev(after);
   if (object.end <= address) return {};
-  return {object.fd, object.offset + (address - first), std::min(end, object.end) - address, address - first};
+  return {object.file->number, object.offset + (address - first), std::min(end, object.end) - address,
+          address - first};
 }
 
 int know_frames(int fd, uint64_t address, uint64_t length, uint64_t offset) {
@@ -75,7 +85,7 @@ int know_frames(int fd, uint64_t address, uint64_t length, uint64_t offset) {
     return error;
   }
   forget_frames(address, length);
-  objects.emplace(address, Object{address + length, opened, offset});
+  objects.emplace(address, Object{address + length, std::make_shared<Descriptor>(opened), offset});
   return 0;
 }
 
@@ -90,10 +100,9 @@ void forget_frames(uint64_t address, uint64_t length) {
       continue;
     }
     at = objects.erase(at);
-    const int fd = object.fd;
-    if (first < address) objects.emplace(first, Object{address, dup(fd), object.offset});
-    if (object.end > end) objects.emplace(end, Object{object.end, dup(fd), object.offset + (end - first)});
-    close(fd);
+    if (first < address) objects.emplace(first, Object{address, object.file, object.offset});
+    if (object.end > end)
+      objects.emplace(end, Object{object.end, object.file, object.offset + (end - first)});
   }
 }
 
