@@ -11,6 +11,9 @@ its protectors' thread holds.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from hmmemu.errors import SpaceClosedError
 from hmmemu.memory import Memory
 from hmmemu.protect import DirtyLogs, Protectors
 from hmmemu.supervisor import Supervisor
@@ -35,14 +38,17 @@ class Ending:
         for device in self.devices:
             try:
                 device.synchronize(timeout)
+            except SpaceClosedError:  # by another thread
+                pass
             except BaseException as error:
                 failure = error
         self._protectors.close()
         self._dirty_logs.close()
-        for device in self.devices:
-            self._memory.session.detach(device.processor)
-            device.close()
-        self._memory.close()
+        with suppress(SpaceClosedError):  # another thread was faster
+            for device in self.devices:
+                self._memory.session.detach(device.processor)
+                device.close()
+            self._memory.close()
         if failure is not None:
             raise failure
 

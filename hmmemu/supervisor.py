@@ -59,6 +59,7 @@ class Supervisor:
         self.pending: deque[list[Any]] = deque()
         self._failures: list[_Failure] = []
         self._lost_output = 0
+        self._closed = False
         self.processor = memory.session.attach(process)
 
     @property
@@ -103,7 +104,9 @@ class Supervisor:
         The memory is not kept alive any more: descriptors and a lot of address space go with the last reference to the
         space, and not when Python looks for cycles.
         """
-        self.process.kill()
+        with self.lock:
+            self._closed = True
+            self.process.kill()
         self._memory = weakref.ref(self.memory)
 
     # ------------------------------------------------------------------------------------------ waiting
@@ -211,11 +214,16 @@ class Supervisor:
 
         Returns the failure, its error made from the crash record unless given; None if another thread was faster. That
         may be seen by the generation, or, if the launch was lost before that was read, by a process that lives.
+
+        Raises:
+            SpaceClosedError: there is to be no successor.
         """
         from hmmemu.cuda_failure import add_losses  # most programs need them never
         from hmmemu.failure import describe_crash
 
         with self.lock:
+            if self._closed:
+                raise SpaceClosedError("the address space was closed meanwhile") from None
             if generation != self.generation or (error is None and self.process.alive):
                 return None
             self.generation += 1

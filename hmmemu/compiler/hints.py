@@ -42,7 +42,8 @@ _HINTS = (
         "#ifndef __CUDACC_RTC__ can hide host code",
     ),
     (
-        r"Assembler messages|in '?asm|instantiated into assembly|invalid instruction mnemonic|invalid register name",
+        r"Assembler messages|in '?asm|invalid 'asm'|in inline assembly|instantiated into assembly"
+        r"|invalid instruction mnemonic|invalid register name",
         "PTX is for NVIDIA's GPUs and cannot run here; #ifdef __HMMEMU__ can choose C++ instead",
     ),
     (

@@ -34,6 +34,7 @@ DEFINITIONS = (
 )
 _MARKER = re.compile(r'# (\d+) "((?:[^"\\]|\\.)*)"([ \d]*)$')
 _SYSTEM = "3"
+_SECONDS = 300
 
 
 def preprocess(code: str, filename: str, options: CompilerOptions, tools: Toolchain) -> str:
@@ -43,7 +44,10 @@ def preprocess(code: str, filename: str, options: CompilerOptions, tools: Toolch
     words += [*options.preprocessor, "-iquote", folder, f"-I{INCLUDE / 'source'}"]
     words += ["-isystem", str(INCLUDE / "stub"), "-"]
     text = f'# 1 "{escape(filename)}"\n{code}\n'
-    done = subprocess.run(words, input=text.encode(), capture_output=True, timeout=300)
+    try:
+        done = subprocess.run(words, input=text.encode(), capture_output=True, timeout=_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise CompileError(f"{filename}: the preprocessor did not finish within {_SECONDS} seconds") from None
     if done.returncode != 0:
         raise CompileError(clean(done.stderr.decode(errors="replace"), code, filename, ""))
     return _without_system_text(done.stdout.decode())

@@ -110,3 +110,31 @@ def test_a_launch_that_comes_before_relocation_is_waited_for(
     assert device.process.pid != pid
     stream.synchronize()
     assert x[0] == 1
+
+
+def test_a_process_that_ended_with_its_space_has_no_successor(kernels: hmm.RawModule) -> None:
+    with hmm.AddressSpace() as space:
+        device, x = space.devices[0], space.zeros(1, np.int32)
+        count = kernels.get_function("count")
+        for _ in range(2):  # the first launch and a later one
+            count(1, 1, (x, 1))
+        device.supervisor.close()  # another thread's `space.close()` has come so far
+        with pytest.raises(hmm.SpaceClosedError, match="was closed meanwhile"):
+            count(1, 1, (x, 1))
+        assert not device.process.alive
+    assert x[0] == 2
+
+
+def test_two_threads_close_a_space(kernels: hmm.RawModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = hmm.AddressSpace()
+    x, supervisor = space.full(1, 7, np.int32), space.devices[0].supervisor
+    synchronize, others = supervisor.synchronize, [space.close]
+
+    def synchronize_late(timeout: float | None = None) -> None:
+        while others:
+            others.pop()()  # another thread's
+        synchronize(timeout)
+
+    monkeypatch.setattr(supervisor, "synchronize", synchronize_late)
+    space.close()
+    assert not others and not space.session.open and x[0] == 7

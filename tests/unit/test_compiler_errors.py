@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -82,6 +83,24 @@ def test_a_suggestion_of_our_own_name_is_left_out():
 def test_headers_that_are_not_there(header, hint):
     message = told(f"#include <{header}>\n")
     assert hint in message and message.count("hint:") == 1
+
+
+def test_ptx_with_special_registers():
+    code = (
+        '__global__ void f(unsigned* x) {\n  unsigned lane;\n  asm("mov.u32 %0, %laneid;" : "=r"(lane));\n'
+        "  x[lane] = lane;\n}\n"
+    )
+    message = told(code)
+    assert "kernel.cu:3: error:" in message and "PTX is for NVIDIA's GPUs" in message
+
+
+def test_a_preprocessor_that_does_not_end(monkeypatch):
+    def endless(words, **options):
+        raise subprocess.TimeoutExpired(words, options["timeout"])
+
+    find_compiler()
+    monkeypatch.setattr("hmmemu.compiler.preprocess.subprocess.run", endless)
+    assert "mine.cu: the preprocessor did not finish within 300 seconds" in told("int x;", filename="mine.cu")
 
 
 def test_name_expressions_that_are_wrong():
