@@ -45,6 +45,8 @@ def _of_cupy(name: str) -> str:
         return (
             "; the arrays of hmmemu are numpy.ndarrays, and streams and events are hmm.Stream and hmm.Event"
         )
+    if hasattr(sys.modules.get("numpy"), name):
+        return f"; use numpy.{name}: kernels take any NumPy array, and hmm.asarray(x) copies one to the space's memory"
     return ""
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from operator import index
+from typing import TYPE_CHECKING, NamedTuple, SupportsIndex
 
 from hmmemu.errors import ArgumentError, Error, FallbackWarning, UnsupportedError
 from hmmemu.trackers import NAMES, Tracker, best, probe, probe_all
@@ -35,8 +36,12 @@ def choose_devices(device: str | Sequence[str], count: int) -> list[Choice]:
     Raises:
         ArgumentError: no such device, or a wrong number of them. UnsupportedError: one cannot be had here.
     """
-    if not 1 <= count <= MOST_DEVICES:
+    if not (isinstance(count, SupportsIndex) and 1 <= index(count) <= MOST_DEVICES):
         raise ArgumentError(f"devices={count!r}: an address space has 1 to {MOST_DEVICES}")
+    if isinstance(device, bytes) or not all(
+        isinstance(name, str) for name in (device if isinstance(device, Sequence) else [device])
+    ):
+        raise ArgumentError(f"device={device!r}: a name, as 'emulated' or 'cuda:0', or a list of names")
     environment = os.environ.get("HMMEMU_DEVICE", "")
     asked = environment if device == "auto" and "," in environment else device
     names = [name.strip() for name in asked.split(",")] if isinstance(asked, str) else list(asked)

@@ -12,10 +12,11 @@ from hmmemu.errors import ArgumentError
 from hmmemu.policy import Policy
 
 ARENA_BYTES = 256 << 30  # address space, not memory
+LEAST_ARENA_BYTES = 2 << 20  # a block
 LEAST_DEVICE_MEMORY = 4 << 20  # two of the largest pieces that move at once
 
 
-def check_options(policy: Any, device_memory: Any, workers: Any, timeout: Any) -> None:
+def check_options(policy: Any, device_memory: Any, workers: Any, timeout: Any, arena_bytes: Any) -> None:
     """Raises ArgumentError for an option of a wrong type or size."""
     if policy is not None and not isinstance(policy, Policy):
         raise ArgumentError(f"policy={policy!r}: an hmm.Policy is needed, for example hmm.Policy(grow=False)")
@@ -27,6 +28,10 @@ def check_options(policy: Any, device_memory: Any, workers: Any, timeout: Any) -
         raise ArgumentError(f"workers={workers!r}: a device has 1 to 256 worker threads")
     if timeout is not None and not (isinstance(timeout, SupportsFloat) and float(timeout) > 0):
         raise ArgumentError(f"timeout={timeout!r}: seconds, more than 0, or None for no limit")
+    if not _is_whole(arena_bytes, LEAST_ARENA_BYTES):
+        raise ArgumentError(
+            f"arena_bytes={arena_bytes!r}: bytes of address space, {LEAST_ARENA_BYTES >> 20} MiB or more"
+        )
 
 
 def _is_whole(value: Any, least: int, most: int = 1 << 62) -> bool:

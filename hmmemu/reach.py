@@ -75,10 +75,12 @@ def is_checked(option: bool | None) -> bool:
     """Whether kernels are confined to what their launch names: the option, or HMMEMU_CHECK_REACH.
 
     Raises:
-        ArgumentError: the variable is neither 0 nor 1.
+        ArgumentError: the option is no bool, or the variable is neither 0 nor 1.
     """
+    if isinstance(option, bool):
+        return option
     if option is not None:
-        return bool(option)
+        raise ArgumentError(f"check_reach={option!r}: True, False, or None for what HMMEMU_CHECK_REACH says")
     given = os.environ.get("HMMEMU_CHECK_REACH") or "0"
     if given not in ("0", "1"):
         raise ArgumentError(f"HMMEMU_CHECK_REACH={given!r}: use 1 or 0")

@@ -89,7 +89,7 @@ class AddressSpace(ArrayMaker):
     ) -> None:
         chosen = choose_devices(device, devices)
         self.tracker, self.tracker_why = choose_tracker(tracker)
-        check_options(policy, device_memory, workers, timeout)
+        check_options(policy, device_memory, workers, timeout, arena_bytes)
         given_link = None if link is None else find_link(link)
         self.fallback = find_fallback(fallback)
         self.policy, self.check_reach = policy or Policy(), is_checked(check_reach)

@@ -36,6 +36,8 @@ assert AtomicUse.__module__ == "hmmemu.atomic_uses" and hmmemu.AtomicsReport is 
 def test_a_name_that_does_not_exist():
     with pytest.raises(AttributeError, match="module 'hmmemu' has no attribute 'nosuch'"):
         hmm.nosuch  # noqa: B018
+    with pytest.raises(AttributeError, match=r"'arange'; use numpy\.arange: kernels take any NumPy array"):
+        hmm.arange  # noqa: B018
     assert not hasattr(hmm, "__wrapped__")
     done = subprocess.run(
         [sys.executable, "-c", "import hmmemu; hmmemu.RawKernal"], capture_output=True, text=True
