@@ -124,6 +124,15 @@ def two_devices() -> Iterator[hmm.AddressSpace]:
 
 
 @pytest.fixture
+def map_files() -> None:
+    """/proc/*/map_files, by which alone a device opens memory without name and descriptor; root's: docs/atomics.md."""
+    try:
+        next(Path("/proc/self/map_files").iterdir()).stat()
+    except PermissionError:
+        pytest.skip("a device's process cannot open this memory here: its pages move")
+
+
+@pytest.fixture
 def huge_pages() -> Iterator[None]:
     """Sixteen huge pages of 2 MiB in the kernel's pool, which is the whole machine's: one test at a time."""
     setting = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")

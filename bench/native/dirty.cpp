@@ -94,7 +94,9 @@ class Memory {
   }
 
   void watch() {
-    const int fd = int(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
+    int fd = int(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK));
+    if (fd < 0) // UFFD_USER_MODE_ONLY, 1, is for anybody
+      fd = int(syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | 1));
     uffdio_api api{};
     api.api = UFFD_API;
     api.features = kWpAsync | kWpUnpopulated;

@@ -35,7 +35,8 @@ std::mutex lock;
 
 // Blocking: its reader sleeps in read, one system call a fault.
 int open_userfaultfd() {
-  const int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+  int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
+  if (fd < 0) fd = syscall(SYS_userfaultfd, O_CLOEXEC | 1 /* UFFD_USER_MODE_ONLY: anybody may */);
   must(fd >= 0, "userfaultfd");
   uffdio_api api{};
   api.api = UFFD_API;
@@ -171,11 +172,13 @@ void start_device(int cpu) {
   must(child >= 0, "fork");
   if (child == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    close(sockets[0]);
     map(kArray, pages * kPage, MAP_SHARED | MAP_FIXED_NOREPLACE, vram);
     madvise(reinterpret_cast<void*>(kArray), pages * kPage, MADV_NOHUGEPAGE);
     send_descriptor(sockets[1], open_userfaultfd());
     device_main(cpu);
   }
+  close(sockets[1]); // so that a device that ends instead is noticed
   userfaultfds[kDevice] = receive_descriptor(sockets[0]);
 }
 

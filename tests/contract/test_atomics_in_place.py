@@ -74,6 +74,8 @@ def two(request: pytest.FixtureRequest) -> Iterator[hmm.AddressSpace]:
 
 
 def make(kind: str, request: pytest.FixtureRequest, folder: Path) -> np.ndarray:
+    if kind == "shared":
+        request.getfixturevalue("map_files")
     if kind.startswith("huge"):
         request.getfixturevalue("huge_pages")
     x = KINDS[kind](folder)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import hmmemu as hmm
+from hmmemu import trackers
 
 SOURCE = r"""
 extern "C" __global__ void most(unsigned* x, unsigned value) { atomicMax_system(x + threadIdx.x * 1024, value); }
@@ -142,7 +143,7 @@ def test_a_child_has_the_pages_and_so_has_a_system_call(
     run(module, "most", x, 20)
     one_by_one.synchronize()
     with tempfile.TemporaryFile(buffering=0) as file:
-        if one_by_one.tracker == "signal":  # system calls are not caught there, and say so
+        if not trackers.probe(one_by_one.tracker).system_calls:  # they say so
             with pytest.raises(OSError, match="Bad address"):
                 file.write(x.data)
             one_by_one.prefetch(x, hmm.cpu)

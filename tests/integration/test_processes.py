@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hmmemu import trackers
+
 PROGRAM = """
 import multiprocessing, sys
 import numpy as np, hmmemu as hmm
@@ -36,6 +38,8 @@ if __name__ == "__main__":
 
 def run(folder: Path, options: list[str], *arguments: str) -> str:
     (folder / "program.py").write_text(PROGRAM)
+    found = trackers.best()
+    assert found  # asked for, it warns of nothing
     done = subprocess.run(
         [sys.executable, *options, "program.py", *arguments],
         capture_output=True,
@@ -43,7 +47,7 @@ def run(folder: Path, options: list[str], *arguments: str) -> str:
         timeout=100,
         check=False,
         cwd=folder,
-        env={**os.environ, "HMMEMU_DEVICE": "emulated"},
+        env={**os.environ, "HMMEMU_DEVICE": "emulated", "HMMEMU_TRACKER": found.name},
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

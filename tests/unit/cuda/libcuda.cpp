@@ -241,12 +241,14 @@ bool shows_regular_file(Address at, size_t bytes) {
   char line[4400];
   while (!found && fgets(line, sizeof line, maps)) {
     Address begin, end;
-    char rights[5], place[64];
+    char rights[5], place[64], name[4200] = "";
     struct statfs system;
-    if (sscanf(line, "%llx-%llx %4s", &begin, &end, rights) != 3 || rights[3] != 's') continue;
-    if (begin >= at + bytes || end <= at) continue;
+    if (sscanf(line, "%llx-%llx %4s %*s %*s %*s %4199s", &begin, &end, rights, name) < 3) continue;
+    if (rights[3] != 's' || begin >= at + bytes || end <= at) continue;
     snprintf(place, sizeof place, "/proc/self/map_files/%llx-%llx", begin, end);
-    found = statfs(place, &system) == 0 && system.f_type != 0x01021994 && system.f_type != 0x958458f6;
+    const bool known =
+        statfs(place, &system) == 0 || statfs(name, &system) == 0; // the first is for root only
+    found = known && system.f_type != 0x01021994 && system.f_type != 0x958458f6;
   }
   fclose(maps);
   return found;

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import hmmemu as hmm
-from hmmemu import choices, gpus
+from hmmemu import choices, gpus, trackers
 from hmmemu.cli.group import main
 from hmmemu.space import _spaces
 
@@ -21,6 +21,9 @@ SOURCE = 'extern "C" __global__ void add(int* x, int value) { x[threadIdx.x] += 
 def auto(stand_in, monkeypatch):
     """auto("gpus=2", ...): a space that nobody chose a device for."""
     monkeypatch.delenv("HMMEMU_DEVICE", raising=False)
+    monkeypatch.setenv(
+        "HMMEMU_TRACKER", trackers.best().name
+    )  # so that nothing warns but the choice of a device
     monkeypatch.setattr(choices, "_told", set())
 
     def open_space(settings="", **options):
