@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from hmmemu._native import Session, unmap
-from hmmemu.errors import OutOfMemoryError
+from hmmemu.errors import Error, OutOfMemoryError
 
 PAGE = 4096
 GUARD = PAGE
@@ -88,7 +88,12 @@ class Arena:
                     f"no room for {size:,} bytes in the arena of {self.memory.end - self.memory.begin:,} bytes: "
                     "delete arrays, or open the AddressSpace with a larger arena_bytes"
                 )
-        self._session.allocate(begin, begin + need - GUARD)
+        try:
+            self._session.allocate(begin, begin + need - GUARD)
+        except Error:  # nobody owns a page there
+            with self._lock:
+                self._give_back(begin)
+            raise
         return begin
 
     def abandon(self, address: int) -> None:
@@ -109,12 +114,12 @@ class Arena:
     def _collect(self) -> None:
         while self._dead:
             begin = self._dead.popleft()
-            end = self._taken.pop(begin)
-            del self._labels[begin]
-            self._session.free(begin, end - GUARD)
-            self._insert(begin, end)
+            self._session.free(begin, self._taken[begin] - GUARD)
+            self._give_back(begin)
 
-    def _insert(self, begin: int, end: int) -> None:
+    def _give_back(self, begin: int) -> None:
+        end = self._taken.pop(begin)
+        del self._labels[begin]
         i = bisect.bisect(self._free, (begin, end))
         if i < len(self._free) and self._free[i][0] == end:
             end = self._free.pop(i)[1]

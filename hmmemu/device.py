@@ -183,6 +183,10 @@ class Device:
         """Makes a compiled module ready for launches (for the library's own use)."""
         return self._modules.load(compiled)
 
+    def has_loaded(self, compiled: Compiled) -> bool:
+        """Whether its file is not needed any more (for the library's own use)."""
+        return compiled in self._modules
+
     def variables(self) -> list[tuple[int, int, str]]:
         """(begin, end, name) of every loaded `__device__` and `__constant__` variable (for the library's own use)."""
         return self._modules.variables()

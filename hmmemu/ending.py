@@ -42,7 +42,10 @@ class Ending:
                 pass
             except BaseException as error:
                 failure = error
-        self._protectors.close()
+        try:
+            self._protectors.close()
+        except BaseException as error:
+            failure = error
         self._dirty_logs.close()
         with suppress(SpaceClosedError):  # another thread was faster
             for device in self.devices:

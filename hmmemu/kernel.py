@@ -284,9 +284,8 @@ class RawModule:
         self.filename = filename or (str(path) if path else None)
         self.options = _strings("options", options)
         self.name_expressions = _strings("name_expressions", name_expressions or ())
-        self._compiled: dict[
-            tuple[str, bool], Compiled
-        ] = {}  # by target, and whether it counts its atomic operations
+        # By target, and whether it counts its atomic operations.
+        self._compiled: dict[tuple[str, bool], Compiled] = {}
 
     @property
     def compiled(self) -> Compiled:
@@ -307,7 +306,9 @@ class RawModule:
     def _compile(self, device: Device, *, counting: bool) -> Compiled:
         key = device.target, counting
         compiled = self._compiled.get(key)
-        if compiled is None:
+        if compiled is None or not (
+            device.has_loaded(compiled) or compiled.path.exists()
+        ):  # the cache was emptied
             compiled = self._compiled[key] = device.compile(
                 self.code,
                 filename=self.filename,

@@ -106,6 +106,9 @@ class LoadedModules:
                 module = self._modules[compiled.key] = self._load(compiled)
             return module
 
+    def __contains__(self, compiled: Compiled) -> bool:
+        return self._generation == self._supervisor.generation and compiled.key in self._modules
+
     def _forget_lost(self) -> None:
         """Forgets what was loaded in a process that is gone."""
         if self._generation != self._supervisor.generation:

@@ -101,12 +101,20 @@ class Protection:
         if not self._dropped:
             self._log.arm(ranges)
 
-    def drop(self) -> None:
-        """Ends it; `on_write` does not run any more. May be called at any time, from inside `on_write` too."""
-        with self._calls:
-            self._dropped = True
+    def drop(self, timeout: float = 60.0) -> None:
+        """Ends it; `on_write` does not run any more. May be called at any time, from inside `on_write` too.
+
+        Raises:
+            DeviceError: `on_write` still runs after `timeout` seconds. It is the last time.
+        """
+        self._dropped = True
+        returned = self._calls.acquire(timeout=timeout)
+        if returned:
+            self._calls.release()
         self._log.drop()
         self._owner.forget(self)
+        if not returned:
+            raise _still_runs(self.memory, timeout)
 
     def flush(self, timeout: float = 60.0) -> None:
         """Waits until `on_write` was called for everything written before this call.
@@ -137,6 +145,10 @@ class Protection:
                     self.protector.on_write(WrittenPages(self.memory, addresses, indices, before, self))
             finally:
                 self._delivered += len(addresses)
+
+
+def _still_runs(memory: Array, timeout: float) -> DeviceError:
+    return DeviceError(f"on_write of the {describe(memory)} did not return within {timeout:g} s")
 
 
 class Protectors:
@@ -177,15 +189,25 @@ class Protectors:
                 self._protections.remove(protection)
 
     def close(self) -> None:
-        """Drops all protections and ends the thread."""
+        """Drops all protections and ends the thread.
+
+        Raises:
+            DeviceError: an `on_write` does not return; all the rest is done.
+        """
+        failure: BaseException | None = None
         for protection in list(self._protections):
-            protection.drop()
+            try:
+                protection.drop()
+            except BaseException as error:  # Ctrl-C, too
+                failure = error
         self._closing = True
         self.bell.ring()
         with self._progress:
             self._progress.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(10)
+            self._thread.join(0 if failure else 10)
+        if failure:
+            raise failure
 
     def wait_until(self, done: Any, timeout: float, memory: Array) -> None:
         """Waits for the dispatcher."""
@@ -193,7 +215,7 @@ class Protectors:
             raise RuntimeError("flush waits for on_write to return, and was called from inside it")
         with self._progress:
             if not self._progress.wait_for(lambda: done() or self._closing, timeout):
-                raise DeviceError(f"on_write of the {describe(memory)} did not return within {timeout} s")
+                raise _still_runs(memory, timeout)
 
     def _run(self) -> None:
         while not self._closing:

@@ -1,12 +1,13 @@
 """The disk cache of compiled modules, shared by all processes of a user.
 
 A module's file name is a hash of everything that its code depends on, so entries are never changed and never stale.
-Files appear by rename, whole or not at all. A file lock lets one process compile while others that want the same
-module wait for it, a bounded time; the lock only saves work, correctness does not rest on it.
+Files appear by rename, whole or not at all, if power is lost, too. A file lock lets one process compile while others
+that want the same module wait for it, a bounded time; the lock only saves work, correctness does not rest on it.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import functools
@@ -14,12 +15,15 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
+
+from hmmemu.errors import CompileError
 
 _HERE = Path(__file__).parent
 _WAIT_SECONDS = 120.0
@@ -30,19 +34,39 @@ def directory() -> Path:
     """Where compiled modules are kept: `$HMMEMU_CACHE_DIR`, or the user's cache directory; made if missing."""
     wanted = os.environ.get("HMMEMU_CACHE_DIR") or platformdirs.user_cache_dir("hmmemu", appauthor=False)
     path = Path(wanted) / "kernels"
-    try:
+    with contextlib.suppress(OSError):
         path.mkdir(parents=True, exist_ok=True)
-        if os.access(path, os.W_OK) and not os.statvfs(path).f_flag & os.ST_NOEXEC:
-            return path
+    if _can_hold_code(path):
+        return path
+    if not (private := _private_directory(path)).is_dir():  # a fork child outlived who made it
+        _private_directory.cache_clear()
+        private = _private_directory(path)
+    return private
+
+
+def _can_hold_code(path: Path) -> bool:
+    try:
+        return os.access(path, os.W_OK) and not os.statvfs(path).f_flag & os.ST_NOEXEC
     except OSError:
-        pass
-    return _private_directory()
+        return False
 
 
 @functools.cache
-def _private_directory() -> Path:
-    """Used where the cache cannot be written, or no code be loaded from it; as short-lived as temporary files are."""
-    return Path(tempfile.mkdtemp(prefix="hmmemu-kernels-"))
+def _private_directory(refused: Path) -> Path:
+    """Used where the cache cannot be written, or no code be loaded from it; ends with the process that made it."""
+    path = Path(tempfile.mkdtemp(prefix="hmmemu-kernels-"))
+    atexit.register(_remove, path, os.getpid())
+    if not _can_hold_code(path):
+        raise CompileError(
+            f"there is no folder for compiled kernels: {refused} and {path.parent} cannot be written, or no code be "
+            "loaded from them (mounted noexec); set HMMEMU_CACHE_DIR to one, or TMPDIR"
+        )
+    return path
+
+
+def _remove(path: Path, process: int) -> None:
+    if process == os.getpid():  # not what a fork child inherited
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def key(*parts: object) -> str:
@@ -92,11 +116,21 @@ def get_or_build(name: str, build: Callable[[Path], None], suffix: str = ".so", 
         os.close(handle)
         try:
             build(Path(temporary))
+            _store(temporary)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
     return path
+
+
+def _store(path: str) -> None:
+    """Waits until the file is on the disk."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # which the linker may have put in the place of ours
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _usable(path: Path, magic: bytes) -> bool:

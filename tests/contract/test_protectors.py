@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from running import run_python
 
 import hmmemu as hmm
 from hmmemu import trackers
+from hmmemu.protect import Protection
 
 INTS = 1024
 PAGES = 40
@@ -487,3 +489,31 @@ print("nothing lost")
 def test_armed_at_the_limit_of_mappings() -> None:
     done = run_python(ARMED_AT_THE_LIMIT, timeout=120)
     assert done.stdout == "nothing lost\n", done.stderr
+
+
+@pytest.mark.parametrize("how", ["drop", "close"])
+def test_on_write_that_does_not_return(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for it for ever; the space is closed all the same, and nothing is told any more."""
+    space = hmm.AddressSpace(device="emulated", timeout=60)
+    x, calls = space.zeros(2 * INTS, np.int32), []
+    entered, go = threading.Event(), threading.Event()
+
+    class Stuck:
+        def on_write(self, pages: hmm.WrittenPages) -> None:
+            calls.append(list(pages.indices))
+            entered.set()
+            go.wait(60)
+
+    protection = space.protect(x, Stuck())
+    x[0] = 1
+    space.synchronize()
+    assert entered.wait(60)
+    x[INTS] = 1
+    monkeypatch.setattr(Protection, "drop", partialmethod(Protection.drop, timeout=0.1))
+    try:
+        with pytest.raises(hmm.DeviceError, match=r"on_write of the array .* did not return within 0.1 s"):
+            protection.drop() if how == "drop" else space.close()
+    finally:
+        go.set()
+        space.close()
+    assert calls == [[0]]

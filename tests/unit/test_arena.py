@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,3 +49,26 @@ def test_a_full_arena_says_what_to_do() -> None:
     with pytest.raises(hmm.OutOfMemoryError, match="arena_bytes"):
         arena.take(SIZE, "too much")
     session.close()
+
+
+def test_a_range_that_the_driver_refuses_is_given_back() -> None:
+    class Refusing:
+        def __init__(self) -> None:
+            self.real, self.refuse = Session(), True
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.real, name)
+
+        def allocate(self, begin: int, end: int) -> None:
+            if self.refuse:
+                raise hmm.OutOfMemoryError("no mappings left")
+            self.real.allocate(begin, end)
+
+    session = Refusing()
+    arena = Arena(cast(Session, session), SIZE)
+    with pytest.raises(hmm.OutOfMemoryError, match="no mappings"):
+        arena.take(SIZE - GUARD, "all of it")
+    assert arena.allocations() == []
+    session.refuse = False
+    assert arena.take(SIZE - GUARD, "all of it")
+    session.close()  # type: ignore[operator]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import hmmemu as hmm
 from hmmemu.compiler import build, compile_module
+from hmmemu.errors import CompileError
 
 CODE = "__global__ void f(int* x) { x[threadIdx.x] = %d; }"
 
@@ -85,6 +89,68 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     blocked.write_text("")
     monkeypatch.setenv("HMMEMU_CACHE_DIR", str(blocked))
     assert compile_module(CODE % 4).path.exists()
+
+
+def test_nowhere_code_can_be_loaded_from(folder, tmp_path, monkeypatch):
+    real = os.statvfs
+
+    def statvfs(path):
+        fields = list(real(path))
+        fields[8] |= os.ST_NOEXEC
+        return os.statvfs_result(fields)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    with pytest.raises(CompileError, match="HMMEMU_CACHE_DIR"):
+        compile_module(CODE % 10)
+
+
+def test_a_folder_made_instead_ends_with_the_process(tmp_path):
+    """Not with a fork child that ends first; and one that lives on makes another."""
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    program = f"""
+import os, sys, time
+from hmmemu.compiler import compile_module
+path = compile_module({CODE % 4!r}).path
+if os.fork() == 0:
+    sys.exit()
+os.wait()
+print(path, path.exists(), flush=True)
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    while path.exists():
+        time.sleep(0.01)
+    print(compile_module({CODE % 5!r}).path, path.exists())
+"""
+    environment = {**os.environ, "HMMEMU_CACHE_DIR": str(blocked)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+        env=environment,
+    )
+    (path, existed), (other, existed_later) = (line.split() for line in done.stdout.splitlines())
+    assert (existed, existed_later) == ("True", "False")
+    assert not Path(path).parent.exists() and not Path(other).parent.exists()
+
+
+def test_an_emptied_cache(folder):
+    """The modules that a device has, it keeps; what a new process needs is compiled again."""
+    add = hmm.RawKernel('extern "C" __global__ void add(int* x) { x[threadIdx.x] += 1; }', "add")
+    with hmm.AddressSpace(device="emulated") as space:
+        x = space.zeros(64, np.int32)
+        add(1, 64, (x,))
+        shutil.rmtree(folder)
+        add(1, 64, (x,))
+        space.devices[0].process.kill()
+        with pytest.raises(hmm.DeviceError):
+            add(1, 64, (x,))
+        add(1, 64, (x,))
+        assert list(x) == [3] * 64
 
 
 PROGRAM = """

@@ -317,6 +317,7 @@ void DeviceProcess::map(uint64_t address, uint64_t length) {
 // What the next process is told.
 void DeviceProcess::drop_frames(uint64_t address, uint64_t length) {
   const std::lock_guard hold(owned().control_lock_);
+  const auto whole = no_fork();
   std::vector<HostFrames> kept;
   const auto keep = [&](const HostFrames& f, uint64_t begin, uint64_t end) {
     if (begin < end) kept.push_back({f.file, begin, end - begin, f.offset + (begin - f.address)});
@@ -388,6 +389,7 @@ bool DeviceProcess::tell_frames(int fd, uint64_t address, uint64_t length, uint6
   if (!*frames.file) fail(FailureKind::Error, std::string("cannot keep a descriptor: ") + strerror(errno));
   const std::lock_guard hold(owned().control_lock_);
   if (!tell(frames)) return false;
+  const auto whole = no_fork();
   host_frames_.push_back(std::move(frames));
   return true;
 }

@@ -8,8 +8,8 @@
 // only, which lies in pages of its own: this one lies on the heap, which may be managed memory.
 //
 // LOCK ORDER: lifecycle_ (start, kill, reap) before control_lock_ (one request at a time) before
-// LaunchQueue::lock_. kill() does not need control_lock_: a request that hangs ends when its
-// process does.
+// LaunchQueue::lock_ and the fork guard's. kill() does not need control_lock_: a request that hangs ends when
+// its process does.
 #pragma once
 #include "base/mapping.h"
 #include "control.h"
@@ -181,7 +181,7 @@ class DeviceProcess {
   std::mutex lifecycle_; // guards the following three and starting and ending
   bool reaped_ = true, killed_ = false;
   int exit_status_ = -1;
-  std::mutex control_lock_; // guards the following two
+  std::mutex control_lock_; // guards the following two; no_fork(), too, is held to change host_frames_
   std::vector<HostFrames> host_frames_;
   Control control_;
   std::mutex output_lock_;                // among takers

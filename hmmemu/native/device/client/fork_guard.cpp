@@ -1,12 +1,11 @@
 // Purpose: in a fork child, close the descriptors of the parent's devices. A child that kept the
 // userfaultfd or the socket would keep a dead device's kernel objects alive, and could disturb a
-// living one. Lock: guard_lock, of the list; held from before a fork until after it, so that the
-// child finds it whole.
+// living one. Lock: guard_lock, of the list and of the devices' lists of descriptors; held from before a
+// fork until after it, so that the child finds them whole.
 #include "fork_guard.h"
 #include "base/failure.h"
 #include "device_process.h"
 #include <algorithm>
-#include <mutex>
 #include <pthread.h>
 #include <vector>
 
@@ -37,5 +36,7 @@ void unguard_fork(DeviceProcess* process) {
   const std::lock_guard hold(guard_lock);
   guarded.erase(std::remove(guarded.begin(), guarded.end(), process), guarded.end());
 }
+
+std::unique_lock<std::mutex> no_fork() { return std::unique_lock(guard_lock); }
 
 } // namespace hmmemu::device
