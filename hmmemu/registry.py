@@ -131,8 +131,9 @@ class Registry:
         gc.collect()  # that closes spaces that nobody has any more
         if any(other.has_some(runs) for other in others):
             raise UnsupportedError(
-                f"the {what}, or what lies on the same pages, belongs to another AddressSpace: unregister it there, "
-                "close that space, or use hmm.asarray(x), which copies"
+                f"the {what}, or what lies on the same pages, belongs to another AddressSpace: enter that one in "
+                "this thread (`with space:` is for the thread that does it), unregister it there, close it, or use "
+                "hmm.asarray(x), which copies"
             )
 
     def has_some(self, runs: list[PageRange]) -> bool:

@@ -357,3 +357,32 @@ def test_closing_while_other_threads_use_the_space() -> None:
             thread.join(30)
         assert not any(thread.is_alive() for thread in threads)
     assert not failures
+
+
+DAEMON = """
+import sys, threading
+import numpy as np, hmmemu as hmm
+
+space = hmm.AddressSpace(device="emulated", timeout=60)
+x, started = space.zeros(1024, np.int32), threading.Event()
+add = hmm.RawKernel('extern "C" __global__ void add(int* x) { x[threadIdx.x] += 1; }', "add")
+
+def launch_for_ever():
+    with space:
+        while True:
+            add(1, 64, (x,))
+            started.set()
+
+for _ in range(3):
+    threading.Thread(target=launch_for_ever, daemon=True).start()
+assert started.wait(60)
+print("done")
+"""
+
+
+def test_daemon_threads_that_launch_when_the_program_ends() -> None:
+    """CPython ends them where they ask for its lock: in our C++, which they may not be unwound through."""
+    for _ in range(3):
+        done = run_python(DAEMON, timeout=100)
+        assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+        assert "terminate" not in done.stderr and "nanobind" not in done.stderr

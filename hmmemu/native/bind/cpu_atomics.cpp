@@ -9,6 +9,7 @@
 // row let go of it, and so are what the threads of a C++ program would do.
 // No state, so no lock.
 #include "bind/bind.h"
+#include "bind/unlocked.h"
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -174,7 +175,7 @@ template <class Op, class T> nb::bytes run(const Call& call) {
   if (call.count == 1) {
     old = Op::template run<T>(word, value, compare);
   } else {
-    const nb::gil_scoped_release released;
+    const Unlocked released;
     for (uint64_t i = 0; i < call.count; ++i) old = Op::template run<T>(word, value, compare);
   }
   return nb::bytes(reinterpret_cast<const char*>(&old), sizeof old);

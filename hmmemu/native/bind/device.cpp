@@ -2,6 +2,7 @@
 // The GIL is released in every call that can wait; long waits wake up to look for signals, so
 // Ctrl-C works.
 #include "bind/bind.h"
+#include "bind/unlocked.h"
 #include "device/client/device_process.h"
 #include <algorithm>
 #include <cmath>
@@ -36,7 +37,7 @@ template <class Attempt> bool attempt_until(uint64_t deadline, Attempt attempt) 
     const uint64_t now = now_ns(), left = deadline > now ? deadline - now : 0;
     bool done;
     {
-      nb::gil_scoped_release release;
+      Unlocked release;
       done = attempt(std::min(left, kSlice));
     }
     if (done) return true;
@@ -94,7 +95,7 @@ const char* wait(DeviceProcess& d, uint64_t ticket, std::optional<double> timeou
 nb::object load(DeviceProcess& d, const std::string& path, uint64_t globals, uint64_t room, bool initialise) {
   Loaded loaded;
   {
-    nb::gil_scoped_release release;
+    Unlocked release;
     loaded = d.load(path, globals, room, initialise);
   }
   return loaded.tables.empty() ? nb::object(nb::int_(loaded.bytes_needed))
@@ -147,7 +148,7 @@ const char* access_of(uint32_t access) {
 nb::object crash(DeviceProcess& d) {
   std::optional<CrashReport> report;
   {
-    nb::gil_scoped_release release;
+    Unlocked release;
     report = d.crash();
   }
   if (!report) return nb::none();
@@ -214,7 +215,7 @@ DeviceProcess* start(std::string program, unsigned index, unsigned workers, unsi
   if (found == known.end())
     throw hmm::Failure(hmm::FailureKind::Range,
                        "a device's tracker is uffd, signal or launch, not " + tracker);
-  nb::gil_scoped_release release;
+  Unlocked release;
   return new DeviceProcess(std::move(program), index, workers, layout, found->second, gpu);
 }
 
@@ -250,34 +251,34 @@ void answer_faults(DeviceProcess& d, uint64_t address, uint64_t length, bool ref
 } // namespace
 
 void bind_device(nb::module_& m) {
-  using Unlocked = nb::call_guard<nb::gil_scoped_release>;
   m.attr("LAYOUTS") = kLayouts;
   m.attr("LAUNCH_PRECISE") = unsigned(HMM_LAUNCH_PRECISE);
   nb::class_<DeviceProcess>(m, "DeviceProcess")
       .def(nb::new_(&start), nb::arg("program"), nb::arg("index") = 0, nb::arg("workers") = 0,
            nb::arg("layout") = 0, nb::arg("tracker") = "uffd", nb::arg("gpu") = 0)
-      .def("map", &DeviceProcess::map, nb::arg("address"), nb::arg("length"), Unlocked())
-      .def("unmap", &DeviceProcess::unmap, nb::arg("address"), nb::arg("length"), Unlocked())
-      .def("hold", &DeviceProcess::hold, nb::arg("address"), nb::arg("length"), nb::arg("writes"), Unlocked(),
-           "Tracker launch: 0, or a page that the GPU lacks (then nothing is held).")
-      .def("release", &DeviceProcess::release, nb::arg("address"), nb::arg("length"), Unlocked())
+      .def("map", &DeviceProcess::map, nb::arg("address"), nb::arg("length"), WhileUnlocked())
+      .def("unmap", &DeviceProcess::unmap, nb::arg("address"), nb::arg("length"), WhileUnlocked())
+      .def("hold", &DeviceProcess::hold, nb::arg("address"), nb::arg("length"), nb::arg("writes"),
+           WhileUnlocked(), "Tracker launch: 0, or a page that the GPU lacks (then nothing is held).")
+      .def("release", &DeviceProcess::release, nb::arg("address"), nb::arg("length"), WhileUnlocked())
       .def(
           "share",
           [](DeviceProcess& d, uint64_t address) {
             OwnedFd memory = d.share(address);
             return fcntl(memory.get(), F_DUPFD_CLOEXEC, 3);
           },
-          nb::arg("address"), Unlocked(), "A descriptor of the block's memory, for the caller to close.")
+          nb::arg("address"), WhileUnlocked(), "A descriptor of the block's memory, for the caller to close.")
       .def("tell_frames", &DeviceProcess::tell_frames, nb::arg("fd"), nb::arg("address"), nb::arg("length"),
-           nb::arg("offset"), Unlocked(),
+           nb::arg("offset"), WhileUnlocked(),
            "The CPU's frames of the range lie in that object (O_PATH). False: the device cannot open it.")
-      .def("forget_frames", &DeviceProcess::forget_frames, nb::arg("address"), nb::arg("length"), Unlocked())
+      .def("forget_frames", &DeviceProcess::forget_frames, nb::arg("address"), nb::arg("length"),
+           WhileUnlocked())
       .def(
           "zap", [](DeviceProcess& d, uint64_t a, uint64_t n) { return d.port().drop(pages_of(a, n)); },
-          nb::arg("address"), nb::arg("length"), Unlocked())
-      .def("set_rights", &set_rights, nb::arg("address"), nb::arg("length"), nb::arg("rights"), Unlocked(),
-           "Tracker signal: 0 none, 1 read, 2 write. Returns 0 or an errno.")
-      .def("give", &give, nb::arg("address"), nb::arg("length"), nb::arg("write"), Unlocked(),
+          nb::arg("address"), nb::arg("length"), WhileUnlocked())
+      .def("set_rights", &set_rights, nb::arg("address"), nb::arg("length"), nb::arg("rights"),
+           WhileUnlocked(), "Tracker signal: 0 none, 1 read, 2 write. Returns 0 or an errno.")
+      .def("give", &give, nb::arg("address"), nb::arg("length"), nb::arg("write"), WhileUnlocked(),
            "As set_rights; who waits for these pages tries again.")
       .def("read_faults", &read_faults, "Tracker signal: [(page, is a write, thread id), ...] not yet read.")
       .def("answer_faults", &answer_faults, nb::arg("address"), nb::arg("length"), nb::arg("refuse") = false)
@@ -292,8 +293,8 @@ void bind_device(nb::module_& m) {
            nb::arg("initialise") = true,
            "The module's tables as JSON text; or, if its variables do not fit, the bytes that they "
            "need.")
-      .def("unload", &DeviceProcess::unload, nb::arg("module"), Unlocked())
-      .def("ping", &DeviceProcess::ping, Unlocked())
+      .def("unload", &DeviceProcess::unload, nb::arg("module"), WhileUnlocked())
+      .def("ping", &DeviceProcess::ping, WhileUnlocked())
       .def("launch", &launch, nb::arg("kernel"), nb::arg("grid"), nb::arg("block"), nb::arg("shared"),
            nb::arg("params"), nb::arg("reaches") = Reaches(), nb::arg("confined") = false,
            nb::arg("flags") = 0, nb::arg("extents") = nb::bytes("", 0), nb::arg("timeout") = nb::none(),
@@ -305,7 +306,7 @@ void bind_device(nb::module_& m) {
       .def("completed", &DeviceProcess::completed, nb::arg("ticket"))
       .def("crash", &crash)
       .def("take_output", &take_output)
-      .def("kill", &DeviceProcess::kill, Unlocked())
+      .def("kill", &DeviceProcess::kill, WhileUnlocked())
       .def("set_link", &DeviceProcess::set_link, nb::arg("native_unsigned"), nb::arg("native_signed"),
            nb::arg("fallback"), "What system-scope atomics do from the next launch on: hmm_link in abi.h.")
       .def("set_page_kernels", &DeviceProcess::set_page_kernels, nb::arg("path"),
@@ -315,10 +316,10 @@ void bind_device(nb::module_& m) {
       .def("crossings", &crossings, "Tracker launch: what crossed the link, by name.")
       .def("atomic_counts", &atomic_counts,
            "(hmm_atomic_count entries of all threads as bytes, operations that found no entry).")
-      .def("clear_atomics", &DeviceProcess::clear_atomics, Unlocked())
+      .def("clear_atomics", &DeviceProcess::clear_atomics, WhileUnlocked())
       .def("restart", &DeviceProcess::restart, nb::arg("layout") = nb::none(),
-           nb::arg("distance") = nb::none(), Unlocked())
-      .def_prop_ro("alive", &DeviceProcess::alive, Unlocked())
+           nb::arg("distance") = nb::none(), WhileUnlocked())
+      .def_prop_ro("alive", &DeviceProcess::alive, WhileUnlocked())
       .def_prop_ro("last_ticket", &DeviceProcess::last_ticket)
       .def_prop_ro("completed_ticket", &DeviceProcess::completed_ticket)
       .def_prop_ro("output_dropped", &DeviceProcess::output_dropped)

@@ -1,6 +1,7 @@
 // Pages of files, as Python sees them: the parts of hmmemu._native.Session that take a file. Offsets and
 // sizes are bytes. The GIL is released in every call that waits.
 #include "bind/bind.h"
+#include "bind/unlocked.h"
 #include "driver/session.h"
 #include <cerrno>
 #include <nanobind/stl/pair.h>
@@ -24,7 +25,7 @@ void write_file(Session& s, int fd, uint64_t begin, uint64_t end, uint64_t mappe
                 uint64_t data, uint64_t bytes) {
   int error;
   {
-    nb::gil_scoped_release release;
+    Unlocked release;
     error = s.driver()->write_file(fd, mapping(begin, end, mapped_from), offset,
                                    reinterpret_cast<const void*>(data), bytes);
   }
@@ -34,7 +35,7 @@ void write_file(Session& s, int fd, uint64_t begin, uint64_t end, uint64_t mappe
 void truncate_file(Session& s, int fd, uint64_t begin, uint64_t end, uint64_t mapped_from, uint64_t bytes) {
   int error;
   {
-    nb::gil_scoped_release release;
+    Unlocked release;
     const FileMapping file = mapping(begin, end, mapped_from);
     error = s.driver()->truncate_file(fd, file, bytes);
     if (!error) error = s.driver()->show_again(fd, file, bytes);
@@ -65,14 +66,14 @@ void bind_files(nb::class_<Session>& session) {
   session.def("truncate_file", &truncate_file, nb::arg("fd"), nb::arg("begin"), nb::arg("end"),
               nb::arg("mapped_from"), nb::arg("bytes"));
   session.def("reload", [](Session& s, uint64_t begin, uint64_t end) {
-    nb::gil_scoped_release release;
+    Unlocked release;
     return s.driver()->reload({begin, end});
   });
   session.def("show_again",
               [](Session& s, int fd, uint64_t begin, uint64_t end, uint64_t offset, uint64_t size) {
                 int error;
                 {
-                  nb::gil_scoped_release release;
+                  Unlocked release;
                   error = s.driver()->show_again(fd, mapping(begin, end, offset), size);
                 }
                 raise(error);

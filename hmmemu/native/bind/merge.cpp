@@ -1,5 +1,6 @@
 // Same-page merging, as Python sees it (hmmemu/ksm.py): free functions on a Session.
 #include "bind/bind.h"
+#include "bind/unlocked.h"
 #include "driver/session.h"
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
@@ -23,7 +24,7 @@ nb::dict merge(Session& session, const std::vector<Range>& ranges, uint64_t most
   for (Range range : ranges) pages.push_back(pages_of(range));
   MergeResult r;
   {
-    nb::gil_scoped_release release;
+    Unlocked release;
     r = session.driver()->merge(pages, most_mappings);
   }
   nb::dict d;
@@ -48,7 +49,7 @@ nb::object record(Session& session, uint64_t address) {
   std::vector<Owner> owners(64);
   Frame frame;
   {
-    nb::gil_scoped_release release;
+    Unlocked release;
     frame = session.driver()->record(address, owners.data(), owners.size(), count);
     while (count > owners.size()) { // it may grow meanwhile
       owners.resize(2 * count);
@@ -69,6 +70,6 @@ void bind_merge(nb::module_& m) {
   m.def(
       "break_pages",
       [](Session& s, uint64_t begin, uint64_t end) { s.driver()->break_pages(pages_of({begin, end})); },
-      nb::call_guard<nb::gil_scoped_release>(), nb::arg("session"), nb::arg("begin"), nb::arg("end"));
+      WhileUnlocked(), nb::arg("session"), nb::arg("begin"), nb::arg("end"));
   m.def("page_record", &record, nb::arg("session"), nb::arg("address"));
 }

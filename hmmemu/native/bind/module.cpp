@@ -3,6 +3,9 @@
 
 NB_MODULE(_native, m) {
   m.doc() = "hmmemu's native part: page tables, protocol, driver, device processes";
+#ifndef HMMEMU_CHECK
+  nanobind::set_leak_warnings(false); // a program may end with anything alive, in daemon threads, say
+#endif
   bind_errors(m);          // C++ failures -> hmmemu.errors
   bind_arrays(m);          // where arrays lie
   bind_probe(m);           // what this machine allows

@@ -3,6 +3,7 @@
 // A log belongs to one session and is registered from its making until `drop`. Its methods are called by one
 // thread at a time (Python guards them); waiting and copying happen without the GIL.
 #include "bind/bind.h"
+#include "bind/unlocked.h"
 #include "driver/page_log.h"
 #include "driver/session.h"
 #include <cstring>
@@ -36,12 +37,12 @@ class Log {
   ~Log() { drop(); }
 
   void arm(const std::vector<std::pair<uint64_t, uint64_t>>& ranges) {
-    nb::gil_scoped_release release;
+    Unlocked release;
     for (auto [begin, end] : ranges) session_.driver()->arm(*log_, inside(begin, end));
   }
 
   void drop() {
-    nb::gil_scoped_release release;
+    Unlocked release;
     if (dropped_.exchange(true)) return;
     if (Session::Use use = session_.last_use()) use->drop(*log_);
   }
@@ -76,7 +77,7 @@ class Log {
       uint64_t begin;
       std::byte* buffer;
     };
-    nb::gil_scoped_release release;
+    Unlocked release;
     const Pages all = inside(begin, end);
     Mapping buffer(kBlock); // `data` may be managed itself: never touched with pages locked
     for (uint64_t a = all.begin; a < all.end;) {
@@ -135,7 +136,7 @@ void bind_protect(nb::module_& m) {
       .def(
           "wait",
           [](BellMemory& bell, uint32_t seen, double seconds) {
-            nb::gil_scoped_release release;
+            Unlocked release;
             bell->wait(seen, uint64_t(seconds * 1e9));
           },
           nb::arg("seen"), nb::arg("seconds"));

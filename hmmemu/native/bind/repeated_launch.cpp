@@ -13,6 +13,7 @@
 // brought.
 #include "bind/arguments.h"
 #include "bind/bind.h"
+#include "bind/unlocked.h"
 #include "device/client/device_process.h"
 #include "driver/session.h"
 #include <algorithm>
@@ -48,7 +49,7 @@ class Held {
  public:
   explicit Held(PyObject* lock) : lock_(lock) {
     static PyObject* const acquire = interned("acquire");
-    call(lock_, acquire);
+    with_interpreter([&] { return call(lock_, acquire); });
   }
   ~Held() {
     static PyObject* const release = interned("release");
@@ -203,7 +204,7 @@ class RepeatedLaunch {
   // `access_all`.
   bool bring(const std::vector<Reach>& reaches) {
     if (!notices_ && reaches.empty()) return true;
-    const nb::gil_scoped_release released;
+    const Unlocked released;
     try {
       const Session::Use driver = session_.driver();
       driver->notice_all_writes(true);
@@ -219,7 +220,7 @@ class RepeatedLaunch {
 
   uint64_t queue(const LaunchSpec& spec) {
     const Held held(lock_.ptr());
-    const nb::gil_scoped_release released;
+    const Unlocked released;
     try {
       const Launching launching(session_, processor_, waits_);
       return process_.launch(spec, kPatience);

@@ -2,6 +2,7 @@
 // pages. The GIL is released in every call that can wait for a lock, a copy or a thread.
 #include "driver/session.h"
 #include "bind/bind.h"
+#include "bind/unlocked.h"
 #include "device/client/device_process.h"
 #include <cstring>
 #include <nanobind/stl/optional.h>
@@ -103,7 +104,7 @@ void transfer(Session& s, unsigned p, uint64_t address, uint64_t bytes, uint64_t
   if (p == kCpu)
     throw Failure(FailureKind::Range,
                   "processor 0 is the CPU, which reads and writes its memory itself: name a device");
-  nb::gil_scoped_release release;
+  Unlocked release;
   check(s.driver()->transfer(processor(s, p), address, bytes, reinterpret_cast<void*>(data),
                              write ? Access::Write : Access::Read),
         write ? "device write" : "device read");
@@ -113,7 +114,7 @@ nb::bytes snapshot(Session& s, uint64_t begin, uint64_t end) {
   const Pages pages = pages_of(begin, end);
   std::vector<uint64_t> words(pages.count());
   {
-    nb::gil_scoped_release release;
+    Unlocked release;
     s.driver()->snapshot(pages, words.data());
   }
   return nb::bytes(words.data(), words.size() * sizeof(uint64_t));
@@ -199,7 +200,7 @@ struct RangeGuard {
     for (auto [begin, end] : looked_at) runs.push_back({begin, end});
     std::optional<std::vector<Pages>> fresh;
     {
-      nb::gil_scoped_release release; // a private mapping of a file may have to wait for a kernel
+      Unlocked release; // a private mapping of a file may have to wait for a kernel
       fresh = owner.driver()->add_range(pages, kind, runs, objects_of(objects));
     }
     if (!fresh) return std::nullopt;
@@ -244,7 +245,6 @@ void bind_session(nb::module_& m) {
   m.def(
       "unmap", [](uint64_t b, uint64_t e) { munmap(reinterpret_cast<void*>(b), e - b); },
       "munmap of [begin, end).");
-  using Unlocked = nb::call_guard<nb::gil_scoped_release>;
   nb::class_<Session> session(m, "Session");
   bind_files(session);
   session
@@ -252,7 +252,7 @@ void bind_session(nb::module_& m) {
            nb::arg("read_duplication") = true, nb::arg("tracker") = "uffd", nb::arg("thrashing") = true,
            nb::arg("thrashing_lapse_ns") = 500'000)
       .def_prop_ro("open", &Session::open)
-      .def("close", &Session::close, Unlocked())
+      .def("close", &Session::close, WhileUnlocked())
       .def(
           "make_arena",
           [](Session& s, uint64_t bytes, bool in_file) {
@@ -262,31 +262,31 @@ void bind_session(nb::module_& m) {
           nb::arg("bytes"), nb::arg("in_file") = false)
       .def(
           "allocate", [](Session& s, uint64_t b, uint64_t e) { s.driver()->allocate(pages_of(b, e)); },
-          Unlocked())
+          WhileUnlocked())
       .def(
           "free",
           [](Session& s, uint64_t b, uint64_t e) {
             if (Session::Use use = s.use()) use->free(pages_of(b, e));
           },
-          Unlocked())
+          WhileUnlocked())
       .def("whole",
            [](Session& s, uint64_t b, uint64_t e) {
              const Pages pages = s.driver()->whole(pages_of(b, e));
              return Range(pages.begin, pages.end);
            })
       .def("access", &access_range, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"),
-           nb::arg("cause"), Unlocked())
-      .def("access_all", &access_all, nb::arg("ranges"), nb::arg("processor"), nb::arg("cause"), Unlocked(),
-           "Of ranges (begin, end, write).")
+           nb::arg("cause"), WhileUnlocked())
+      .def("access_all", &access_all, nb::arg("ranges"), nb::arg("processor"), nb::arg("cause"),
+           WhileUnlocked(), "Of ranges (begin, end, write).")
       .def("prefetch", &prefetch, nb::arg("begin"), nb::arg("end"), nb::arg("processor"), nb::arg("write"),
-           Unlocked())
+           WhileUnlocked())
       .def(
           "discard", [](Session& s, uint64_t b, uint64_t e) { s.driver()->discard(pages_of(b, e)); },
-          Unlocked())
+          WhileUnlocked())
       .def(
           "mark_viewed",
           [](Session& s, uint64_t b, uint64_t e, bool on) { s.driver()->mark_viewed(pages_of(b, e), on); },
-          nb::arg("begin"), nb::arg("end"), nb::arg("viewed"), Unlocked(),
+          nb::arg("begin"), nb::arg("end"), nb::arg("viewed"), WhileUnlocked(),
           "Whether the program uses a device's memory of the pages by itself: they stay there but for who "
           "asks.")
       .def(
@@ -294,17 +294,17 @@ void bind_session(nb::module_& m) {
           [](Session& s, uint64_t b, uint64_t e, bool update) {
             s.driver()->notice_writes(pages_of(b, e), update);
           },
-          nb::arg("begin"), nb::arg("end"), nb::arg("update") = false, Unlocked())
+          nb::arg("begin"), nb::arg("end"), nb::arg("update") = false, WhileUnlocked())
       .def(
           "notice_all_writes", [](Session& s, bool update) { s.driver()->notice_all_writes(update); },
-          nb::arg("update") = false, Unlocked())
+          nb::arg("update") = false, WhileUnlocked())
       .def("transfer", &transfer, nb::arg("processor"), nb::arg("address"), nb::arg("bytes"), nb::arg("data"),
            nb::arg("write"))
       .def("snapshot", &snapshot, "PageState words of the pages, as bytes (uint64).")
       .def(
           "before_launch",
           [](Session& s, unsigned p, bool waits) { s.driver()->before_launch(processor(s, p), waits); },
-          Unlocked())
+          WhileUnlocked())
       .def("after_launch",
            [](Session& s, unsigned p) {
              if (const Session::Use driver = s.use(); driver && p < driver->processors())
@@ -322,7 +322,7 @@ void bind_session(nb::module_& m) {
           },
           nb::keep_alive<1, 2>()) // the driver uses its port
       .def(
-          "detach", [](Session& s, unsigned p) { s.detach(processor(s, p)); }, Unlocked())
+          "detach", [](Session& s, unsigned p) { s.detach(processor(s, p)); }, WhileUnlocked())
       .def(
           "reattach",
           [](Session& s, unsigned p, DeviceProcess& d) { s.reattach(processor(s, p), link_of(d)); },

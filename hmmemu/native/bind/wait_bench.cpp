@@ -8,6 +8,7 @@
 // LOCK: a page's list under the lock of its block, a queue of the table under its own lock.
 #include "base/wait_list.h"
 #include "bind/bind.h"
+#include "bind/unlocked.h"
 #include "protocol/directory.h"
 #include <memory>
 #include <mutex>
@@ -241,7 +242,7 @@ nb::dict run_waiters(bool hashed, uint64_t pages, const std::vector<uint64_t>& w
   if (!(limit > 0 && limit <= 3600)) throw nb::value_error("the limit must be above 0 and at most an hour");
   Figures figures;
   {
-    const nb::gil_scoped_release released;
+    const Unlocked released;
     const uint64_t limit_ns = uint64_t(limit * 1e9);
     figures = hashed ? run<HashedQueues>(pages, waiters, wake_order, limit_ns)
                      : run<PageLists>(pages, waiters, wake_order, limit_ns);
