@@ -1,9 +1,10 @@
-// Purpose: to be without the interpreter's lock for a while, as nanobind's gil_scoped_release, and survive the
-// end of the program there.
+// Purpose: to be without the interpreter's lock for a while, as nanobind's gil_scoped_release, and survive
+// the end of the program there.
 //
-// A daemon thread that asks for the lock when the interpreter is at its end is ended by CPython before 3.14 with
-// pthread_exit, which unwinds the stack; that may not pass nanobind's functions, nor any destructor, and the
-// program would be aborted. So the thread sleeps from there on, as in CPython 3.14 (PyThread_hang_thread).
+// A daemon thread that asks for the lock when the interpreter is at its end is ended by CPython before 3.14
+// with pthread_exit, which unwinds the stack; that may not pass nanobind's functions, nor any destructor, and
+// the program would be aborted. So the thread sleeps from there on, as in CPython 3.14
+// (PyThread_hang_thread).
 #pragma once
 #include <cxxabi.h>
 #include <nanobind/nanobind.h>
