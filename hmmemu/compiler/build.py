@@ -88,7 +88,7 @@ def compile_module(
     prepared: str | None = None
     if re.search(r"^\s*#\s*include", code, re.MULTILINE) or "-include" in wanted.preprocessor:
         prepared = preprocess(code, name, wanted, tools)  # the headers' text is part of what is compiled
-    flags = _flags(tools, wanted)
+    flags = [*_flags(tools, wanted), *_folders(name, wanted)]
     parts = [
         prepared,
         code,
@@ -175,6 +175,12 @@ def _flags(tools: Toolchain, wanted: CompilerOptions) -> list[str]:
     return flags
 
 
+def _folders(name: str, wanted: CompilerOptions) -> list[str]:
+    """System headers are read once more, with what they include: a user's may say `#pragma GCC system_header`."""
+    own = [os.path.dirname(name) or ".", *(w[2:] for w in wanted.preprocessor if w.startswith("-I"))]
+    return [word for folder in own for word in ("-idirafter", folder)]
+
+
 def _has_private_arrays(source: Source) -> bool:
     """Whether some array may be private to a thread: declared anywhere but in shared or device memory."""
     placed = {v.node.id for v in source.variables}
@@ -190,7 +196,7 @@ def _has_private_arrays(source: Source) -> bool:
 def _compile(text: str, code: str, name: str, flags: list[str], tools: Toolchain, target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="hmmemu-") as folder:
         source = Path(folder) / "module.cpp"
-        source.write_text(text)
+        source.write_text(text, encoding="utf-8")
         words = [
             *tools.command,
             *flags,

@@ -50,7 +50,9 @@ def preprocess(code: str, filename: str, options: CompilerOptions, tools: Toolch
         raise CompileError(f"{filename}: the preprocessor did not finish within {_SECONDS} seconds") from None
     if done.returncode != 0:
         raise CompileError(clean(done.stderr.decode(errors="replace"), code, filename, ""))
-    return _without_system_text(done.stdout.decode())
+    return _without_system_text(
+        done.stdout.decode(errors="replace")
+    )  # as of sources: comments in other encodings
 
 
 def escape(filename: str) -> str:

@@ -213,6 +213,21 @@ def test_conditionals_inside_bodies_and_headers(tmp_path):
     np.testing.assert_array_equal(out, 3 * (I % 32) + 3)
 
 
+def test_headers_that_are_system_headers_or_in_another_encoding(tmp_path):
+    folder = tmp_path / "include"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "deep/outer.h").write_text('#pragma GCC system_header\n#include "deep/inner.h"\n')
+    (folder / "deep/inner.h").write_text(
+        "#define INNER 40\nstatic __device__ int inner() { return INNER; }\n"
+    )
+    (folder / "old.h").write_bytes(b"static __device__ int old() { return 2; }  // gr\xfc\xdfe\n")
+    code = r"""
+    #include <deep/outer.h>
+    #include "old.h"
+    __global__ void f(int* o) { o[blockIdx.x * blockDim.x + threadIdx.x] = inner() + old(); }"""
+    np.testing.assert_array_equal(run(code, options=(f"-I{folder}",)), 0 * I + 42)
+
+
 def test_signatures():
     code = """
     namespace n { template <class T> __global__ void t(const T* __restrict__ x, T y[], int (*fn)(int)); }
