@@ -260,8 +260,8 @@ class Supervisor:
         """Caller must hold the lock; nothing is under way."""
         self.generation += 1
         memory = self.memory
+        memory.session.detach(self.processor)  # while it lives: a GPU's memory may end with it
         self.process.kill()
-        memory.session.detach(self.processor)
         layout, distance = self.process.layout + 1, self.process.distance
         try:
             self._start_again(layout, distance, memory.mapped_ranges())
